@@ -1,0 +1,4 @@
+module handover
+
+go 1.26
+
