@@ -1,0 +1,69 @@
+package epmdproto
+
+import "errors"
+
+// Opcodes: the first byte of a request, of an answer.
+const (
+	OpAlive2     = 'x'
+	OpPort2      = 'z'
+	OpNames      = 'n'
+	OpDump       = 'd'
+	OpKill       = 'k'
+	OpStop       = 's'
+	OpHandover   = 'h'
+	opAlive2Resp = 'y'
+	opAlive2X    = 'v'
+	opPort2Resp  = 'w'
+	opHandover   = 'i'
+)
+
+const (
+	// Extra of ALIVE2_REQ marks a node that takes handovers.
+	Extra = "handover/1"
+	// ProbeName is the alive name that no node can have: asking for it tells
+	// which kind of EPMD is at the other end.
+	ProbeName = "@"
+	// DefaultPort is where an EPMD listens unless told otherwise.
+	DefaultPort = 4369
+
+	// MaxRequest is the largest Length of HANDOVER_REQ: the opcode and 255
+	// characters of 4 bytes.
+	MaxRequest = 1 + maxNameBytes
+	// MaxStockRequest is the largest Length that the stock EPMD reads.
+	MaxStockRequest = 3*maxNameBytes - 3
+	// MaxNameChars is the length of the longest alive name, in characters.
+	MaxNameChars = 255
+	// MaxExtra is the length of the longest Extra, in bytes.
+	MaxExtra = maxNameBytes
+	// MaxPath is the longest socket path in bytes: sun_path less its NUL.
+	MaxPath = 107
+	// MaxPass is the size of the larger form of PASS, AckSize that of ACK.
+	MaxPass = passHeader + 16
+	AckSize = 11
+
+	maxNameBytes = 4 * MaxNameChars
+	alive2Fixed  = 13
+	passHeader   = 13
+	passVersion  = 1
+	wideCreation = 6
+	// NoCreation is the creation that goes with a refused ALIVE2_REQ.
+	NoCreation = 99
+)
+
+// Errors of this package; those returned wrap one of them with what was wrong.
+var (
+	// ErrName: the alive name is empty, too long, not UTF-8 or has a NUL.
+	ErrName = errors.New("epmdproto: bad node name")
+	// ErrExtra: Extra is longer than MaxExtra.
+	ErrExtra = errors.New("epmdproto: bad extra")
+	// ErrAlive2: the body of an ALIVE2_REQ contradicts its own lengths.
+	ErrAlive2 = errors.New("epmdproto: bad ALIVE2_REQ")
+	// ErrAnswer: the far end does not speak EPMD.
+	ErrAnswer = errors.New("epmdproto: bad answer")
+	// ErrPath: the message was whole, the path in it can't be used.
+	ErrPath = errors.New("epmdproto: bad socket path")
+	// ErrFrame: the length can't be right; the stream can't be followed on.
+	ErrFrame = errors.New("epmdproto: bad length on heartbeat")
+	// ErrMessage: a channel message of another shape or version.
+	ErrMessage = errors.New("epmdproto: bad channel message")
+)

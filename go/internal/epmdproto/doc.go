@@ -1,0 +1,15 @@
+// Package epmdproto turns EPMD's bytes into structs and back. It owns the shape
+// of every message of docs/PROTOCOL.md, parts 1 and 2, and knows no socket.
+//
+//	initiator            EPMD                      node (its carrier)
+//	    |                 |<------ ALIVE2_REQ 'x' ------|  heartbeat
+//	    |                 |-- ALIVE2_RESP 'y' or 'v' -->|  (stays open)
+//	    |- HANDOVER_REQ ->|                             |
+//	    |   Len:16 'h'    |-- HANDOVER_ASK 1:16 'h' --->|
+//	    |                 |<- HANDOVER_PATH Len:16 -----|
+//	    |                 |== PASS + one fd ===========>|  channel
+//	    |                 |<========== ACK =============|  (SOCK_SEQPACKET)
+//	    |<-------- HANDOVER_RESP 'i' 0 Version:16 ------|
+//
+// Integers are big-endian. Requests are Length:16 and Length bytes.
+package epmdproto

@@ -1,0 +1,81 @@
+package epmdproto
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+)
+
+// Result is the outcome of a handover, as HANDOVER_RESP and ACK carry it.
+type Result byte
+
+// The results; docs/PROTOCOL.md has the table.
+const (
+	OK         Result = iota // the connection is the node's now
+	NoSuchNode               // nobody of that name is registered
+	NoHandover               // the node is registered and can't take handovers
+	NoAnswer                 // the node did not answer in time
+	Refused                  // by policy, or the connection failed the node's checks
+	Overloaded               // too many at once; try again
+)
+
+var resultNames = [...]string{"ok", "no_such_node", "no_handover", "no_answer", "refused", "overloaded"}
+
+// String gives the name of the table, or the number of an unknown result.
+func (r Result) String() string {
+	if int(r) < len(resultNames) {
+		return resultNames[r]
+	}
+	return "result_" + strconv.Itoa(int(r))
+}
+
+// AppendHandoverOK adds the node's HANDOVER_RESP: 'i' 0 Version:16, where version
+// is the highest distribution version that the node speaks.
+func AppendHandoverOK(b []byte, version uint16) []byte {
+	return be.AppendUint16(append(b, opHandover, byte(OK)), version)
+}
+
+// AppendHandoverResult adds HANDOVER_RESP where there is no handover: 'i' Result.
+func AppendHandoverResult(b []byte, r Result) []byte {
+	return append(b, opHandover, byte(r))
+}
+
+// HandoverAsk is EPMD's question on the heartbeat: 1:16 'h'. Not to be changed.
+var HandoverAsk = []byte{0, 1, OpHandover}
+
+// AppendHandoverPath adds the node's answer to HandoverAsk, Length:16 Path; an
+// empty path says that there is no place to offer now. The error is ValidPath's.
+func AppendHandoverPath(b []byte, path string) ([]byte, error) {
+	if path != "" {
+		if err := ValidPath(path); err != nil {
+			return b, err
+		}
+	}
+	return append(be.AppendUint16(b, uint16(len(path))), path...), nil
+}
+
+// ReadHandoverPath reads the node's answer and not a byte more. "" without an
+// error says that the node has no place to offer. An error that wraps ErrPath
+// leaves the stream between two messages; after any other (r's own, ErrFrame
+// for a Length that no path has) it can't be followed any more.
+func ReadHandoverPath(r io.Reader) (string, error) {
+	var b [MaxRequest]byte
+	if _, err := io.ReadFull(r, b[:2]); err != nil {
+		return "", err
+	}
+	length := int(be.Uint16(b[:]))
+	if length > MaxRequest {
+		return "", fmt.Errorf("%w: %d", ErrFrame, length)
+	}
+	if _, err := io.ReadFull(r, b[:length]); err != nil {
+		return "", noEOF(err)
+	}
+	if length == 0 {
+		return "", nil
+	}
+	path := string(b[:length])
+	if err := ValidPath(path); err != nil {
+		return "", err
+	}
+	return path, nil
+}
