@@ -1,0 +1,115 @@
+package fdpass
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// VetTCP says who is at the far end of fd, or, as a *[VetError], why nobody may
+// adopt it: it must be a stream socket of IPPROTO_TCP, AF_INET or AF_INET6,
+// connected and not listening. An AF_INET6 socket with a v4-mapped peer is
+// refused: neither inet nor inet6 can adopt it (EPMD listens on both families
+// separately for that reason).
+func VetTCP(fd int) (netip.AddrPort, error) {
+	none := netip.AddrPort{}
+	domain, err := vetKind(fd)
+	if err != nil {
+		return none, err
+	}
+	sa, err := unix.Getpeername(fd)
+	switch {
+	case errors.Is(err, unix.ENOTCONN):
+		return none, &VetError{Is: "a TCP socket that is not connected"}
+	case err != nil:
+		return none, sysError("getpeername", err)
+	}
+	peer := addrPort(sa)
+	if domain == unix.AF_INET6 && peer.Addr().Is4In6() {
+		return none, &VetError{Is: fmt.Sprintf("an IPv6 socket with the IPv4 peer %v (accepted by a dual-stack listener)", peer), TCP: true}
+	}
+	return peer, nil
+}
+
+// vetKind returns the domain of a TCP socket that does not listen.
+func vetKind(fd int) (domain int, err error) {
+	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if errors.Is(err, unix.ENOTSOCK) {
+		return 0, &VetError{Is: fileKind(fd)}
+	}
+	domain, err2 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	proto, err3 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	listens, err4 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err = errors.Join(err, err2, err3, err4); err != nil {
+		return 0, sysError("getsockopt", err)
+	}
+	tcp := typ == unix.SOCK_STREAM && proto == unix.IPPROTO_TCP &&
+		(domain == unix.AF_INET || domain == unix.AF_INET6)
+	switch {
+	case !tcp:
+		return 0, &VetError{Is: socketKind(domain, typ, proto)}
+	case listens != 0:
+		return 0, &VetError{Is: "a listening TCP socket"}
+	}
+	return domain, nil
+}
+
+func sysError(call string, err error) error {
+	return &VetError{Is: "unknown", Err: os.NewSyscallError(call, err)}
+}
+
+func fileKind(fd int) string {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return "no file"
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return "a regular file"
+	case unix.S_IFDIR:
+		return "a directory"
+	case unix.S_IFIFO:
+		return "a pipe"
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return "a device"
+	}
+	return "a file that is no socket"
+}
+
+func socketKind(domain, typ, proto int) string {
+	switch {
+	case domain == unix.AF_UNIX:
+		return "a Unix socket"
+	case proto == unix.IPPROTO_UDP:
+		return "a UDP socket"
+	case proto == unix.IPPROTO_MPTCP:
+		return "an MPTCP socket"
+	}
+	return fmt.Sprintf("a socket of domain %d, type %d, protocol %d", domain, typ, proto)
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		ip := netip.AddrFrom16(a.Addr)
+		if a.ZoneId != 0 {
+			ip = ip.WithZone(zone(a.ZoneId))
+		}
+		return netip.AddrPortFrom(ip, uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func zone(index uint32) string {
+	if i, err := net.InterfaceByIndex(int(index)); err == nil {
+		return i.Name
+	}
+	return strconv.FormatUint(uint64(index), 10)
+}
