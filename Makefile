@@ -1,0 +1,30 @@
+# Every target is a line here and a script elsewhere: the recipes hold no logic, so that any make will do.
+.POSIX:
+.PHONY: help deps go build test check demo matrix clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+deps: ## install what is missing (Debian and its kin: by apt; elsewhere: says what to install)
+	@.ci/deps.sh
+
+go: ## build the programs priv/epmd and priv/handover
+	@.ci/build-go.sh
+
+build: ## build the application, _build/default/lib/handover, and the programs
+	@rebar3 compile
+
+test: deps build ## everything on a fresh machine: installs, builds, runs all tests; ends with "N passed, N failed"
+	@.ci/test.sh go ct
+
+check: deps build ## the gates (gofmt, vet, staticcheck, govulncheck, xref, dialyzer, shellcheck) and all tests
+	@.ci/test.sh gates go ct
+
+demo: deps build ## two hosts, a firewall that lets nothing but port 4369 through, three nodes
+	@examples/two_hosts/demo.sh
+
+matrix: deps build ## build and test on OTP 27 and 29, in Debian chroots under a cache folder
+	@.ci/matrix.sh
+
+clean: ## remove what was built
+	@rm -rf _build erl/_build priv/epmd priv/handover

@@ -1,0 +1,144 @@
+#!/bin/sh
+# Two hosts on one machine, each behind a firewall that lets nothing in but EPMD's port.
+#
+#      PREFIX-host1                                     PREFIX-host2           network namespaces
+#   +-----------------------------+                 +-----------------------------+
+#   | host1.handover.test         |                 |         host2.handover.test |
+#   | 192.0.2.1, fd77::1     eth0 |======veth=======| eth0     192.0.2.2, fd77::2 |
+#   |                             |                 |                             |
+#   | nftables, input: drop, but  |                 |  the same                   |
+#   |   lo, established, related, |                 |                             |
+#   |   TCP 4369, IPv6 neighbours |                 |                             |
+#   +-----------------------------+                 +-----------------------------+
+#
+#   hosts.sh up PREFIX      makes them; on failure nothing is left
+#   hosts.sh down PREFIX    ends every process inside and removes them; fine too when they are not there
+#   hosts.sh check          can this machine and user make them? If not, says why
+#
+# PREFIX: 1 to 20 of a-z, 0-9 and -, unique to the run (addresses need not be: a namespace knows only its own).
+# Exit status: 0 done, 1 failed (the reason is on stderr), 2 wrong usage. Needs root, iproute2 and nftables.
+#
+# A command on a host:     ip netns exec PREFIX-host1 erl -name n1@host1.handover.test …
+#   Both names are in /etc/hosts there (in the IPv6 form too), long and short: host1.handover.test, host1.
+# Another port let in:     ip netns exec PREFIX-host2 nft add rule inet handover input tcp dport 9100 accept
+# Everything let in:       ip netns exec PREFIX-host2 nft flush ruleset
+#
+# With HANDOVER_HOSTS_LIST=FILE in the environment `up` appends its PREFIX to FILE first, so that who started the run can
+# take everything down when it is interrupted (ct/run.sh does).
+set -eu
+PATH=$PATH:/usr/sbin:/sbin
+
+die() {
+    echo "hosts.sh: $1" >&2
+    exit "${2:-1}"
+}
+
+check() {
+    [ "$(uname -s)" = Linux ] || die "needs Linux's network namespaces"
+    [ "$(id -u)" -eq 0 ] || die "needs root to make network namespaces"
+    command -v ip >/dev/null || die "ip is missing: install iproute2"
+    command -v nft >/dev/null || die "nft is missing: install nftables"
+    unshare --net nft list ruleset >/dev/null 2>&1 || die "this machine lets nobody make network namespaces with nftables"
+}
+
+# host NAMESPACE NUMBER: what both hosts have, once eth0 is there and up at both ends
+host() {
+    ip -n "$1" link set lo up
+    ip -n "$1" addr add "192.0.2.$2/24" dev eth0
+    # without IPv6 in the kernel the hosts have IPv4 alone; nodad: usable at once
+    [ ! -e /proc/sys/net/ipv6 ] || ip -n "$1" addr add "fd77::$2/64" dev eth0 nodad
+    mkdir -p "/etc/netns/$1"
+    cat >"/etc/netns/$1/hosts" <<EOF
+127.0.0.1 localhost $(uname -n)
+::1 localhost
+192.0.2.1 host1.handover.test host1
+192.0.2.2 host2.handover.test host2
+fd77::1 host1.handover.test host1
+fd77::2 host2.handover.test host2
+EOF
+    ip netns exec "$1" nft -f - <<'EOF'
+table inet handover {
+    chain input {
+        type filter hook input priority 0; policy drop;
+        iif lo accept
+        ct state established,related accept
+        tcp dport 4369 accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+    }
+}
+EOF
+}
+
+# link_up NAMESPACE: without duplicate address detection, which takes a second or two
+link_up() {
+    [ ! -e /proc/sys/net/ipv6 ] ||
+        ip netns exec "$1" sh -c 'echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad'
+    ip -n "$1" link set eth0 up
+}
+
+# wait_ready NAMESPACE: until eth0 has carrier and its addresses are usable
+wait_ready() {
+    tries=100
+    until ip -n "$1" -o link show dev eth0 | grep -q 'state UP' &&
+        [ -z "$(ip -n "$1" -6 -o addr show dev eth0 tentative)" ]; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || die "$1: eth0 did not come up within 10 s"
+        sleep 0.1
+    done
+}
+
+up() {
+    check
+    for ns in "$1-host1" "$1-host2"; do
+        [ ! -e "/run/netns/$ns" ] || die "$ns is there already: take another PREFIX, or \`hosts.sh down $1\`"
+    done
+    [ -z "${HANDOVER_HOSTS_LIST:-}" ] || echo "$1" >>"$HANDOVER_HOSTS_LIST"
+    prefix=$1
+    trap 'down "$prefix"' EXIT
+    trap 'exit 1' INT TERM HUP
+    ip netns add "$1-host1"
+    ip netns add "$1-host2"
+    ip link add name eth0 netns "$1-host1" type veth peer name eth0 netns "$1-host2"
+    link_up "$1-host1"
+    link_up "$1-host2"
+    host "$1-host1" 1
+    host "$1-host2" 2
+    wait_ready "$1-host1"
+    wait_ready "$1-host2"
+    trap - EXIT
+}
+
+# end_processes NAMESPACE: those that run inside; they get 2 s to leave by themselves
+end_processes() {
+    # shellcheck disable=SC2046 # a list of pids
+    kill -TERM $(ip netns pids "$1") 2>/dev/null || return 0
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        [ -n "$(ip netns pids "$1")" ] || return 0
+        sleep 0.1
+    done
+    # shellcheck disable=SC2046
+    kill -KILL $(ip netns pids "$1") 2>/dev/null || true
+}
+
+down() {
+    for ns in "$1-host1" "$1-host2"; do
+        if [ -e "/run/netns/$ns" ]; then
+            end_processes "$ns"
+            ip netns del "$ns"
+        fi
+        rm -rf "/etc/netns/$ns"
+    done
+}
+
+case ${1:-}:$# in
+check:1)
+    check
+    exit
+    ;;
+up:2 | down:2) ;;
+*) die "usage: hosts.sh up PREFIX | down PREFIX | check" 2 ;;
+esac
+case $2 in
+'' | *[!a-z0-9-]* | -* | ?????????????????????*) die "PREFIX is 1 to 20 of a-z, 0-9 and -, not \"$2\"" 2 ;;
+esac
+"$1" "$2"
