@@ -1,0 +1,58 @@
+#!/bin/sh
+# The gates beside the tests: form, static analysis, other systems' builds.
+#   .ci/gates.sh [REPORT]
+# REPORT (default: stdout): a line a gate, `ok|skip|FAIL gate [Reason]`. Exit status 1 if a gate failed.
+set -eu
+cd "$(dirname "$0")/.."
+report=${1:-/dev/stdout}
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+trap 'exit 130' INT TERM HUP
+failed=0
+
+# gate NAME COMMAND …: shows the output of a command that fails
+gate() {
+    name=$1
+    shift
+    if timeout 600 "$@" >"$output" 2>&1; then
+        echo "ok $name" | tee -a "$report"
+    else
+        failed=1
+        cat "$output"
+        echo "FAIL $name, see above" | tee -a "$report"
+    fi
+}
+
+shell_scripts() {
+    git ls-files -co --exclude-standard '*.sh' .ci/run
+}
+
+# govulncheck asks a server that some machines can't reach: no finding, then, and a skip that says so
+vulnerabilities() {
+    if go run "$govulncheck" ./go/... >"$output" 2>&1; then
+        echo "ok govulncheck" | tee -a "$report"
+    elif grep -q 'fetching vulnerabilities' "$output"; then
+        echo "skip govulncheck: $(grep -m1 'fetching vulnerabilities' "$output")" | tee -a "$report"
+    else
+        failed=1
+        cat "$output"
+        echo "FAIL govulncheck, see above" | tee -a "$report"
+    fi
+}
+
+gate gofmt gofmt -d go
+gate 'go mod tidy' go mod tidy -diff
+gate 'go vet' go vet ./go/...
+gate 'go vet (darwin)' env GOOS=darwin go vet ./go/...
+gate 'go vet (freebsd)' env GOOS=freebsd go vet ./go/...
+gate staticcheck go run "$staticcheck" ./go/...
+vulnerabilities
+# shellcheck disable=SC2046 # a list of files
+gate shellcheck shellcheck $(shell_scripts)
+# rebar.config has warnings_as_errors
+gate 'rebar3 compile' rebar3 compile
+gate 'rebar3 xref' rebar3 xref
+gate 'rebar3 dialyzer' rebar3 dialyzer
+exit "$failed"
