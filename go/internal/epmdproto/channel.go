@@ -33,9 +33,8 @@ func ParsePass(b []byte) (Passed, error) {
 	if err := checkHeader(b, 'P', passHeader); err != nil {
 		return Passed{}, err
 	}
-	family, size := b[10], map[byte]int{4: 4, 6: 16}[b[10]]
-	if size == 0 || len(b) != passHeader+size {
-		return Passed{}, fmt.Errorf("%w: PASS of family %d in %d bytes", ErrMessage, family, len(b))
+	if !(b[10] == 4 && len(b) == passHeader+4) && !(b[10] == 6 && len(b) == passHeader+16) {
+		return Passed{}, fmt.Errorf("%w: PASS of family %d in %d bytes", ErrMessage, b[10], len(b))
 	}
 	addr, _ := netip.AddrFromSlice(b[passHeader:])
 	return Passed{ID: be.Uint64(b[2:]), Peer: netip.AddrPortFrom(addr, be.Uint16(b[11:]))}, nil

@@ -1,0 +1,154 @@
+package epmd
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/registry"
+)
+
+// node is a registered node and what is known of the way to it.
+type node struct {
+	s         *Server
+	entry     *registry.Node
+	heartbeat *conn
+	port2     []byte // the answer to PORT_PLEASE2
+	gone      chan struct{}
+
+	writing sync.Mutex // held to write on the heartbeat
+
+	mu      sync.Mutex // guards what follows
+	left    bool       // gone is closed
+	asked   bool       // an 'h' is unanswered: there is never more than one
+	answers chan pathAnswer
+	channel *channel // the open one, or nil
+	opening *opening // the attempt under way, or nil
+
+	line // the gate's
+}
+
+// pathAnswer is what a node said to 'h'. err wraps epmdproto.ErrPath.
+type pathAnswer struct {
+	path string
+	err  error
+}
+
+// register makes c the heartbeat of a node, and stays with it to its end. Where
+// the name is refused the connection stays open until the peer closes it, as in
+// the stock EPMD, but not for ever.
+func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
+	// From now on others write on c and hang it up.
+	if c.file == nil {
+		if err := c.park(); err != nil {
+			return
+		}
+	}
+	n := newNode(s, c, req)
+	// Nobody may ask on the heartbeat before the answer is written there.
+	n.writing.Lock()
+	err := req.CanRegister()
+	if err == nil {
+		err = s.names.Register(n.entry)
+	}
+	resp := epmdproto.Alive2Resp{Result: 1, Creation: epmdproto.NoCreation}
+	if err == nil {
+		resp = epmdproto.Alive2Resp{Creation: n.entry.Creation()}
+	}
+	sent := s.reply(c, resp.Append(nil, req.Highest))
+	n.writing.Unlock()
+	switch {
+	case err != nil:
+		s.o.Log.Warn().Err(err).Stringer("peer", c.peer).Msg("registration refused")
+		_, _ = c.read(make([]byte, 1))
+	case !sent:
+		n.leave("the answer to ALIVE2_REQ could not be sent")
+	default:
+		n.live()
+	}
+}
+
+func newNode(s *Server, c *conn, req epmdproto.Alive2Req) *node {
+	n := &node{
+		s: s, heartbeat: c, gone: make(chan struct{}),
+		port2:   epmdproto.AppendPort2Resp(nil, req),
+		answers: make(chan pathAnswer, 1),
+	}
+	n.entry = &registry.Node{Alive2Req: req, FD: c.fd, Data: n}
+	return n
+}
+
+// live listens to the heartbeat until it ends.
+func (n *node) live() {
+	c := n.heartbeat
+	c.uncount()
+	log := n.s.o.Log.With().Str("node", n.entry.Name).Logger()
+	log.Info().Uint16("port", n.entry.Port).Uint32("creation", n.entry.Creation()).
+		Bool("handover", n.entry.TakesHandovers()).Msg("registered")
+	err := c.setDeadline(time.Time{})
+	for err == nil {
+		err = n.listen()
+	}
+	if !isAny(err, io.EOF, unix.ECONNRESET, os.ErrClosed) {
+		log.Warn().Err(err).Msg("heartbeat broken, unregistering the node")
+	}
+	n.leave(err.Error())
+}
+
+// errUnasked: bytes on a heartbeat that EPMD did not ask for.
+var errUnasked = errors.New("epmd: the node sent what it was not asked for")
+
+// listen waits for the node to say something. The heartbeat can be listened to
+// on as long as it returns nil.
+func (n *node) listen() error {
+	var first [1]byte
+	if _, err := n.heartbeat.read(first[:]); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	asked := n.asked
+	n.mu.Unlock()
+	if !asked {
+		return errUnasked
+	}
+	// Once begun, an answer has to come to its end.
+	if err := n.heartbeat.file.SetReadDeadline(time.Now().Add(n.s.o.HandoverTimeout)); err != nil {
+		return err
+	}
+	path, err := epmdproto.ReadHandoverPath(io.MultiReader(bytes.NewReader(first[:]), n.heartbeat))
+	if err != nil && !errors.Is(err, epmdproto.ErrPath) {
+		return err
+	}
+	n.mu.Lock()
+	n.asked = false
+	n.answers <- pathAnswer{path, err} // has room: one question, one answer
+	n.mu.Unlock()
+	return n.heartbeat.file.SetReadDeadline(time.Time{})
+}
+
+// leave takes the node's name away and ends all that is under way to it. It may
+// be called more than once and by anybody.
+func (n *node) leave(why string) {
+	n.s.names.Unregister(n.entry)
+	n.mu.Lock()
+	first := !n.left
+	n.left = true
+	open := n.channel
+	n.channel = nil
+	n.mu.Unlock()
+	if !first {
+		return
+	}
+	close(n.gone)
+	if open != nil {
+		open.breakOff(errGone)
+	}
+	n.heartbeat.hangUp()
+	n.s.o.Log.Info().Str("node", n.entry.Name).Str("why", why).Msg("unregistered")
+}

@@ -1,0 +1,68 @@
+package epmd
+
+import (
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"handover/go/internal/registry"
+)
+
+// Options of a [Server]. The zero value of a limit stands for its default.
+type Options struct {
+	// Port is what NAMES and DUMP tell, and what -names prints.
+	Port int
+	// RelaxedCommandCheck allows KILL with registered nodes, and STOP.
+	RelaxedCommandCheck bool
+	// PacketTimeout is the time for a whole request, from accept. Default 60 s.
+	PacketTimeout time.Duration
+	// DelayAccept and DelayWrite simulate a busy server, as the stock EPMD does.
+	DelayAccept, DelayWrite time.Duration
+	// MaxOld is how many names are remembered after they were given up. Default
+	// registry.DefaultMaxOld (1,000).
+	MaxOld int
+	// MaxClients is how many connections may be open that are no node's; more
+	// are closed at once. Default 8,192.
+	MaxClients int
+	// LocalReserve is how many of MaxClients are for local peers only. Default 256.
+	LocalReserve int
+	// HandoverTimeout is the time for one handover, from its request to the
+	// node's ACK. Default 4 s; initiators give up at 7 s.
+	HandoverTimeout time.Duration
+	// MaxNodePasses is how many connections may be on their way to one node
+	// without an ACK. Default 64.
+	MaxNodePasses int
+	// MaxPasses is the same for all nodes together: the kernel refuses more
+	// unread ones a uid than that uid may have files open (ETOOMANYREFS).
+	// Default 512.
+	MaxPasses int
+	// MaxNodeQueue is how many more may wait for room, a node. Default 256.
+	MaxNodeQueue int
+	// Log takes warnings (a node's or a peer's fault), and requests at debug level.
+	Log zerolog.Logger
+}
+
+// What a refused initiator may have sent behind its request is read and thrown
+// away before the close, lest a reset overtakes the answer: up to so much.
+const (
+	drainTimeout = time.Second
+	drainBytes   = 64 << 10
+)
+
+func (o Options) withDefaults() Options {
+	setDefault(&o.PacketTimeout, 60*time.Second)
+	setDefault(&o.MaxOld, registry.DefaultMaxOld)
+	setDefault(&o.MaxClients, 8192)
+	setDefault(&o.LocalReserve, 256)
+	setDefault(&o.HandoverTimeout, 4*time.Second)
+	setDefault(&o.MaxNodePasses, 64)
+	setDefault(&o.MaxPasses, 512)
+	setDefault(&o.MaxNodeQueue, 256)
+	return o
+}
+
+func setDefault[T int | time.Duration](v *T, otherwise T) {
+	if *v == 0 {
+		*v = otherwise
+	}
+}

@@ -1,0 +1,179 @@
+package epmd
+
+import (
+	"strings"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/registry"
+)
+
+// serve answers one connection's one request and closes it, if need be years
+// later: an ALIVE2_REQ makes it a heartbeat.
+func (s *Server) serve(c *conn) {
+	defer c.close()
+	b := buffers.Get().(*requestBuffer)
+	request, err := c.readRequest(b)
+	if err != nil {
+		buffers.Put(b)
+		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("closed without an answer")
+		return
+	}
+	// Copied, so that a heartbeat keeps no buffer for life.
+	then := s.answer(c, request)
+	buffers.Put(b)
+	if then != nil {
+		then()
+	}
+}
+
+// tryLookup answers PORT_PLEASE2 and closes the connection, if the request is
+// there already; else it leaves what it has read in c.
+func (s *Server) tryLookup(c *conn) bool {
+	_, opcode, err := c.readHeader()
+	if err == errAgain || err == nil && opcode != epmdproto.OpPort2 {
+		return false
+	}
+	if err == nil {
+		b := buffers.Get().(*requestBuffer)
+		defer buffers.Put(b)
+		var request []byte
+		if request, err = c.readRequest(b); err == nil {
+			s.lookup(c, request)
+		}
+	}
+	if err == errAgain {
+		return false
+	}
+	if err != nil {
+		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("closed without an answer")
+	}
+	c.close()
+	return true
+}
+
+// answer does what the request asks. What takes longer than the request's bytes
+// are needed for is returned as a function.
+func (s *Server) answer(c *conn, request []byte) (then func()) {
+	switch request[0] {
+	case epmdproto.OpPort2:
+		s.lookup(c, request)
+	case epmdproto.OpHandover:
+		name := string(request[1:])
+		return func() { s.handover(c, name) }
+	case epmdproto.OpAlive2:
+		req, err := epmdproto.ParseAlive2(request)
+		switch {
+		case !s.local(c, "ALIVE2_REQ"):
+		case err != nil:
+			s.o.Log.Warn().Err(err).Stringer("peer", c.peer).Msg("ALIVE2_REQ closed without an answer")
+		default:
+			return func() { s.register(c, req) }
+		}
+	case epmdproto.OpNames:
+		return func() { s.reply(c, s.namesList()) }
+	case epmdproto.OpDump:
+		if s.local(c, "DUMP_REQ") {
+			return func() { s.reply(c, s.dumpList()) }
+		}
+	case epmdproto.OpKill:
+		if s.local(c, "KILL_REQ") {
+			s.kill(c)
+		}
+	case epmdproto.OpStop:
+		if s.local(c, "STOP_REQ") {
+			s.stop(c, request[1:])
+		}
+	default:
+		s.o.Log.Debug().Stringer("peer", c.peer).Uint8("opcode", request[0]).Msg("unknown request")
+	}
+	return nil
+}
+
+// reply writes an answer; the log has the error. It returns false on one.
+func (s *Server) reply(c *conn, answer []byte) bool {
+	if s.o.DelayWrite > 0 && !s.sleep(s.o.DelayWrite) {
+		return false
+	}
+	if err := c.write(answer); err != nil {
+		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("answer not sent")
+		return false
+	}
+	return true
+}
+
+// local says whether the peer may do this, and logs it where not.
+func (s *Server) local(c *conn, what string) bool {
+	if c.isLocal() {
+		return true
+	}
+	s.o.Log.Warn().Stringer("peer", c.peer).Str("request", what).Msg("refused, the peer is not on this host")
+	return false
+}
+
+// lookup answers PORT_PLEASE2. A name that ends in one NUL is taken without it;
+// one that can't be looked up gets no answer. The stock EPMD counts the end of
+// the request as a character, so that 254 is the most here.
+func (s *Server) lookup(c *conn, request []byte) {
+	name := request[1:]
+	if len(name) > 0 && name[len(name)-1] == 0 {
+		name = name[:len(name)-1]
+	}
+	// Most names that are asked for exist, and need no look at their shape.
+	n := s.names.Lookup(name)
+	if n != nil && len(name) > 0 && len(name) < epmdproto.MaxNameChars {
+		s.reply(c, nodeOf(n).port2)
+		return
+	}
+	if err := validLookup(string(name)); err != nil {
+		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("PORT_PLEASE2 closed without an answer")
+		return
+	}
+	if n == nil {
+		s.reply(c, epmdproto.AppendPort2Unknown(nil))
+		return
+	}
+	s.reply(c, nodeOf(n).port2)
+}
+
+// kill ends the server, if no node is registered or RelaxedCommandCheck is set.
+func (s *Server) kill(c *conn) {
+	if !s.o.RelaxedCommandCheck && s.names.Len() > 0 {
+		s.o.Log.Warn().Stringer("peer", c.peer).Msg("KILL_REQ refused, there are live nodes")
+		s.reply(c, []byte("NO"))
+		return
+	}
+	s.reply(c, []byte("OK"))
+	s.o.Log.Info().Stringer("peer", c.peer).Msg("KILL_REQ, ending")
+	s.Close()
+}
+
+// stop takes a name from the node that has it and closes its heartbeat. For an
+// unknown name the stock EPMD says both words.
+func (s *Server) stop(c *conn, name []byte) {
+	if !s.o.RelaxedCommandCheck {
+		s.o.Log.Warn().Stringer("peer", c.peer).Msg("STOP_REQ refused, needs -relaxed_command_check")
+		return
+	}
+	if len(name) == 0 {
+		return
+	}
+	upToNUL, _, _ := strings.Cut(string(name), "\x00")
+	n := s.names.UnregisterName(upToNUL)
+	if n == nil {
+		s.reply(c, []byte("NOEXISTSTOPPED"))
+		return
+	}
+	nodeOf(n).leave("STOP_REQ")
+	s.reply(c, []byte("STOPPED"))
+}
+
+// validLookup is ValidName with the stock EPMD's limit.
+func validLookup(name string) error {
+	if err := epmdproto.ValidName(name); err != nil {
+		return err
+	}
+	return epmdproto.ValidName(name + ".")
+}
+
+// nodeOf is what register left in the registry.
+func nodeOf(n *registry.Node) *node { return n.Data.(*node) }

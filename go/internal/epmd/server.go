@@ -1,0 +1,102 @@
+package epmd
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"handover/go/internal/peercred"
+	"handover/go/internal/registry"
+)
+
+// Server is one EPMD. Make it with [New], run it with [Server.Serve].
+type Server struct {
+	o     Options
+	names *registry.Registry
+	gate  *gate
+	// owner is the uid that holds a TCP socket of this host.
+	owner func(local, remote netip.AddrPort) (uint32, error)
+
+	clients atomic.Int64   // connections that are no node's
+	wg      sync.WaitGroup // every goroutine of this package
+
+	mu     sync.Mutex
+	ending bool
+	end    chan struct{} // closed with ending
+	conns  map[*conn]struct{}
+}
+
+// New returns a server that does nothing until Serve.
+func New(o Options) *Server {
+	o = o.withDefaults()
+	return &Server{
+		o:     o,
+		names: registry.New(o.MaxOld),
+		gate:  newGate(o),
+		owner: peercred.TCPOwner,
+		end:   make(chan struct{}),
+		conns: make(map[*conn]struct{}),
+	}
+}
+
+// Serve answers on the listeners until [Server.Close] or an allowed KILL. It
+// closes the listeners and every connection, and returns when the last goroutine
+// is gone. The listeners must be of one address family each (IPV6_V6ONLY): a
+// connection of a dual-stack one can't be adopted by a node.
+func (s *Server) Serve(listeners []*net.TCPListener) error {
+	for _, l := range listeners {
+		raw, err := l.SyscallConn()
+		if err != nil {
+			s.Close()
+			break
+		}
+		s.wg.Go(func() { s.acceptLoop(l.Addr(), raw) })
+	}
+	<-s.end
+	for _, l := range listeners {
+		_ = l.Close()
+	}
+	for _, c := range s.parked() {
+		_ = c.file.Close()
+	}
+	s.wg.Wait()
+	return nil
+}
+
+// Close makes Serve return. It may be called more than once, and before Serve.
+func (s *Server) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ending {
+		s.ending = true
+		close(s.end)
+	}
+}
+
+// track says no when the server is about to end.
+func (s *Server) track(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	return true
+}
+
+func (s *Server) untrack(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+func (s *Server) parked() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
