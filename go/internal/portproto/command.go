@@ -1,0 +1,204 @@
+package portproto
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/etf"
+)
+
+// Hello is the BEAM's first message.
+type Hello struct {
+	OSPid     int32
+	SocketDir string // "" for the default
+	EPMD      string // program to start when nothing listens, "" for none
+	LogLevel  string // debug, info, warning or error
+}
+
+// Register asks to register with EPMD and to keep the heartbeat.
+type Register struct {
+	ID       uint64
+	Name     string // alive name
+	Port     uint16
+	EPMD     netip.AddrPort
+	Highest  uint16
+	Lowest   uint16
+	NodeType byte
+	Extra    []byte
+}
+
+// Connect asks for a connection to the node Name through the EPMD of its host.
+type Connect struct {
+	ID      uint64
+	Name    string // alive name
+	EPMD    netip.AddrPort
+	Bind    netip.Addr    // local address, the zero Addr for any
+	Timeout time.Duration // of whole milliseconds
+}
+
+// Cancel says that nobody waits for the request ID any more.
+type Cancel struct{ ID uint64 }
+
+// Stop asks the carrier to unregister and to end.
+type Stop struct{}
+
+func (Hello) command()    {}
+func (Register) command() {}
+func (Connect) command()  {}
+func (Cancel) command()   {}
+func (Stop) command()     {}
+
+// VersionError: the hello is of another protocol version.
+type VersionError struct{ Got int64 }
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("portproto: hello of protocol version %d, this is version %d: install the Erlang application and the program of one release", e.Got, Version)
+}
+
+// RequestError: a request that can be answered, since its ID could be read.
+type RequestError struct {
+	ID  uint64
+	Err error
+}
+
+func (e *RequestError) Error() string { return e.Err.Error() }
+func (e *RequestError) Unwrap() error { return e.Err }
+
+// ParseCommand reads what the BEAM sent. The error is a *[VersionError], a
+// *[RequestError], or one that says which field of which message is wrong.
+func ParseCommand(b []byte) (Command, error) {
+	t, err := decode(b)
+	switch {
+	case err != nil:
+		return nil, err
+	case t.is("hello", 3):
+		return parseHello(t)
+	case t.is("register", 3):
+		return parseRequest(t, parseRegister)
+	case t.is("connect", 3):
+		return parseRequest(t, parseConnect)
+	case t.is("cancel", 2):
+		return parseRequest(t, func(r *reader, id uint64) Command { return Cancel{ID: id} })
+	case t.is("stop", 0):
+		return Stop{}, nil
+	}
+	return nil, t.unknown()
+}
+
+func parseHello(t tuple) (Command, error) {
+	r := t.reader()
+	version := r.integer("version", t.args[0], -1<<62, 1<<62)
+	if r.err == nil && version != Version {
+		return nil, &VersionError{Got: version}
+	}
+	m := r.fields(t.args[1], "os_pid", "socket_dir", "epmd", "log_level")
+	h := Hello{
+		OSPid:     int32(r.integer("os_pid", m["os_pid"], 1, 1<<31-1)),
+		SocketDir: r.binary("socket_dir", m["socket_dir"]),
+		EPMD:      r.binary("epmd", m["epmd"]),
+		LogLevel:  r.oneOf("log_level", m["log_level"], "debug", "info", "warning", "error"),
+	}
+	return h, r.err
+}
+
+// parseRequest reads the ID first: with it, what else is wrong can be answered.
+func parseRequest(t tuple, parse func(*reader, uint64) Command) (Command, error) {
+	r := t.reader()
+	id := r.id(t.args[0])
+	if r.err != nil {
+		return nil, r.err
+	}
+	if len(t.args) == 2 {
+		r.body = t.args[1]
+	}
+	c := parse(r, id)
+	if r.err != nil {
+		return nil, &RequestError{ID: id, Err: r.err}
+	}
+	return c, nil
+}
+
+func parseRegister(r *reader, id uint64) Command {
+	m := r.fields(r.body, "name", "port", "address", "epmd_port", "highest", "lowest", "node_type", "extra")
+	return Register{
+		ID:       id,
+		Name:     r.name(m["name"]),
+		Port:     uint16(r.integer("port", m["port"], 0, 65535)),
+		EPMD:     r.epmd(m),
+		Highest:  uint16(r.integer("highest", m["highest"], 0, 65535)),
+		Lowest:   uint16(r.integer("lowest", m["lowest"], 0, 65535)),
+		NodeType: byte(r.integer("node_type", m["node_type"], 0, 255)),
+		Extra:    []byte(r.extra(m["extra"])),
+	}
+}
+
+func parseConnect(r *reader, id uint64) Command {
+	m := r.fields(r.body, "name", "address", "epmd_port", "bind", "timeout")
+	c := Connect{ID: id, Name: r.name(m["name"]), EPMD: r.epmd(m)}
+	if b := r.binary("bind", m["bind"]); b != "" {
+		c.Bind = r.address("bind", m["bind"])
+	}
+	if r.err == nil && c.Bind.IsValid() && c.Bind.Is4() != c.EPMD.Addr().Is4() {
+		r.fail("bind", "%v is of another address family than address %v", c.Bind, c.EPMD.Addr())
+	}
+	c.Timeout = time.Duration(r.integer("timeout", m["timeout"], 1, 1<<31-1)) * time.Millisecond
+	return c
+}
+
+func (r *reader) name(v any) string {
+	s := r.binary("name", v)
+	if r.err == nil {
+		if err := epmdproto.ValidName(s); err != nil {
+			r.fail("name", "%w", err)
+		}
+	}
+	return s
+}
+
+func (r *reader) extra(v any) string {
+	s := r.binary("extra", v)
+	if len(s) > epmdproto.MaxExtra {
+		r.fail("extra", "%d bytes, at most %d fit", len(s), epmdproto.MaxExtra)
+	}
+	return s
+}
+
+func (r *reader) epmd(m etf.Map) netip.AddrPort {
+	port := r.integer("epmd_port", m["epmd_port"], 1, 65535)
+	return netip.AddrPortFrom(r.address("address", m["address"]), uint16(port))
+}
+
+// Term of a hello; the others follow.
+func (h Hello) Term() any {
+	return etf.Tuple{etf.Atom("hello"), Version, etf.Map{
+		"os_pid": int64(h.OSPid), "socket_dir": []byte(h.SocketDir),
+		"epmd": []byte(h.EPMD), "log_level": etf.Atom(h.LogLevel),
+	}}
+}
+
+func (c Register) Term() any {
+	return etf.Tuple{etf.Atom("register"), int64(c.ID), etf.Map{
+		"name": []byte(c.Name), "port": int(c.Port),
+		"address": []byte(c.EPMD.Addr().String()), "epmd_port": int(c.EPMD.Port()),
+		"highest": int(c.Highest), "lowest": int(c.Lowest),
+		"node_type": int(c.NodeType), "extra": c.Extra,
+	}}
+}
+
+func (c Connect) Term() any {
+	bind := ""
+	if c.Bind.IsValid() {
+		bind = c.Bind.String()
+	}
+	return etf.Tuple{etf.Atom("connect"), int64(c.ID), etf.Map{
+		"name": []byte(c.Name), "address": []byte(c.EPMD.Addr().String()),
+		"epmd_port": int(c.EPMD.Port()), "bind": []byte(bind),
+		"timeout": c.Timeout.Milliseconds(),
+	}}
+}
+
+func (c Cancel) Term() any { return etf.Tuple{etf.Atom("cancel"), int64(c.ID)} }
+
+func (Stop) Term() any { return etf.Atom("stop") }

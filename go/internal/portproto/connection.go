@@ -1,0 +1,54 @@
+package portproto
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+)
+
+// Kinds of a [Connection].
+const (
+	Connected = 'c' // the BEAM asked for it; ID is the request's
+	Accepted  = 'a' // handed over to it; ID counts them
+)
+
+// MaxConnection is the size of the larger form of CONNECTION.
+const MaxConnection = connectionHeader + 16
+
+const connectionHeader = 13
+
+// Connection is what goes with the fd of a connection to the BEAM.
+type Connection struct {
+	Kind byte
+	ID   uint64
+	Peer netip.AddrPort // the far end's
+}
+
+// AppendConnection adds "1:8 Kind:8 Id:64 Family:8 Port:16 Address" to b. Peer
+// must be valid; a zone is left out.
+func AppendConnection(b []byte, c Connection) []byte {
+	family := byte(4)
+	if c.Peer.Addr().Is6() {
+		family = 6
+	}
+	b = binary.BigEndian.AppendUint64(append(b, Version, c.Kind), c.ID)
+	b = binary.BigEndian.AppendUint16(append(b, family), c.Peer.Port())
+	return append(b, c.Peer.Addr().AsSlice()...)
+}
+
+// ParseConnection reads one whole message. The error wraps ErrMessage.
+func ParseConnection(b []byte) (Connection, error) {
+	switch {
+	case len(b) != connectionHeader+4 && len(b) != MaxConnection:
+		return Connection{}, fmt.Errorf("%w: CONNECTION of %d bytes", ErrMessage, len(b))
+	case b[0] != Version:
+		return Connection{}, fmt.Errorf("%w: CONNECTION of version %d, this is version %d", ErrMessage, b[0], Version)
+	case b[1] != Connected && b[1] != Accepted:
+		return Connection{}, fmt.Errorf("%w: CONNECTION of kind %d", ErrMessage, b[1])
+	case b[10] == 4 != (len(b) == connectionHeader+4) || b[10] != 4 && b[10] != 6:
+		return Connection{}, fmt.Errorf("%w: CONNECTION of family %d in %d bytes", ErrMessage, b[10], len(b))
+	}
+	addr, _ := netip.AddrFromSlice(b[connectionHeader:])
+	port := binary.BigEndian.Uint16(b[11:])
+	return Connection{b[1], binary.BigEndian.Uint64(b[2:]), netip.AddrPortFrom(addr, port)}, nil
+}

@@ -1,0 +1,71 @@
+// Package portproto turns the messages between the carrier and the BEAM into
+// structs and back: parts 3 and 4 of docs/PROTOCOL.md. It knows no socket.
+//
+//	BEAM                                  carrier
+//	  |-- hello ------------------------->|   control: {packet, 4} frames on
+//	  |<------------------ hello/refused -|   stdin and stdout, a term each
+//	  |-- register, connect, cancel, stop>|
+//	  |<-- registered, error, epmd, log --|
+//	  |<=============== CONNECTION + fd ==|   fd socket: SOCK_SEQPACKET
+//
+// A [Command] goes from the BEAM to the carrier, an [Event] the other way. The
+// carrier parses commands and writes events; the opposite directions serve
+// whoever plays the BEAM.
+package portproto
+
+import "handover/go/internal/etf"
+
+const (
+	// Version of both parts.
+	Version = 1
+	// MaxFrame is the largest Length of a frame, in bytes.
+	MaxFrame = etf.MaxSize
+)
+
+// Command is a message of the BEAM.
+type Command interface {
+	message
+	command()
+}
+
+// Event is a message of the carrier.
+type Event interface {
+	message
+	event()
+}
+
+type message interface {
+	// Term is what goes on the wire.
+	Term() any
+}
+
+// Kind of an EPMD.
+type Kind string
+
+// The kinds: one that hands over, one that does not.
+const (
+	KindHandover Kind = "handover"
+	KindStock    Kind = "stock"
+)
+
+// Reason of an [Error] or a [Refused]; docs/PROTOCOL.md has the table.
+type Reason string
+
+// The reasons of [Error].
+const (
+	DuplicateName   Reason = "duplicate_name"
+	EPMDUnreachable Reason = "epmd_unreachable"
+	EPMDClosed      Reason = "epmd_closed"
+	EPMDBadAnswer   Reason = "epmd_bad_answer"
+	EPMDNotStarted  Reason = "epmd_not_started"
+	Timeout         Reason = "timeout"
+	Cancelled       Reason = "cancelled"
+	Overloaded      Reason = "overloaded"
+	BadRequest      Reason = "bad_request"
+)
+
+// The reasons of [Refused].
+const (
+	UnknownVersion Reason = "unknown_version"
+	BadHello       Reason = "bad_hello"
+)

@@ -1,0 +1,166 @@
+package portproto
+
+import "handover/go/internal/etf"
+
+// HelloReply is the carrier's first message.
+type HelloReply struct {
+	FDPath  string // where the BEAM connects the fd socket
+	Program string // name and version
+}
+
+// Refused comes instead of [HelloReply]; then the carrier ends.
+type Refused struct {
+	Reason Reason
+	Detail string
+}
+
+// Registered answers [Register].
+type Registered struct {
+	ID       uint64
+	Creation uint32
+	Kind     Kind
+}
+
+// Error answers a [Register] or [Connect] that failed.
+type Error struct {
+	ID     uint64
+	Reason Reason
+	Detail string
+}
+
+// EPMDUp: the node is registered again.
+type EPMDUp struct{ Kind Kind }
+
+// EPMDDown: the heartbeat was lost.
+type EPMDDown struct{ Detail string }
+
+// Log is for the BEAM's logger.
+type Log struct {
+	Level  string // debug, info, warning or error
+	Text   string
+	Fields []Field
+}
+
+// Field of a [Log]; Value is a string or an int64.
+type Field struct {
+	Key   string
+	Value any
+}
+
+func (HelloReply) event() {}
+func (Refused) event()    {}
+func (Registered) event() {}
+func (Error) event()      {}
+func (EPMDUp) event()     {}
+func (EPMDDown) event()   {}
+func (Log) event()        {}
+
+// ParseEvent reads what the carrier sent. The error is a *[VersionError] or
+// says which field of which message is wrong.
+func ParseEvent(b []byte) (Event, error) {
+	t, err := decode(b)
+	if err != nil {
+		return nil, err
+	}
+	r := t.reader()
+	var e Event
+	switch {
+	case t.is("hello", 3):
+		return parseHelloReply(t)
+	case t.is("refused", 3):
+		e = Refused{Reason(r.oneOf("reason", t.args[0], string(UnknownVersion), string(BadHello))), r.binary("detail", t.args[1])}
+	case t.is("registered", 4):
+		e = Registered{r.id(t.args[0]), uint32(r.integer("creation", t.args[1], 0, 1<<32-1)), r.kind(t.args[2])}
+	case t.is("error", 4):
+		e = Error{r.id(t.args[0]), Reason(r.atom("reason", t.args[1])), r.binary("detail", t.args[2])}
+	case t.is("epmd", 3) && t.args[0] == etf.Atom("up"):
+		e = EPMDUp{r.kind(t.args[1])}
+	case t.is("epmd", 3) && t.args[0] == etf.Atom("down"):
+		e = EPMDDown{r.binary("detail", t.args[1])}
+	case t.is("log", 4):
+		e = Log{r.oneOf("level", t.args[0], "debug", "info", "warning", "error"), r.binary("text", t.args[1]), r.logFields(t.args[2])}
+	default:
+		return nil, t.unknown()
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return e, nil
+}
+
+func parseHelloReply(t tuple) (Event, error) {
+	r := t.reader()
+	version := r.integer("version", t.args[0], -1<<62, 1<<62)
+	if r.err == nil && version != Version {
+		return nil, &VersionError{Got: version}
+	}
+	m := r.fields(t.args[1], "fd_path", "program")
+	h := HelloReply{r.binary("fd_path", m["fd_path"]), r.binary("program", m["program"])}
+	return h, r.err
+}
+
+func (r *reader) kind(v any) Kind {
+	return Kind(r.oneOf("kind", v, string(KindHandover), string(KindStock)))
+}
+
+func (r *reader) logFields(v any) []Field {
+	l, ok := v.(etf.List)
+	if !ok {
+		r.fail("fields", "%T instead of a list", v)
+	}
+	fields := make([]Field, 0, len(l))
+	for _, e := range l {
+		pair, ok := e.(etf.Tuple)
+		if !ok || len(pair) != 2 {
+			r.fail("fields", "an element is no pair")
+			break
+		}
+		f := Field{Key: r.atom("fields", pair[0])}
+		if n, ok := pair[1].(int64); ok {
+			f.Value = n
+		} else {
+			f.Value = r.binary(f.Key, pair[1])
+		}
+		fields = append(fields, f)
+	}
+	return fields
+}
+
+// Term of a hello's reply; the others follow.
+func (h HelloReply) Term() any {
+	return etf.Tuple{etf.Atom("hello"), Version, etf.Map{
+		"fd_path": []byte(h.FDPath), "program": []byte(h.Program),
+	}}
+}
+
+func (e Refused) Term() any {
+	return etf.Tuple{etf.Atom("refused"), etf.Atom(e.Reason), []byte(e.Detail)}
+}
+
+func (e Registered) Term() any {
+	return etf.Tuple{etf.Atom("registered"), int64(e.ID), int64(e.Creation), etf.Atom(e.Kind)}
+}
+
+func (e Error) Term() any {
+	return etf.Tuple{etf.Atom("error"), int64(e.ID), etf.Atom(e.Reason), []byte(e.Detail)}
+}
+
+func (e EPMDUp) Term() any {
+	return etf.Tuple{etf.Atom("epmd"), etf.Atom("up"), etf.Atom(e.Kind)}
+}
+
+func (e EPMDDown) Term() any {
+	return etf.Tuple{etf.Atom("epmd"), etf.Atom("down"), []byte(e.Detail)}
+}
+
+func (e Log) Term() any {
+	fields := make(etf.List, len(e.Fields))
+	for i, f := range e.Fields {
+		value := f.Value
+		if s, ok := value.(string); ok {
+			value = []byte(s)
+		}
+		fields[i] = etf.Tuple{etf.Atom(f.Key), value}
+	}
+	return etf.Tuple{etf.Atom("log"), etf.Atom(e.Level), []byte(e.Text), fields}
+}

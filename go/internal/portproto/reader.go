@@ -1,0 +1,154 @@
+package portproto
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"handover/go/internal/etf"
+)
+
+// ErrMessage: a term that is no message of this protocol, or one with a field
+// that is wrong. Errors wrap it with which.
+var ErrMessage = errors.New("portproto: bad message")
+
+// tuple is a message before its fields are read: {tag, args...}, or an atom.
+type tuple struct {
+	tag  string
+	args []any
+	atom bool
+}
+
+func decode(b []byte) (tuple, error) {
+	v, err := etf.Decode(b)
+	if err != nil {
+		return tuple{}, fmt.Errorf("portproto: %w", err)
+	}
+	if a, ok := v.(etf.Atom); ok {
+		return tuple{tag: string(a), atom: true}, nil
+	}
+	if t, ok := v.(etf.Tuple); ok && len(t) > 0 {
+		if tag, ok := t[0].(etf.Atom); ok {
+			return tuple{tag: string(tag), args: t[1:]}, nil
+		}
+	}
+	return tuple{}, fmt.Errorf("%w: neither an atom nor a tuple that begins with one", ErrMessage)
+}
+
+// is says whether the message is {tag, ...} of arity elements, 0 for the atom.
+func (t tuple) is(tag string, arity int) bool {
+	return t.tag == tag && (arity == 0 && t.atom || !t.atom && len(t.args) == arity-1)
+}
+
+func (t tuple) unknown() error {
+	if t.atom {
+		return fmt.Errorf("%w: unknown atom %q", ErrMessage, t.tag)
+	}
+	return fmt.Errorf("%w: unknown tuple {%q, ...} of %d elements", ErrMessage, t.tag, len(t.args)+1)
+}
+
+func (t tuple) reader() *reader { return &reader{what: t.tag} }
+
+// reader reads fields and keeps the first thing that is wrong.
+type reader struct {
+	what string
+	body any
+	err  error
+}
+
+func (r *reader) fail(field, format string, args ...any) {
+	if r.err == nil {
+		detail := fmt.Errorf(format, args...)
+		r.err = fmt.Errorf("%w: %s: %s: %w", ErrMessage, r.what, field, detail)
+	}
+}
+
+// fields returns the map v, which must have these keys and no other.
+func (r *reader) fields(v any, keys ...etf.Atom) etf.Map {
+	m, ok := v.(etf.Map)
+	if !ok {
+		r.fail("arguments", "%s instead of a map", name(v))
+		return nil
+	}
+	for _, k := range keys {
+		if _, ok := m[k]; !ok {
+			r.fail(string(k), "missing")
+		}
+	}
+	for k := range m {
+		if !slices.Contains(keys, k) {
+			r.fail(string(k), "unknown")
+		}
+	}
+	return m
+}
+
+func (r *reader) id(v any) uint64 { return uint64(r.integer("id", v, 1, 1<<63-1)) }
+
+func (r *reader) integer(field string, v any, low, high int64) int64 {
+	n, ok := v.(int64)
+	switch {
+	case !ok:
+		r.fail(field, "%s instead of an integer", name(v))
+	case n < low || n > high:
+		r.fail(field, "%d is not in %d..%d", n, low, high)
+	}
+	return n
+}
+
+func (r *reader) binary(field string, v any) string {
+	b, ok := v.([]byte)
+	if !ok {
+		r.fail(field, "%s instead of a binary", name(v))
+	}
+	return string(b)
+}
+
+func (r *reader) atom(field string, v any) string {
+	a, ok := v.(etf.Atom)
+	if !ok {
+		r.fail(field, "%s instead of an atom", name(v))
+	}
+	return string(a)
+}
+
+func (r *reader) oneOf(field string, v any, words ...string) string {
+	a := r.atom(field, v)
+	if !slices.Contains(words, a) {
+		r.fail(field, "%q is none of %q", a, words)
+	}
+	return a
+}
+
+// address reads an IP literal. IPv4 in IPv6's clothes is refused: the BEAM could
+// adopt such a socket as neither.
+func (r *reader) address(field string, v any) netip.Addr {
+	a, err := netip.ParseAddr(r.binary(field, v))
+	switch {
+	case err != nil:
+		r.fail(field, "no IP literal: %w", err)
+	case a.Is4In6():
+		r.fail(field, "%v is IPv4 mapped into IPv6; write it as %v", a, a.Unmap())
+	}
+	return a
+}
+
+// name of a term's type, in Erlang's words.
+func name(v any) string {
+	switch v.(type) {
+	case nil:
+		return "nothing"
+	case int64:
+		return "an integer"
+	case etf.Atom:
+		return "an atom"
+	case []byte:
+		return "a binary"
+	case etf.Tuple:
+		return "a tuple"
+	case etf.List:
+		return "a list"
+	}
+	return "a map"
+}
