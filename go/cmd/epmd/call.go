@@ -1,0 +1,109 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"handover/go/internal/epmdproto"
+)
+
+// callTimeout bounds a question to the running EPMD.
+const callTimeout = 30 * time.Second
+
+// call asks the EPMD of this host, prints its answer as the stock epmd does, and
+// returns the exit status.
+func (o options) call(stdout, stderr io.Writer) int {
+	silent := o.command == "-started"
+	if silent {
+		stdout, stderr = io.Discard, io.Discard
+	}
+	if len(o.name) > 1000 {
+		fmt.Fprint(stdout, "epmd: Name too long!")
+		return 1
+	}
+	c, err := dialLocal(o.port)
+	if err != nil {
+		fmt.Fprintln(stderr, "epmd: Cannot connect to local epmd")
+		return 1
+	}
+	defer c.Close()
+	op := map[string]byte{
+		"-names": epmdproto.OpNames, "-started": epmdproto.OpNames, "-dump": epmdproto.OpDump,
+		"-kill": epmdproto.OpKill, "-stop": epmdproto.OpStop,
+	}[o.command]
+	if _, err := c.Write(epmdproto.AppendRequest(nil, op, o.name)); err != nil {
+		fmt.Fprintln(stdout, "epmd: Can't write to epmd")
+		return 1
+	}
+	switch o.command {
+	case "-kill":
+		return killed(c, stdout)
+	case "-stop":
+		return stopped(c, stdout)
+	}
+	return list(c, stdout)
+}
+
+func dialLocal(port uint16) (c net.Conn, err error) {
+	for _, host := range []string{"::1", "127.0.0.1"} {
+		c, err = net.DialTimeout("tcp", net.JoinHostPort(host, strconv.Itoa(int(port))), callTimeout)
+		if err == nil {
+			return c, c.SetDeadline(time.Now().Add(callTimeout))
+		}
+	}
+	return nil, err
+}
+
+func killed(c io.Reader, stdout io.Writer) int {
+	answer, ok := readWord(c, stdout, 2)
+	switch {
+	case !ok:
+		return 1
+	case answer == "OK":
+		fmt.Fprintln(stdout, "Killed")
+		return 0
+	}
+	fmt.Fprintln(stdout, "Killing not allowed - living nodes in database.")
+	return 1
+}
+
+func stopped(c io.Reader, stdout io.Writer) int {
+	answer, ok := readWord(c, stdout, 7)
+	if !ok {
+		return 1
+	}
+	fmt.Fprintln(stdout, answer)
+	return 0
+}
+
+// readWord reads an answer of that length, and says on stdout where it is shorter.
+func readWord(c io.Reader, stdout io.Writer, length int) (string, bool) {
+	word := make([]byte, length)
+	switch n, err := io.ReadFull(c, word); err {
+	case nil:
+		return string(word), true
+	case io.EOF, io.ErrUnexpectedEOF:
+		// The stock epmd forgets what it has got by then.
+		_ = n
+		fmt.Fprintln(stdout, "epmd: local epmd responded with <>")
+	default:
+		fmt.Fprintln(stdout, "epmd: failed to read answer from local epmd")
+	}
+	return "", false
+}
+
+func list(c io.Reader, stdout io.Writer) int {
+	var port [4]byte
+	if _, err := io.ReadFull(c, port[:]); err != nil {
+		fmt.Fprintln(stdout, "epmd: no response from local epmd")
+		return 1
+	}
+	fmt.Fprintf(stdout, "epmd: up and running on port %d with data:\n", binary.BigEndian.Uint32(port[:]))
+	// As in the stock epmd, an answer that breaks off is an answer.
+	_, _ = io.Copy(stdout, c)
+	return 0
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmd"
+)
+
+// The daemon is this program again, in a session of its own, with one pipe to
+// tell its parent by that it listens: "ready", "running" (another EPMD does), or
+// why not.
+const (
+	readyEnv     = "EPMD_READY_FD"
+	readyFD      = 3
+	readyWord    = "ready"
+	runningWord  = "running"
+	readyTimeout = 30 * time.Second
+)
+
+// errRunning: the daemon found an EPMD running and ended.
+var errRunning = errors.New("there is already a epmd running")
+
+// daemonize starts the daemon and returns when it listens, or why it does not.
+func daemonize() error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("starting the daemon: %w", err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("starting the daemon: %w", err)
+	}
+	defer r.Close()
+	// Whatever fds our own parent leaked to us, the daemon shall not keep.
+	if err := unix.CloseRange(readyFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
+		return fmt.Errorf("starting the daemon: close_range: %w", err)
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", readyEnv, readyFD))
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	_ = w.Close()
+	if err != nil {
+		return fmt.Errorf("starting the daemon: %w", err)
+	}
+	return awaitReady(r, cmd.Process)
+}
+
+func awaitReady(r *os.File, daemon *os.Process) error {
+	if err := r.SetReadDeadline(time.Now().Add(readyTimeout)); err != nil {
+		return fmt.Errorf("waiting for the daemon: %w", err)
+	}
+	said, err := io.ReadAll(io.LimitReader(r, 4096))
+	if err != nil {
+		_ = daemon.Kill()
+		return fmt.Errorf("the daemon did not get ready in %v: %w", readyTimeout, err)
+	}
+	switch word := strings.TrimSpace(string(said)); word {
+	case readyWord:
+		return nil
+	case runningWord:
+		return errRunning
+	case "":
+		return errors.New("the daemon ended without a word")
+	default:
+		return errors.New(word)
+	}
+}
+
+// readiness is the pipe to tell the parent by, in the daemon; else nil.
+func readiness() *os.File {
+	if os.Getenv(readyEnv) != fmt.Sprint(readyFD) {
+		return nil
+	}
+	_ = os.Unsetenv(readyEnv)
+	unix.CloseOnExec(readyFD)
+	signal.Ignore(syscall.SIGHUP)
+	return os.NewFile(readyFD, "ready")
+}
+
+func tellReady(ready *os.File, err error) {
+	if ready == nil {
+		return
+	}
+	word := readyWord
+	var inUse *epmd.InUseError
+	switch {
+	case errors.As(err, &inUse) && inUse.EPMD:
+		word = runningWord
+	case err != nil:
+		word = err.Error()
+	}
+	_, _ = ready.WriteString(word)
+	_ = ready.Close()
+}

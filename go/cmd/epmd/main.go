@@ -1,0 +1,44 @@
+// Command epmd is the port mapper daemon of Erlang nodes: a drop-in for OTP's
+// epmd that also hands connections over to nodes.
+//
+// stdout carries the answers of -names, -kill, -stop and -dump; the log is on
+// stderr, or with syslog for a daemon. Exit status 0 is success, which includes
+// that an EPMD runs already; 1 is everything else, said on stderr.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"handover/go/internal/epmd"
+)
+
+func main() {
+	o, err := parseArgs(os.Args[1:], os.LookupEnv)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "epmd: %v\n%s", err, usage)
+		os.Exit(1)
+	}
+	if o.command != "" {
+		os.Exit(o.call(os.Stdout, os.Stderr))
+	}
+	ready := readiness()
+	if o.daemon && ready == nil {
+		os.Exit(status(daemonize(), o))
+	}
+	os.Exit(status(serve(o, ready), o))
+}
+
+// status turns an error into the exit status, and says it on stderr.
+func status(err error, o options) int {
+	var inUse *epmd.InUseError
+	running := errors.As(err, &inUse) && inUse.EPMD || errors.Is(err, errRunning)
+	if err != nil && (!running || o.debug > 0) {
+		fmt.Fprintf(os.Stderr, "epmd: %v\n", err)
+	}
+	if err == nil || running {
+		return 0
+	}
+	return 1
+}

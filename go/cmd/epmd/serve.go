@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	sddaemon "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmd"
+)
+
+// debugOld is how many old names -d remembers, as in the stock epmd.
+const debugOld = 5
+
+// serve listens and answers until a signal or KILL. ready, when it is not nil,
+// gets the outcome of listening.
+func serve(o options, ready *os.File) error {
+	listeners, err := listen(o)
+	tellReady(ready, err)
+	if err != nil {
+		return err
+	}
+	opts := epmd.Options{
+		Port: int(o.port), RelaxedCommandCheck: o.relaxed, PacketTimeout: o.packetTimeout,
+		DelayAccept: o.delayAccept, DelayWrite: o.delayWrite,
+		MaxClients: maxClients(), Log: newLog(o.debug, ready != nil),
+	}
+	if o.debug > 0 {
+		opts.MaxOld = debugOld
+	}
+	server := epmd.New(opts)
+	closeOnSignal(server)
+	if o.systemd {
+		if _, err := sddaemon.SdNotify(false, sddaemon.SdNotifyReady+"\nSTATUS=Processing port mapping requests..."); err != nil {
+			opts.Log.Warn().Err(err).Msg("telling systemd that this is ready")
+		}
+	}
+	for _, l := range listeners {
+		opts.Log.Debug().Stringer("on", l.Addr()).Msg("listening")
+	}
+	return server.Serve(listeners)
+}
+
+func listen(o options) ([]*net.TCPListener, error) {
+	if !o.systemd {
+		return epmd.Listen(o.addresses, o.port)
+	}
+	passed, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("cannot obtain sockets from systemd: %w", err)
+	}
+	if len(passed) == 0 {
+		return nil, errors.New("systemd provides no sockets (start the .socket unit instead)")
+	}
+	var listeners []*net.TCPListener
+	for i, l := range passed {
+		tcp, ok := l.(*net.TCPListener)
+		if !ok {
+			return nil, fmt.Errorf("socket %d of systemd's is no listening TCP socket (ListenStream= with a port)", i+1)
+		}
+		if err := oneFamily(tcp); err != nil {
+			return nil, err
+		}
+		listeners = append(listeners, tcp)
+	}
+	return listeners, nil
+}
+
+// oneFamily refuses an IPv6 listener that takes IPv4 connections too: nodes can't
+// adopt those.
+func oneFamily(l *net.TCPListener) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	both := false
+	err = raw.Control(func(fd uintptr) {
+		only, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		both = err == nil && only == 0
+	})
+	if err == nil && both {
+		err = fmt.Errorf("systemd's socket %v takes IPv4 connections too: set BindIPv6Only=ipv6-only in the .socket unit, and ListenStream=0.0.0.0:PORT beside it", l.Addr())
+	}
+	return err
+}
+
+// maxClients leaves half of the files that may be open to nodes. Go has raised
+// the soft limit to the hard one at start.
+func maxClients() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return int(min(limit.Cur/2, 8192))
+}
+
+func closeOnSignal(s *epmd.Server) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	go func() {
+		<-signals
+		s.Close()
+	}()
+}
