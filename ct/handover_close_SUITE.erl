@@ -1,0 +1,167 @@
+%% The end of links: nodedown as fast, data as whole and fds as few as OTP's own inet_tcp has them. Each case runs with
+%% inet_tcp first, which shows that the case asks for what OTP gives, and then with handover in both directions.
+-module(handover_close_SUITE).
+
+-include_lib("common_test/include/ct.hrl").
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+suite() -> [{timetrap, {minutes, 3}}].
+
+all() -> [{group, inet_tcp}, {group, handover_tcp}, thousand_handovers].
+
+groups() ->
+    Cases = [disconnected, killed_node, halted_node, killed_connection, nothing_lost, full_queue_of_a_stopped_peer,
+             stopped_distribution],
+    [{inet_tcp, [], Cases}, {handover_tcp, [], Cases}].
+
+init_per_group(Proto, Config) -> [{proto, atom_to_list(Proto)} | Config].
+end_per_group(_, _) -> ok.
+
+%% Fun(A, B) with A connected to B, for the one that dialled and the one that was dialled as A.
+both_ways(Config, Fun) ->
+    Port = handover_ct:free_port(),
+    Epmd = handover_ct:start_epmd(handover, Port),
+    Options = #{epmd_port => Port, proto => ?config(proto, Config)},
+    try
+        [begin
+             A = handover_ct:start_node(a, Options),
+             B = handover_ct:start_node(b, Options),
+             try
+                 Before = [handover_ct:call(P, handover_ct_work, own_fds, []) || P <- [A, B]],
+                 case Dials of
+                     dialled -> handover_ct:connect(A, B);
+                     was_dialled -> handover_ct:connect(B, A)
+                 end,
+                 Fun(A, B, Before)
+             after
+                 [catch handover_ct:stop_node(P) || P <- [A, B]]
+             end
+         end || Dials <- [dialled, was_dialled]]
+    after
+        handover_ct:stop_epmd(Epmd)
+    end.
+
+call(Peer, M, F, A) -> handover_ct:call(Peer, M, F, A).
+name(Peer) -> handover_ct:name(Peer).
+
+fds_are(Peer, Fds) ->
+    handover_ct:until(fun() ->
+                              case call(Peer, handover_ct_work, own_fds, []) of
+                                  Fds -> true;
+                                  Other -> {has, Other, should_have, Fds}
+                              end
+                      end, 30000).
+
+no_nodes(Peer) ->
+    handover_ct:until(fun() -> call(Peer, erlang, nodes, []) =:= [] end).
+
+os_pid(Peer) -> list_to_integer(call(Peer, os, getpid, [])).
+
+disconnected(Config) ->
+    both_ways(Config, fun(A, B, [FdsA, FdsB]) ->
+                              ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+                              no_nodes(B),
+                              fds_are(A, FdsA),
+                              fds_are(B, FdsB)
+                      end).
+
+killed_node(Config) ->
+    both_ways(Config, fun(A, B, [FdsA, _]) ->
+                              handover_ct:kill(os_pid(B), "KILL"),
+                              no_nodes(A),
+                              fds_are(A, FdsA)
+                      end).
+
+halted_node(Config) ->
+    both_ways(Config, fun(A, B, [FdsA, _]) ->
+                              catch call(B, erlang, halt, [0, [{flush, false}]]),
+                              no_nodes(A),
+                              fds_are(A, FdsA)
+                      end).
+
+killed_connection(Config) ->
+    both_ways(Config, fun(A, B, [FdsA, FdsB]) ->
+                              true = call(A, erlang, exit, [call(A, handover_ct_work, con_pid, [name(B)]), kill]),
+                              no_nodes(B),
+                              no_nodes(A),
+                              fds_are(A, FdsA),
+                              fds_are(B, FdsB)
+                      end).
+
+%% All that was sent before the disconnect arrives.
+nothing_lost(Config) ->
+    Count = 20000,
+    both_ways(Config, fun(A, B, [FdsA, FdsB]) ->
+                              Ref = make_ref(),
+                              Receiver = receiver(A, B, Ref),
+                              ?assertEqual(true, call(A, handover_ct_work, flood, [name(B), Count])),
+                              ?assertEqual(Count, received(Receiver, B, Ref)),
+                              fds_are(A, FdsA),
+                              fds_are(B, FdsB)
+                      end).
+
+%% The peer stands still with its buffers full; when it goes on it gets everything, and then nodedown.
+full_queue_of_a_stopped_peer(Config) ->
+    Count = 20000,
+    both_ways(Config, fun(A, B, [FdsA, FdsB]) ->
+                              Ref = make_ref(),
+                              Receiver = receiver(A, B, Ref),
+                              OsPid = os_pid(B),
+                              handover_ct:kill(OsPid, "STOP"),
+                              Sender = call(A, handover_ct_work, flood_later, [name(B), Count]),
+                              handover_ct:until(fun() -> call(A, handover_ct_work, is_suspended, [Sender]) end),
+                              ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+                              no_nodes(A),
+                              handover_ct:kill(OsPid, "CONT"),
+                              Got = received(Receiver, B, Ref),
+                              ?assert(is_integer(Got) andalso Got > 0),
+                              fds_are(A, FdsA),
+                              fds_are(B, FdsB)
+                      end).
+
+stopped_distribution(Config) ->
+    Port = handover_ct:free_port(),
+    Epmd = handover_ct:start_epmd(handover, Port),
+    Options = #{epmd_port => Port, proto => ?config(proto, Config)},
+    A = handover_ct:start_node(a, Options),
+    B = handover_ct:start_node(b, Options#{undistributed => true}),
+    try
+        {ok, _} = call(B, net_kernel, start, [['b@127.0.0.1', longnames]]),
+        handover_ct:connect(A, B),
+        ?assertEqual(ok, call(B, net_kernel, stop, [])),
+        no_nodes(A)
+    after
+        [handover_ct:stop_node(P) || P <- [A, B]],
+        handover_ct:stop_epmd(Epmd)
+    end.
+
+receiver(A, B, Ref) ->
+    Self = self(),
+    spawn_link(fun() -> Self ! {Ref, call(B, handover_ct_work, receive_until_nodedown, [name(A)])} end),
+    handover_ct:until(fun() -> is_pid(call(B, erlang, whereis, [receiver])) end).
+
+received(ok, _B, Ref) ->
+    receive {Ref, Got} -> Got after 60000 -> no_answer end.
+
+%% Connections come and go, and nothing of them stays.
+thousand_handovers(_Config) ->
+    Port = handover_ct:free_port(),
+    Epmd = handover_ct:start_epmd(handover, Port),
+    [A, B] = [handover_ct:start_node(N, #{epmd_port => Port}) || N <- [a, b]],
+    try
+        ok = call(A, handover_ct_work, connect_and_disconnect, [name(B), 5]),
+        OsPids = [handover_ct:epmd_os_pid(Epmd), handover_ct:carrier(A), handover_ct:carrier(B), os_pid(A), os_pid(B)],
+        Before = [handover_ct:fds(P) || P <- OsPids],
+        Processes = [call(P, erlang, system_info, [process_count]) || P <- [A, B]],
+        ok = call(A, handover_ct_work, connect_and_disconnect, [name(B), 1000]),
+        handover_ct:until(fun() -> [handover_ct:fds(P) || P <- OsPids] =:= Before end),
+        handover_ct:until(fun() ->
+                                  [call(P, erlang, system_info, [process_count]) || P <- [A, B]] =:= Processes
+                          end),
+        ?assertEqual([], handover_ct:socket_files())
+    after
+        [handover_ct:stop_node(P) || P <- [A, B]],
+        handover_ct:stop_epmd(Epmd)
+    end.

@@ -1,0 +1,59 @@
+-module(handover_config_SUITE).
+
+-include_lib("common_test/include/ct.hrl").
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+all() -> [defaults, environment_wins, values, unknown_key, bad_values, documented].
+
+init_per_testcase(_, Config) ->
+    ok = clean(),
+    Config.
+
+end_per_testcase(_, _) -> clean().
+
+clean() ->
+    _ = application:load(handover),
+    [begin application:unset_env(handover, Key), os:unsetenv(variable(Key)) end
+     || Key <- [lisen | [K || {K, _, _} <- handover_config:keys()]]],
+    ok.
+
+variable(Key) -> "HANDOVER_" ++ string:uppercase(atom_to_list(Key)).
+
+defaults(_) ->
+    ?assertEqual(ok, handover_config:check()),
+    [?assertEqual(Default, handover_config:get(Key)) || {Key, Default, _} <- handover_config:keys()].
+
+environment_wins(_) ->
+    application:set_env(handover, listen, true),
+    os:putenv("HANDOVER_LISTEN", "false"),
+    ?assertEqual(false, handover_config:get(listen)).
+
+values(_) ->
+    [begin
+         application:set_env(handover, Key, Given),
+         ?assertEqual({Key, ok, Value}, {Key, handover_config:check(), handover_config:get(Key)})
+     end || {Key, Given, Value} <- [{listen, false, false}, {fallback, "false", false}, {socket_dir, "/run/x", "/run/x"},
+                                    {socket_dir, <<"/run/x">>, "/run/x"}, {log_level, debug, debug},
+                                    {log_level, "error", error}]].
+
+unknown_key(_) ->
+    application:set_env(handover, lisen, true),
+    {error, {handover_config, Text}} = handover_config:check(),
+    ?assertMatch({match, _}, re:run(Text, "unknown key lisen; known are listen")).
+
+bad_values(_) ->
+    [begin
+         application:set_env(handover, Key, Value),
+         {error, {handover_config, Text}} = handover_config:check(),
+         ?assertMatch({_, {match, _}}, {Key, re:run(Text, [atom_to_list(Key), " is .* it must be "])}),
+         application:unset_env(handover, Key)
+     end || {Key, Value} <- [{listen, maybe}, {listen, "yes"}, {fallback, 1}, {socket_dir, "relative"}, {socket_dir, 7},
+                             {log_level, loud}, {start_epmd, "no"}]].
+
+%% Each key is in the page that lists them, with its default.
+documented(_) ->
+    {ok, Page} = file:read_file(filename:join([handover_ct:root(), "docs", "OPERATIONS.md"])),
+    [?assertMatch({Key, {match, _}}, {Key, re:run(Page, io_lib:format("\\| `~s` \\| `~p` \\|", [Key, Default]))})
+     || {Key, Default, _} <- handover_config:keys()].

@@ -1,0 +1,220 @@
+%% What the suites share: EPMDs and nodes of their own on a port of their own, conditions with deadlines, counts of fds.
+-module(handover_ct).
+
+-export([root/0, free_port/0, program/1, ebin/0, start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1, kill/2]).
+-export([start_node/2, stop_node/1, call/4, connect/2, name/1]).
+-export([remsh/3, failing_node/3, failing_node/4, node_output/3]).
+-export([until/1, until/2, fds/1, socket_files/0, carrier/1, alive/1, logs/1, epmd_names/2, dist_port/2]).
+
+-define(DEADLINE_MS, 15000).
+
+%% A TCP port that nobody listens on at the moment.
+free_port() ->
+    {ok, Socket} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}}]),
+    {ok, Port} = inet:port(Socket),
+    ok = gen_tcp:close(Socket),
+    Port.
+
+%% The top of the repository: the build is below it.
+root() ->
+    root(filename:absname(ebin())).
+
+root(Dir) ->
+    case filelib:is_regular(filename:join([Dir, "docs", "PROTOCOL.md"])) of
+        true -> Dir;
+        false when Dir =/= "/" -> root(filename:dirname(Dir))
+    end.
+
+ebin() ->
+    filename:dirname(code:which(handover)).
+
+program(Name) ->
+    filename:absname(filename:join([ebin(), "..", "priv", Name])).
+
+%% EPMDs
+
+start_epmd(Kind, Port) ->
+    start_epmd(Kind, Port, []).
+
+%% Kind: handover or stock. A handle to stop it by.
+start_epmd(Kind, Port, Args) ->
+    Epmd = open_port({spawn_executable, epmd(Kind)},
+                     [{args, ["-port", integer_to_list(Port) | Args]}, stderr_to_stdout, exit_status, binary]),
+    until(fun() -> answers(Port) end),
+    Epmd.
+
+epmd(handover) -> program("epmd");
+epmd(stock) -> os:find_executable("epmd").
+
+answers(Port) ->
+    case gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {active, false}]) of
+        {ok, Socket} -> ok = gen_tcp:close(Socket), true;
+        {error, _} -> false
+    end.
+
+epmd_os_pid(Epmd) ->
+    {os_pid, OsPid} = erlang:port_info(Epmd, os_pid),
+    OsPid.
+
+stop_epmd(Epmd) ->
+    case erlang:port_info(Epmd, os_pid) of
+        {os_pid, OsPid} ->
+            kill(OsPid, "TERM"),
+            receive {Epmd, {exit_status, _}} -> ok after ?DEADLINE_MS -> error({epmd_still_runs, OsPid}) end;
+        undefined -> ok
+    end.
+
+kill(OsPid, Signal) ->
+    "" = os:cmd(lists:flatten(io_lib:format("kill -~s ~b", [Signal, OsPid]))),
+    ok.
+
+%% What a client of EPMD at Port sees.
+epmd_names(Ip, Port) ->
+    {ok, Socket} = gen_tcp:connect(Ip, Port, [binary, {active, false}]),
+    ok = gen_tcp:send(Socket, <<1:16, $n>>),
+    Text = all(Socket, <<>>),
+    [binary_to_list(Name) || <<"name ", Rest/binary>> <- binary:split(binary:part(Text, 4, byte_size(Text) - 4), <<"\n">>, [global]),
+                             [Name | _] <- [binary:split(Rest, <<" at port ">>)]].
+
+all(Socket, Acc) ->
+    case gen_tcp:recv(Socket, 0, ?DEADLINE_MS) of
+        {ok, Data} -> all(Socket, <<Acc/binary, Data/binary>>);
+        {error, closed} -> gen_tcp:close(Socket), Acc
+    end.
+
+%% Nodes
+
+%% Options: epmd_port (must), proto ("handover_tcp"), host ("127.0.0.1"), names (longnames), args, env, exec,
+%% undistributed (false).
+start_node(Name, Options) ->
+    Host = maps:get(host, Options, "127.0.0.1"),
+    Start = #{connection => standard_io, args => args(Options), env => env(Options), wait_boot => 2 * ?DEADLINE_MS,
+              shutdown => halt},
+    Named = Start#{name => Name, host => Host, longnames => maps:get(names, Options, longnames) =:= longnames},
+    case maps:get(undistributed, Options, false) of
+        true -> started(peer:start(with_exec(Options, Start)));
+        false -> started(peer:start(with_exec(Options, Named)))
+    end.
+
+started({ok, Peer, _}) -> Peer;
+started({ok, Peer}) -> Peer.
+
+with_exec(#{exec := Exec}, Start) -> Start#{exec => Exec};
+with_exec(_, Start) -> Start.
+
+args(Options) ->
+    ["-proto_dist", maps:get(proto, Options, "handover_tcp"),
+     "-start_epmd", "false", "-setcookie", "handover_ct", "-connect_all", "false",
+     "-pa", ebin(), "-pa", filename:dirname(code:which(?MODULE)),
+     "-kernel", "prevent_overlapping_partitions", "false"]
+        ++ maps:get(args, Options, []).
+
+env(#{epmd_port := Port} = Options) ->
+    [{"ERL_EPMD_PORT", integer_to_list(Port)} | maps:get(env, Options, [])].
+
+stop_node(Peer) ->
+    peer:stop(Peer).
+
+call(Peer, M, F, A) ->
+    peer:call(Peer, M, F, A, 2 * ?DEADLINE_MS).
+
+name(Peer) ->
+    call(Peer, erlang, node, []).
+
+%% Connects and gives the other's name.
+connect(Peer, Other) ->
+    Node = name(Other),
+    pong = call(Peer, net_adm, ping, [Node]),
+    Node.
+
+%% Nodes by their output
+
+%% What `erl -remsh Node' prints when Input is typed.
+remsh(Node, Port, Input) ->
+    Command = "(printf '" ++ escape(Input) ++ "'; sleep 0.2; while ! grep -q '2>' $OUT; do sleep 0.05; done; printf 'q().\\n') | "
+        "timeout 20 erl -name rem@127.0.0.1 -hidden " ++ lists:join($ , [quote(A) || A <- args(#{})])
+        ++ " -remsh " ++ atom_to_list(Node) ++ " > $OUT 2>&1; cat $OUT; rm $OUT",
+    os:cmd(lists:flatten(["export ERL_EPMD_PORT=", integer_to_list(Port), "; OUT=$(mktemp); ", Command])).
+
+escape(Text) -> lists:flatmap(fun($\n) -> "\\n"; (C) -> [C] end, Text).
+
+quote(Text) -> [$', Text, $'].
+
+%% What a node prints that can't start.
+failing_node(Name, Port, Env) ->
+    failing_node(Name, Port, Env, []).
+
+failing_node(Name, Port, Env, Args) ->
+    run_node(Name, Port, Env, Args ++ ["-eval", "io:format(\"started~n\"), halt()."]).
+
+%% What a node prints that starts and stops at an EPMD of Kind.
+node_output(Name, Port, Kind) ->
+    Epmd = start_epmd(Kind, Port),
+    try run_node(Name, Port, [], ["-eval", "logger:set_primary_config(level, notice), init:stop()."])
+    after stop_epmd(Epmd)
+    end.
+
+run_node(Name, Port, Env, Args) ->
+    Erl = open_port({spawn_executable, os:find_executable("erl")},
+                    [{args, ["-noinput", "-name", Name ++ "@127.0.0.1" | args(#{})] ++ Args},
+                     {env, [{"ERL_EPMD_PORT", integer_to_list(Port)}, {"ERL_CRASH_DUMP", "/dev/null"} | Env]},
+                     stderr_to_stdout, exit_status]),
+    output(Erl, []).
+
+output(Port, Acc) ->
+    receive
+        {Port, {data, Data}} -> output(Port, [Acc, Data]);
+        {Port, {exit_status, _}} -> unicode:characters_to_list(iolist_to_binary(Acc))
+    after 2 * ?DEADLINE_MS ->
+            {os_pid, OsPid} = erlang:port_info(Port, os_pid),
+            kill(OsPid, "KILL"),
+            error({node_does_not_end, lists:flatten(Acc)})
+    end.
+
+%% Conditions
+
+until(Condition) ->
+    until(Condition, ?DEADLINE_MS).
+
+until(Condition, Ms) ->
+    until(Condition, erlang:monotonic_time(millisecond) + Ms, Ms).
+
+until(Condition, Deadline, Ms) ->
+    case Condition() of
+        true -> ok;
+        Other ->
+            erlang:monotonic_time(millisecond) < Deadline orelse error({not_within_ms, Ms, Other}),
+            receive after 20 -> ok end,
+            until(Condition, Deadline, Ms)
+    end.
+
+%% The open fds of a process, by what they are, so that a difference explains itself.
+fds(OsPid) ->
+    Dir = "/proc/" ++ integer_to_list(OsPid) ++ "/fd",
+    {ok, Numbers} = file:list_dir(Dir),
+    lists:sort([kind(Link) || N <- Numbers, {ok, Link} <- [file:read_link(filename:join(Dir, N))]]).
+
+kind(Link) ->
+    [Kind | _] = string:split(Link, ":["),
+    Kind.
+
+%% The Unix sockets that carriers of this user left or use at the moment.
+socket_files() ->
+    [F || Dir <- filelib:wildcard("/tmp/handover-*"), F <- filelib:wildcard(Dir ++ "/*")].
+
+alive(OsPid) ->
+    filelib:is_dir("/proc/" ++ integer_to_list(OsPid)).
+
+%% The os pid of a node's carrier program.
+carrier(Peer) ->
+    maps:get(os_pid, call(Peer, handover, info, [])).
+
+%% The port of the link from Peer to Node.
+dist_port(Peer, Node) ->
+    [Port] = [P || {N, P} <- call(Peer, erlang, system_info, [dist_ctrl]), N =:= Node],
+    Port.
+
+%% Installs a logger handler on the node that keeps handover's events; gives a function that reads them.
+logs(Peer) ->
+    ok = call(Peer, handover_ct_logs, start, []),
+    fun() -> call(Peer, handover_ct_logs, get, []) end.

@@ -1,0 +1,26 @@
+%% A logger handler that keeps the reports of the domain [handover] in a table of the node it runs on.
+-module(handover_ct_logs).
+
+-export([start/0, get/0, log/2]).
+-export([keep_table/1]).
+
+start() ->
+    Owner = spawn(?MODULE, keep_table, [self()]),
+    receive {Owner, ready} -> ok end,
+    ok = logger:set_handler_config(default, level, notice),
+    ok = logger:set_primary_config(level, debug),
+    logger:add_handler(?MODULE, ?MODULE, #{level => debug}).
+
+keep_table(Starter) ->
+    ?MODULE = ets:new(?MODULE, [named_table, public, ordered_set]),
+    Starter ! {self(), ready},
+    receive after infinity -> ok end.
+
+log(#{msg := {report, Report}, meta := #{domain := [handover | _]}}, _) ->
+    ets:insert(?MODULE, {erlang:unique_integer([monotonic]), Report});
+log(_, _) ->
+    ok.
+
+%% The reports, oldest first.
+get() ->
+    [Report || {_, Report} <- ets:tab2list(?MODULE)].

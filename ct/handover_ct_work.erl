@@ -1,0 +1,102 @@
+%% What the suites let nodes do themselves.
+-module(handover_ct_work).
+
+-export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0,
+         listening_ports/0, port_of/1, flood/2, flood_later/2, is_suspended/1, receive_until_nodedown/1, con_pid/1,
+         connect_and_disconnect/2]).
+
+%% Sends a term of Size bytes there and gives the hash that the other side found.
+send_large(Node, Size) ->
+    Pid = spawn(Node, ?MODULE, echo_hash, [self()]),
+    Pid ! {data, data(Size)},
+    receive {Pid, Hash} -> Hash after 60000 -> no_answer end.
+
+echo_hash(From) ->
+    receive {data, Data} -> From ! {self(), hash(Data)} end.
+
+hash_of(Size) -> hash(data(Size)).
+
+hash(Data) -> erlang:md5(Data).
+
+data(Size) -> << <<N:64>> || N <- lists:seq(1, Size div 8) >>.
+
+%% A process there dies: both the link and the monitor here must say so.
+link_and_monitor(Node) ->
+    process_flag(trap_exit, true),
+    Pid = spawn_link(Node, timer, sleep, [infinity]),
+    Ref = monitor(process, Pid),
+    exit(Pid, kill),
+    receive {'DOWN', Ref, process, Pid, killed} ->
+            receive {'EXIT', Pid, killed} -> {'DOWN', link_noticed} after 10000 -> {'DOWN', no_link} end
+    after 10000 -> nothing
+    end.
+
+start_peer(Ebin) ->
+    Starter = self(),
+    Keeper = spawn(fun() ->
+                       {ok, Peer, Node} = peer:start_link(#{name => p, host => "127.0.0.1", longnames => true,
+                                                            args => ["-proto_dist", "handover_tcp", "-start_epmd", "false",
+                                                                     "-setcookie", "handover_ct", "-pa", Ebin]}),
+                       Starter ! {self(), Node},
+                       receive {stop, From} -> ok = peer:stop(Peer), From ! {self(), ok} end
+               end),
+    true = register(peer_keeper, Keeper),
+    receive {Keeper, Node} -> Node after 30000 -> no_peer end.
+
+stop_peer() ->
+    Keeper = whereis(peer_keeper),
+    Keeper ! {stop, self()},
+    receive {Keeper, Answer} -> Answer after 30000 -> no_answer end.
+
+%% The open fds of this node by kind; what reading them opens is not counted twice.
+own_fds() ->
+    {ok, Numbers} = file:list_dir("/proc/self/fd"),
+    Links = [element(2, file:read_link("/proc/self/fd/" ++ N)) || N <- Numbers],
+    lists:sort([hd(string:split(L, ":[")) || L <- Links, is_list(L)]).
+
+listening_ports() ->
+    Ports = [P || P <- erlang:ports(), erlang:port_info(P, name) =:= {name, "tcp_inet"}],
+    length([P || P <- Ports, {ok, Status} <- [prim_inet:getstatus(P)], lists:member(listen, Status)]).
+
+port_of(Name) ->
+    {ok, Names} = erl_epmd:names("127.0.0.1"),
+    {ok, [{N, P} || {N, P} <- Names, N =:= atom_to_list(Name)]}.
+
+%% The process of the link to Node.
+con_pid(Node) ->
+    {ok, Info} = net_kernel:node_info(Node),
+    proplists:get_value(owner, Info).
+
+%% Sends Count numbered messages of 1 KiB to the process Name on Node and disconnects at once.
+flood(Node, Count) ->
+    Filler = binary:copy(<<0>>, 1024),
+    [{receiver, Node} ! {N, Filler} || N <- lists:seq(1, Count)],
+    erlang:disconnect_node(Node).
+
+%% The same in a process of its own, which is suspended when the link's queue is full.
+flood_later(Node, Count) -> spawn(?MODULE, flood, [Node, Count]).
+
+is_suspended(Pid) -> process_info(Pid, status) =:= {status, suspended}.
+
+%% Registers as receiver; the number of messages in a row that came until Node went down.
+receive_until_nodedown(Node) ->
+    true = register(receiver, self()),
+    true = monitor_node(Node, true),
+    Got = collect(Node, 0),
+    true = unregister(receiver),
+    Got.
+
+collect(Node, Last) ->
+    receive
+        {N, _} when N =:= Last + 1 -> collect(Node, N);
+        {nodedown, Node} -> Last
+    after 60000 -> {no_nodedown, Last}
+    end.
+
+connect_and_disconnect(_Node, 0) ->
+    ok;
+connect_and_disconnect(Node, N) ->
+    true = net_kernel:connect_node(Node),
+    true = monitor_node(Node, true),
+    true = erlang:disconnect_node(Node),
+    receive {nodedown, Node} -> connect_and_disconnect(Node, N - 1) after 10000 -> {no_nodedown, N} end.

@@ -1,0 +1,78 @@
+%% The examples of docs/PROTOCOL.md, as this side reads and writes them.
+-module(handover_proto_SUITE).
+
+-include_lib("common_test/include/ct.hrl").
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+all() -> [examples_of_commands, examples_of_events, examples_of_connections, every_example_is_known, bad_frames, bad_connections].
+
+init_per_suite(Config) ->
+    [{examples, examples()} | Config].
+
+end_per_suite(_) -> ok.
+
+%% Name and bytes of each block "```hex NAME" of the page.
+examples() ->
+    {ok, Page} = file:read_file(filename:join([handover_ct:root(), "docs", "PROTOCOL.md"])),
+    {match, Blocks} = re:run(Page, "```hex ([A-Z0-9_]+)\\n([0-9a-f \\n]+)```", [global, {capture, all_but_first, list}]),
+    [{list_to_atom(Name), << <<(list_to_integer(B, 16))>> || B <- string:lexemes(Hex, " \n") >>} || [Name, Hex] <- Blocks].
+
+example(Name, Config) ->
+    proplists:get_value(Name, ?config(examples, Config)).
+
+%% What this side says: the example and our own encoding are the same term.
+examples_of_commands(Config) ->
+    [?assertMatch({Name, true}, {Name, is_command(binary_to_term(example(Name, Config)))})
+     || Name <- ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'STOP']],
+    [begin
+         Term = binary_to_term(example(Name, Config)),
+         ?assertEqual(Term, binary_to_term(handover_proto:encode(Term)))
+     end || Name <- ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'STOP']].
+
+is_command({hello, 1, #{os_pid := Pid, socket_dir := Dir, epmd := Epmd, log_level := Level}}) ->
+    is_integer(Pid) andalso is_binary(Dir) andalso is_binary(Epmd) andalso is_atom(Level);
+is_command({register, Id, #{name := Name, port := Port, address := Address, epmd_port := EpmdPort, highest := H, lowest := L,
+                            node_type := T, extra := Extra}}) ->
+    lists:all(fun is_integer/1, [Id, Port, EpmdPort, H, L, T]) andalso lists:all(fun is_binary/1, [Name, Address, Extra]);
+is_command({connect, Id, #{name := Name, address := Address, epmd_port := EpmdPort, bind := Bind, timeout := Timeout}}) ->
+    lists:all(fun is_integer/1, [Id, EpmdPort, Timeout]) andalso lists:all(fun is_binary/1, [Name, Address, Bind]);
+is_command({cancel, Id}) -> is_integer(Id);
+is_command(stop) -> true;
+is_command(_) -> false.
+
+examples_of_events(Config) ->
+    [begin
+         Frame = example(Name, Config),
+         ?assertEqual({Name, {ok, binary_to_term(Frame)}}, {Name, handover_proto:decode(Frame)})
+     end || Name <- ['HELLO_REPLY', 'REFUSED', 'REGISTERED', 'ERROR', 'EPMD_UP', 'EPMD_DOWN', 'LOG']].
+
+examples_of_connections(Config) ->
+    ?assertMatch({ok, #{kind := asked, id := 7, family := inet, peer := {{192,0,2,7}, 4369}}},
+                 handover_proto:connection(example('CONNECTION', Config))),
+    ?assertMatch({ok, #{kind := handed_over, id := 1, family := inet6, peer := {{16#2001,16#db8,0,0,0,0,0,1}, 4369}}},
+                 handover_proto:connection(<<1, $a, 1:64, 6, 4369:16, 16#20010db8:32, 0:80, 1:16>>)).
+
+%% A new example of parts 3 and 4 must be tested here too.
+every_example_is_known(Config) ->
+    Epmd = ['ALIVE2_REQ', 'ALIVE2_X_RESP', 'ALIVE2_RESP', 'PORT_PLEASE2_REQ', 'PORT2_RESP', 'NAMES_REQ', 'DUMP_REQ', 'KILL_REQ',
+            'STOP_REQ', 'HANDOVER_REQ', 'HANDOVER_RESP_OK', 'HANDOVER_RESP_NO_SUCH_NODE', 'HANDOVER_ASK', 'HANDOVER_PATH',
+            'PASS', 'ACK'],
+    Ours = ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'STOP', 'HELLO_REPLY', 'REFUSED', 'REGISTERED', 'ERROR', 'EPMD_UP',
+            'EPMD_DOWN', 'LOG', 'CONNECTION'],
+    Names = [Name || {Name, _} <- ?config(examples, Config)],
+    ?assertEqual([], Names -- (Epmd ++ Ours)),
+    ?assertEqual([], Ours -- Names).
+
+bad_frames(_) ->
+    [?assertMatch({error, {bad_message, _}}, handover_proto:decode(Frame))
+     || Frame <- [<<>>, <<131>>, <<0, 1, 2>>, term_to_binary(x), term_to_binary({hello, 1, #{}}),
+                  term_to_binary({registered, 1, 2, other}), term_to_binary({log, loud, <<"x">>, []}),
+                  term_to_binary({error, <<"1">>, x, <<>>}), <<131, 109, 255, 255, 255, 255>>]].
+
+bad_connections(_) ->
+    [?assertEqual({error, {bad_connection, Bytes}}, handover_proto:connection(Bytes))
+     || Bytes <- [<<>>, <<1>>, <<2, $c, 7:64, 4, 4369:16, 192, 0, 2, 7>>, <<1, $x, 7:64, 4, 4369:16, 192, 0, 2, 7>>,
+                  <<1, $c, 7:64, 4, 4369:16, 192, 0, 2>>, <<1, $c, 7:64, 5, 4369:16, 192, 0, 2, 7>>,
+                  <<1, $c, 7:64, 4, 4369:16, 192, 0, 2, 7, 0>>]].

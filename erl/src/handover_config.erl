@@ -1,0 +1,103 @@
+%% @doc Configuration that can be read at the moment the distribution starts, before applications and files are there.
+%%
+%% A key is looked for in the environment variable `HANDOVER_<KEY>' first, then in the application environment: vm.args
+%% or the command line (`-handover listen false'), sys.config, `-config'. docs/OPERATIONS.md lists the keys.
+-module(handover_config).
+
+-export([check/0, get/1, keys/0, epmd_port/0, program/1]).
+
+-export_type([key/0]).
+
+-type key() :: listen | fallback | start_epmd | socket_dir | log_level.
+
+%% Key, default, type.
+-define(KEYS, [{listen, true, boolean},
+               {fallback, true, boolean},
+               {start_epmd, true, boolean},
+               {socket_dir, "", path},
+               {log_level, info, level}]).
+
+-define(LEVELS, [debug, info, warning, error]).
+
+-spec keys() -> [{key(), Default :: term(), Type :: boolean | path | level}].
+keys() -> ?KEYS.
+
+%% @doc Reads every key. The error is for people: net_kernel prints it when the node can't start.
+-spec check() -> ok | {error, {handover_config, Text :: string()}}.
+check() ->
+    _ = application:load(handover),
+    Unknown = [Key || {Key, _} <- application:get_all_env(handover),
+                      not lists:keymember(Key, 1, ?KEYS), Key =/= included_applications],
+    Bad = [{Key, Value, Type} || {Key, Default, Type} <- ?KEYS,
+                                 {bad, Value} <- [lookup(Key, Default, Type)]],
+    complaint(Unknown, Bad).
+
+%% @doc The value of Key, or its default where the configured one is no good: {@link check/0} has said so by then.
+-spec get(key()) -> boolean() | string() | debug | info | warning | error.
+get(Key) ->
+    _ = application:load(handover),
+    {Key, Default, Type} = lists:keyfind(Key, 1, ?KEYS),
+    case lookup(Key, Default, Type) of
+        {ok, Value} -> Value;
+        {bad, _} -> Default
+    end.
+
+%% @doc The port that every EPMD of this cluster listens on: OTP puts ERL_EPMD_PORT into this argument.
+-spec epmd_port() -> inet:port_number().
+epmd_port() ->
+    case init:get_argument(epmd_port) of
+        {ok, [[Port | _] | _]} -> list_to_integer(Port);
+        error -> 4369
+    end.
+
+%% @doc The path of one of the Go programs: priv/ of the application, wherever its ebin was found.
+-spec program(string()) -> string().
+program(Name) ->
+    Priv = case code:priv_dir(handover) of
+               {error, bad_name} -> filename:join([filename:dirname(code:which(?MODULE)), "..", "priv"]);
+               Dir -> Dir
+           end,
+    filename:join(Priv, Name).
+
+%% internal
+
+complaint([], []) ->
+    ok;
+complaint([Key | _], _) ->
+    Text = io_lib:format("unknown key ~tp; known are ~ts", [Key, names([K || {K, _, _} <- ?KEYS])]),
+    {error, {handover_config, lists:flatten(Text)}};
+complaint([], [{Key, Value, Type} | _]) ->
+    Text = io_lib:format("~ts is ~tp; it must be ~ts", [Key, Value, expected(Type)]),
+    {error, {handover_config, lists:flatten(Text)}}.
+
+names(Atoms) ->
+    lists:join(", ", [atom_to_list(A) || A <- Atoms]).
+
+expected(boolean) -> "true or false";
+expected(path) -> "an absolute path";
+expected(level) -> names(?LEVELS).
+
+lookup(Key, Default, Type) ->
+    case os:getenv("HANDOVER_" ++ string:uppercase(atom_to_list(Key))) of
+        false ->
+            case application:get_env(handover, Key) of
+                undefined -> {ok, Default};
+                {ok, Value} -> value(Type, Value)
+            end;
+        Text ->
+            value(Type, Text)
+    end.
+
+%% Values come as terms (sys.config) or as text (environment), where `true' is "true".
+value(boolean, Value) when is_boolean(Value) -> {ok, Value};
+value(boolean, "true") -> {ok, true};
+value(boolean, "false") -> {ok, false};
+value(path, Binary) when is_binary(Binary) -> value(path, unicode:characters_to_list(Binary));
+value(path, "") -> {ok, ""};
+value(path, "/" ++ _ = Path) -> {ok, Path};
+value(level, Value) ->
+    case [Level || Level <- ?LEVELS, Level =:= Value orelse atom_to_list(Level) =:= Value] of
+        [Level] -> {ok, Level};
+        [] -> {bad, Value}
+    end;
+value(_, Value) -> {bad, Value}.

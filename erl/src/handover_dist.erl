@@ -1,0 +1,225 @@
+%% @doc What the callbacks of handover_tcp_dist and handover_tcp6_dist have in common. `Driver' is inet_tcp or inet6_tcp.
+-module(handover_dist).
+
+-export([childspecs/0, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
+-export([listener/1, protocol/0, epmd_call/2, socket_options/2]).
+
+-export_type([listen/0]).
+
+-include_lib("kernel/include/net_address.hrl").
+
+-record(listen, {driver :: module(),
+                 socket :: port() | none}).   % none: `listen' is off, or not bound to any port
+
+-opaque listen() :: #listen{}.
+
+-define(PROTOCOL, handover_tcp).
+
+%% A dist version below 6 is of OTP 22 and older, which this library does not run on.
+-define(HIGHEST, 6).
+-define(LOWEST, 5).
+-define(NODE_TYPE_NORMAL, 77).
+
+%% callbacks
+
+-spec childspecs() -> {ok, [supervisor:child_spec()]}.
+childspecs() ->
+    {ok, [#{id => handover_sup,
+            start => {handover_sup, start_link, []},
+            restart => temporary,
+            shutdown => 900,
+            type => worker,
+            modules => [handover_sup]}]}.
+
+-spec listen(module(), atom(), string()) -> {ok, {listen(), tuple(), integer()}} | {error, term()}.
+listen(Driver, Name, Host) ->
+    maybe_listen(handover_config:check(), Driver, Name, Host).
+
+maybe_listen(ok, Driver, Name, Host) ->
+    case open(Driver, Name, Host) of
+        {ok, Listen, Address} -> register(Listen, Address, Name);
+        {error, _} = Error -> Error
+    end;
+maybe_listen({error, _} = Error, _, _, _) ->
+    Error.
+
+-spec address(module()) -> tuple().
+address(Driver) ->
+    {ok, Host} = inet:gethostname(),
+    #net_address{host = Host, protocol = ?PROTOCOL, family = Driver:family()}.
+
+-spec close(listen()) -> ok.
+close(#listen{socket = none}) -> ok;
+close(#listen{driver = Driver, socket = Socket}) -> _ = Driver:close(Socket), ok.
+
+-spec select(module(), node()) -> boolean().
+select(Driver, Node) ->
+    case dist_util:split_node(Node) of
+        {node, Name, Host} ->
+            case epmd_call(address_please, [Name, Host, Driver:family()]) of
+                {ok, _Address} -> true;
+                {ok, _Address, _Port, _Version} -> true;
+                _ -> false
+            end;
+        _ ->
+            false
+    end.
+
+%% net_kernel:setopts(new, ...) comes here first; what it changes for handed-over connections it leaves in kernel's
+%% environment, where socket_options/2 finds it.
+-spec setopts(listen() | undefined, list()) -> ok | {error, term()}.
+setopts(Listen, Options) ->
+    case [O || {Key, _} = O <- Options, lists:member(Key, [active, deliver, packet])] of
+        [] -> on_socket(Listen, fun(Socket) -> inet:setopts(Socket, Options) end, ok);
+        Bad -> {error, {badopts, Bad}}
+    end.
+
+-spec getopts(listen() | undefined, list()) -> {ok, list()} | {error, term()}.
+getopts(Listen, Options) ->
+    on_socket(Listen, fun(Socket) -> inet:getopts(Socket, Options) end, {ok, []}).
+
+-spec is_node_name(term()) -> boolean().
+is_node_name(Node) ->
+    is_atom(Node) andalso dist_util:is_node_name(atom_to_list(Node)).
+
+%% for the siblings
+
+-spec listener(listen()) -> {module(), port() | none}.
+listener(#listen{driver = Driver, socket = Socket}) -> {Driver, Socket}.
+
+%% @doc What net_kernel matches accepts by, beside the family. An atom of our own: several protocols may run.
+-spec protocol() -> atom().
+protocol() -> ?PROTOCOL.
+
+%% @doc Calls the module that `-epmd_module' names, or erl_epmd where that lacks the function.
+-spec epmd_call(atom(), list()) -> term().
+epmd_call(Function, Args) ->
+    Module = net_kernel:epmd_module(),
+    _ = code:ensure_loaded(Module),
+    case erlang:function_exported(Module, Function, length(Args)) of
+        true -> apply(Module, Function, Args);
+        false -> apply(erl_epmd, Function, Args)
+    end.
+
+%% @doc What inet_dist_listen_options or inet_dist_connect_options ask of a connection that already stands: all but what
+%% only makes sense before bind, listen or connect, and what the distribution itself decides.
+-spec socket_options(inet_dist_listen_options | inet_dist_connect_options, [term()]) -> [term()].
+socket_options(Key, Forced) ->
+    Options = case application:get_env(kernel, Key) of
+                  {ok, List} when is_list(List) -> List;
+                  _ -> []
+              end,
+    [O || O <- Options, is_socket_option(O)] ++ Forced.
+
+%% internal
+
+is_socket_option({Key, _}) ->
+    not lists:member(Key, [active, deliver, packet, mode, header, ip, ifaddr, port, fd, backlog, reuseaddr, reuseport,
+                           reuseport_lb, exclusiveaddruse, ipv6_v6only, netns, bind_to_device, tcp_module, inet_backend]);
+is_socket_option({raw, _, _, _}) -> true;
+is_socket_option(_) -> false.
+
+on_socket(#listen{socket = Socket}, Fun, _) when is_port(Socket) -> Fun(Socket);
+on_socket(Socket, Fun, _) when is_port(Socket) -> Fun(Socket);
+on_socket(_, _, Default) -> Default.
+
+open(Driver, Name, Host) ->
+    Address = address(Driver),
+    case handover_config:get(listen) of
+        true -> open_port(Driver, Name, Host, Address);
+        false -> {ok, #listen{driver = Driver, socket = none}, Address#net_address{address = {any(Driver), 0}}}
+    end.
+
+open_port(Driver, Name, Host, Address) ->
+    {First, Last} = case epmd_call(listen_port_please, [Name, Host]) of
+                        {ok, 0} -> port_range();
+                        {ok, Port} -> {Port, Port}
+                    end,
+    case first_free(Driver, First, Last, listen_options()) of
+        {ok, Socket} ->
+            {ok, Bound} = inet:sockname(Socket),
+            {ok, #listen{driver = Driver, socket = Socket}, Address#net_address{address = Bound}};
+        {error, _} = Error ->
+            Error
+    end.
+
+any(inet_tcp) -> {0, 0, 0, 0};
+any(inet6_tcp) -> {0, 0, 0, 0, 0, 0, 0, 0}.
+
+port_range() ->
+    case {application:get_env(kernel, inet_dist_listen_min), application:get_env(kernel, inet_dist_listen_max)} of
+        {{ok, Min}, {ok, Max}} when is_integer(Min), is_integer(Max) -> {Min, Max};
+        {{ok, Min}, _} when is_integer(Min) -> {Min, Min};
+        _ -> {0, 0}
+    end.
+
+first_free(_Driver, First, Last, _Options) when First > Last ->
+    {error, eaddrinuse};
+first_free(Driver, First, Last, Options) ->
+    case Driver:listen(First, Options) of
+        {error, eaddrinuse} -> first_free(Driver, First + 1, Last, Options);
+        Other -> Other
+    end.
+
+%% Defaults first, then the user's, then what the distribution needs: the last one counts.
+listen_options() ->
+    User = application:get_env(kernel, inet_dist_listen_options, []),
+    Interface = case application:get_env(kernel, inet_dist_use_interface) of
+                    {ok, Ip} -> [{ip, Ip}];
+                    undefined -> []
+                end,
+    Forced = [{active, false}, {packet, 2} | Interface],
+    Given = [Key || {Key, _} <- User],
+    [D || {Key, _} = D <- [{reuseaddr, true}, {backlog, 128}], not lists:member(Key, Given)]
+        ++ [O || O <- User, not lists:keymember(option_key(O), 1, Forced)]
+        ++ Forced.
+
+option_key(Option) when is_tuple(Option) -> element(1, Option);
+option_key(Option) -> Option.
+
+register(#listen{driver = Driver} = Listen, #net_address{address = {_, Port}} = Address, Name) ->
+    case handover_sup:register(registration(Driver, Name, Port)) of
+        {ok, Creation} ->
+            tell_epmd_module(Name, Port, Driver),
+            {ok, {Listen, Address, Creation}};
+        {error, Reason} ->
+            register_without_epmd(Listen, Address, Name, Reason)
+    end.
+
+registration(Driver, Name, Port) ->
+    #{name => atom_to_binary(Name, utf8),
+      port => Port,
+      address => handover_proto:ip_to_binary(loopback(Driver)),
+      epmd_port => handover_config:epmd_port(),
+      highest => ?HIGHEST,
+      lowest => ?LOWEST,
+      node_type => ?NODE_TYPE_NORMAL,
+      extra => <<"handover/1">>}.
+
+loopback(inet_tcp) -> {127, 0, 0, 1};
+loopback(inet6_tcp) -> {0, 0, 0, 0, 0, 0, 0, 1}.
+
+%% A module of the user's that keeps a directory of its own still hears of the node. One that delegates to erl_epmd is
+%% told by EPMD that the name is taken: by us, so that is no error.
+tell_epmd_module(Name, Port, Driver) ->
+    case net_kernel:epmd_module() of
+        erl_epmd -> ok;
+        Module -> _ = Module:register_node(Name, Port, Driver), ok
+    end.
+
+%% With -erl_epmd_port the node can be reached without EPMD, so OTP starts it without one, and so does this. A module of
+%% the user's may know another way too.
+register_without_epmd(Listen, #net_address{address = {_, Port}} = Address, Name, Reason) ->
+    Other = case {net_kernel:epmd_module(), init:get_argument(erl_epmd_port)} of
+                {erl_epmd, {ok, _}} -> {ok, -1};
+                {erl_epmd, error} -> {error, Reason};
+                {Module, _} -> Module:register_node(Name, Port, Listen#listen.driver)
+            end,
+    case Other of
+        {ok, Creation} ->
+            handover_log:event(warning, not_registered, #{name => Name, reason => Reason}),
+            {ok, {Listen, Address, Creation}};
+        Error ->
+            close(Listen),
+            Error
+    end.

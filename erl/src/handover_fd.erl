@@ -1,0 +1,136 @@
+%% @doc From a Unix socket to an fd, from an fd to a distribution socket, and the end of the fd.
+%%
+%% Who closes: {@link recv/1} gives the fd to its caller, who closes it with {@link close/1} or makes it a socket with
+%% {@link adopt/3} and closes it with {@link close/1} after the port is gone ({@link await_port_end/2}).
+-module(handover_fd).
+
+-export([connect/2, recv/1, adopt/3, await_port_end/2, close/1]).
+
+-type fd() :: non_neg_integer().
+
+%% SOL_SOCKET, SO_PEERCRED; struct ucred is pid, uid, gid.
+-define(SO_PEERCRED, {1, 17}).
+-define(UCRED_SIZE, 12).
+%% IPPROTO_TCP, TCP_INFO; tcpi_bytes_acked is a native u64 at this offset (linux/tcp.h).
+-define(TCP_INFO, {6, 11}).
+-define(TCP_INFO_SIZE, 192).
+-define(BYTES_ACKED, 120).
+
+-define(MESSAGE_SIZE, 64).
+-define(CONTROL_SIZE, 64).
+-define(POLL_MS, 20).
+-define(STALL_MS, 15000).
+
+%% @doc Connects to the carrier's fd socket and makes sure that the process behind it is the one this node started.
+-spec connect(binary(), pos_integer()) -> {ok, socket:socket()} | {error, term()}.
+connect(Path, OsPid) ->
+    {ok, Socket} = socket:open(local, seqpacket, default),
+    case connect_checked(Socket, Path, OsPid) of
+        ok -> {ok, Socket};
+        {error, _} = Error -> _ = socket:close(Socket), Error
+    end.
+
+connect_checked(Socket, Path, OsPid) ->
+    case socket:connect(Socket, #{family => local, path => Path}) of
+        ok ->
+            case socket:getopt_native(Socket, ?SO_PEERCRED, ?UCRED_SIZE) of
+                {ok, <<OsPid:32/native-signed, _:64>>} -> ok;
+                {ok, <<Other:32/native-signed, _:64>>} -> {error, {not_the_carrier, Other}};
+                {error, _} = Error -> Error
+            end;
+        {error, _} = Error ->
+            Error
+    end.
+
+%% @doc The next message, if one is there. After `select' a message `{'$socket', Socket, select, _}' says when to come back.
+-spec recv(socket:socket()) -> {ok, Header :: binary(), fd()} | select | {error, closed | term()}.
+recv(Socket) ->
+    case socket:recvmsg(Socket, ?MESSAGE_SIZE, ?CONTROL_SIZE, [cmsg_cloexec], nowait) of
+        {ok, #{iov := [<<>>], ctrl := []}} -> {error, closed};
+        {ok, #{iov := Iov, ctrl := Control}} -> one_fd(iolist_to_binary(Iov), fds(Control));
+        {select, _} -> select;
+        {error, _} = Error -> Error
+    end.
+
+one_fd(Header, [Fd]) ->
+    {ok, Header, Fd};
+one_fd(Header, Fds) ->
+    lists:foreach(fun close/1, Fds),
+    {error, {fds, length(Fds), Header}}.
+
+fds(Control) ->
+    [Fd || #{level := socket, type := rights, data := Data} <- Control, <<Fd:32/native>> <= Data].
+
+%% @doc Makes a distribution socket of Fd, owned by the caller. On failure the fd is still the caller's to close.
+-spec adopt(module(), fd(), [term()]) -> {ok, port()} | {error, term()}.
+adopt(Driver, Fd, Options) ->
+    case Driver:fdopen(Fd, [{active, false}]) of
+        {ok, Socket} ->
+            lists:foreach(fun(Option) -> set(Socket, Option) end, Options),
+            {ok, Socket};
+        {error, _} = Error ->
+            Error
+    end.
+
+%% One at a time, so that one option that a standing connection refuses does not cost the others.
+set(Socket, Option) ->
+    case inet:setopts(Socket, [Option]) of
+        ok -> ok;
+        {error, Reason} -> handover_log:event(warning, unsupported_option, #{option => Option, reason => Reason})
+    end.
+
+%% @doc Waits until Socket is really gone, output queue included.
+%%
+%% inet_drv never closes an fd that it was given, so somebody has to, but not before: a monitor's DOWN comes when the port
+%% begins to close, while it may still hold data to send, and the number could be another socket's by then. No event
+%% tells the end, so this looks. A peer that takes nothing for 15 s is given up: the connection is shut down under the port,
+%% which OTP would leave to TCP's own timeout.
+-spec await_port_end(port(), fd()) -> ok.
+await_port_end(Socket, Fd) ->
+    await_port_end(Socket, Fd, undefined, now_ms() + ?STALL_MS).
+
+await_port_end(Socket, Fd, Acked, GiveUp) ->
+    case erlang:port_info(Socket, name) of
+        undefined -> ok;
+        _ -> await_port_end_later(Socket, Fd, Acked, GiveUp)
+    end.
+
+await_port_end_later(Socket, Fd, Acked, GiveUp) ->
+    receive after ?POLL_MS -> ok end,
+    Now = now_ms(),
+    case bytes_acked(Fd) of
+        Acked when Now > GiveUp -> shutdown(Fd), await_port_end(Socket, Fd, Acked, Now + ?STALL_MS);
+        Acked -> await_port_end(Socket, Fd, Acked, GiveUp);
+        More -> await_port_end(Socket, Fd, More, Now + ?STALL_MS)
+    end.
+
+now_ms() ->
+    erlang:monotonic_time(millisecond).
+
+bytes_acked(Fd) ->
+    with_dup(Fd, fun(Dup) ->
+                         case socket:getopt_native(Dup, ?TCP_INFO, ?TCP_INFO_SIZE) of
+                             {ok, <<_:?BYTES_ACKED/binary, Bytes:64/native, _/binary>>} -> Bytes;
+                             _ -> unknown
+                         end
+                 end).
+
+shutdown(Fd) ->
+    with_dup(Fd, fun(Dup) -> socket:shutdown(Dup, read_write) end).
+
+with_dup(Fd, Fun) ->
+    case socket:open(Fd, #{dup => true}) of
+        {ok, Dup} ->
+            Result = Fun(Dup),
+            _ = socket:close(Dup),
+            Result;
+        {error, _} = Error ->
+            Error
+    end.
+
+%% @doc Closes a bare fd. The file driver is the one part of OTP that closes a number it is given.
+-spec close(fd()) -> ok.
+close(Fd) ->
+    {ok, File} = prim_file:file_desc_to_ref(Fd, [read]),
+    _ = prim_file:close(File),
+    ok.

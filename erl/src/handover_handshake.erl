@@ -1,0 +1,181 @@
+%% @doc The distribution handshake, which is dist_util's: here is the #hs_data{} that it works with, for both directions,
+%% and the one thing that handover adds: the answer HANDOVER_RESP that comes before the handshake's first packet.
+%%
+%% mf_ functions are external, so that a link of years does not hold old code of this application.
+-module(handover_handshake).
+
+-export([accept/6, start/1]).
+-export([init_accept/7, tick/1, getstat/1, setopts/2, getopts/2]).
+
+-export_type([outgoing/0]).
+
+-include_lib("kernel/include/dist_util.hrl").
+-include_lib("kernel/include/net_address.hrl").
+
+-type outgoing() :: #{kernel := pid(), node := node(), my_node := node(), socket := port(), driver := module(),
+                      timer := pid(), type := normal | hidden, version := integer(), host := string(),
+                      via := handover | direct,
+                      f_up := fun(() -> ok),
+                      f_answer := fun((handover_answer()) -> no_return())}.
+%% f_answer is called, and must not return, when there is no handover.
+-type handover_answer() :: {result, 1..255} | closed | {bad_answer, iodata()} | {error, term()}.
+
+%% HANDOVER_RESP's opcode.
+-define(HANDOVER_RESP, $i).
+
+%% @doc The handshake with a node that connected to us, in a new process linked to net_kernel.
+-spec accept(module(), pid(), port(), node(), [node()], timeout()) -> pid().
+accept(Driver, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
+    spawn_opt(?MODULE, init_accept, [Driver, self(), Acceptor, Socket, MyNode, Allowed, SetupTime],
+              dist_util:net_ticker_spawn_options()).
+
+%% @private
+-spec init_accept(module(), pid(), pid(), port(), node(), [node()], timeout()) -> no_return().
+init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
+    receive {Acceptor, controller} -> ok end,
+    Timer = dist_util:start_timer(SetupTime),
+    ok = check_ip(Driver, Socket),
+    dist_util:handshake_other_started(
+      (common(Socket))#hs_data{kernel_pid = Kernel, this_node = MyNode, timer = Timer, allowed = Allowed,
+                               f_send = fun Driver:send/2,
+                               f_recv = fun Driver:recv/3,
+                               f_address = fun remote_address/2}).
+
+%% @doc The handshake that we start, in the calling process, which becomes the link's. Does not return.
+-spec start(outgoing()) -> no_return().
+start(#{socket := Socket, driver := Driver, via := Via} = O) ->
+    {Send, Recv} = transport(Via, Driver, maps:get(f_answer, O)),
+    Up = maps:get(f_up, O),
+    dist_util:handshake_we_started(
+      (common(Socket))#hs_data{kernel_pid = maps:get(kernel, O), other_node = maps:get(node, O),
+                               this_node = maps:get(my_node, O), timer = maps:get(timer, O),
+                               other_version = maps:get(version, O), request_type = maps:get(type, O),
+                               f_send = Send, f_recv = Recv,
+                               f_address = address(maps:get(host, O)),
+                               f_handshake_complete = fun(_, _, _) -> Up() end}).
+
+%% internal
+
+common(Socket) ->
+    #hs_data{socket = Socket,
+             this_flags = 0,
+             f_setopts_pre_nodeup = fun(S) -> inet:setopts(S, [{active, false}, {packet, 4}, nodelay()]) end,
+             f_setopts_post_nodeup =
+                 fun(S) -> inet:setopts(S, [{active, true}, {deliver, port}, {packet, 4}, binary, nodelay()]) end,
+             f_getll = fun inet:getll/1,
+             mf_tick = fun ?MODULE:tick/1,
+             mf_getstat = fun ?MODULE:getstat/1,
+             mf_setopts = fun ?MODULE:setopts/2,
+             mf_getopts = fun ?MODULE:getopts/2}.
+
+nodelay() ->
+    {nodelay, application:get_env(kernel, dist_nodelay, true) =/= false}.
+
+%% Our name goes out right behind HANDOVER_REQ, before anybody answered: that saves a round trip. The socket's packet mode
+%% tells how far we are: raw until HANDOVER_RESP has been read, then the handshake's own.
+transport(direct, Driver, _) ->
+    {fun Driver:send/2, fun Driver:recv/3};
+transport(handover, Driver, Answer) ->
+    {fun(Socket, Data) -> send(packet(Socket), Driver, Socket, Data) end,
+     fun(Socket, Length, Timeout) -> recv(packet(Socket), Driver, Socket, Length, Timeout, Answer) end}.
+
+packet(Socket) ->
+    case inet:getopts(Socket, [packet]) of
+        {ok, [{packet, 0}]} -> raw;
+        {ok, [{packet, raw}]} -> raw;
+        _ -> packed
+    end.
+
+send(raw, Driver, Socket, Data) ->
+    Driver:send(Socket, [<<(iolist_size(Data)):16>>, Data]);
+send(packed, Driver, Socket, Data) ->
+    Driver:send(Socket, Data).
+
+recv(packed, Driver, Socket, Length, Timeout, _) ->
+    Driver:recv(Socket, Length, Timeout);
+recv(raw, Driver, Socket, Length, Timeout, Answer) ->
+    case handover_resp(Driver, Socket) of
+        ok ->
+            ok = inet:setopts(Socket, [{packet, 2}]),
+            Driver:recv(Socket, Length, Timeout);
+        No ->
+            Answer(No)
+    end.
+
+%% The setup timer bounds the wait.
+handover_resp(Driver, Socket) ->
+    case Driver:recv(Socket, 2, infinity) of
+        {ok, [?HANDOVER_RESP, 0]} -> version(Driver:recv(Socket, 2, infinity));
+        {ok, [?HANDOVER_RESP, Result]} -> {result, Result};
+        {ok, Bytes} -> {bad_answer, Bytes};
+        {error, Closed} when Closed =:= closed; Closed =:= econnreset; Closed =:= epipe -> closed;
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% Each node that takes handovers speaks version 6, so the number decides nothing today.
+version({ok, [_, _]}) -> ok;
+version({error, Reason}) -> {error, Reason}.
+
+address(Host) ->
+    fun(Socket, _Node) ->
+            case inet:peername(Socket) of
+                {ok, {Ip, _} = Address} -> net_address(Address, Host, family(Ip));
+                {error, _} -> ?shutdown(no_node)
+            end
+    end.
+
+remote_address(Socket, Node) ->
+    case dist_util:split_node(Node) of
+        {node, _Name, Host} -> (address(Host))(Socket, Node);
+        _ -> ?shutdown(no_node)
+    end.
+
+net_address(Address, Host, Family) ->
+    #net_address{address = Address, host = Host, protocol = handover_dist:protocol(), family = Family}.
+
+family(Ip) when tuple_size(Ip) =:= 4 -> inet;
+family(Ip) when tuple_size(Ip) =:= 8 -> inet6.
+
+%% kernel's check_ip: take connections from our own networks only.
+check_ip(Driver, Socket) ->
+    case application:get_env(kernel, check_ip) of
+        {ok, true} -> check_ip(Driver, inet:getif(Socket), inet:peername(Socket));
+        _ -> ok
+    end.
+
+check_ip(Driver, {ok, Interfaces}, {ok, {Peer, _}}) ->
+    case [ok || {Own, _, Mask} <- Interfaces, Driver:mask(Mask, Peer) =:= Driver:mask(Mask, Own)] of
+        [ok | _] -> ok;
+        [] -> error_logger:error_msg("** Connection attempt from disallowed IP ~w ** ~n", [Peer]), ?shutdown(no_node)
+    end;
+check_ip(_, _, _) ->
+    ?shutdown(no_node).
+
+%% the functions of a link that is up
+
+%% @private
+-spec tick(port()) -> ok | {error, term()}.
+tick(Socket) ->
+    case inet_tcp:send(Socket, [], [force]) of
+        {error, closed} = Error -> self() ! {tcp_closed, Socket}, Error;
+        Result -> Result
+    end.
+
+%% @private
+-spec getstat(port()) -> {ok, Read :: integer(), Written :: integer(), Pending :: integer()} | {error, term()}.
+getstat(Socket) ->
+    case inet:getstat(Socket, [recv_cnt, send_cnt, send_pend]) of
+        {ok, Stat} ->
+            Value = fun(Key) -> proplists:get_value(Key, Stat, 0) end,
+            {ok, Value(recv_cnt), Value(send_cnt), Value(send_pend)};
+        Error ->
+            Error
+    end.
+
+%% @private
+-spec setopts(port(), list()) -> ok | {error, term()}.
+setopts(Socket, Options) -> handover_dist:setopts(Socket, Options).
+
+%% @private
+-spec getopts(port(), list()) -> {ok, list()} | {error, term()}.
+getopts(Socket, Options) -> handover_dist:getopts(Socket, Options).

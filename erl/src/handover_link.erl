@@ -1,0 +1,163 @@
+%% @doc One process beside each link, linked to nothing, so that nothing that happens to the link's other processes keeps it
+%% from its two duties: to close the fd when the port has ended (see {@link handover_fd}), and to say why a connection
+%% that this node tried did not come up, even when the process that tried was killed by its timer.
+-module(handover_link).
+
+-export([start/1, dial/2, stage/2, failed/3, up/1, accept/3]).
+-export([init_setup/2, init_accept/3]).
+
+-record(setup, {pid :: pid(),
+                monitor :: reference(),
+                node :: node(),
+                stage = started :: atom(),
+                said = false :: boolean(),        % a failure was reported or there is none
+                port = none :: none | reference(),
+                socket :: port() | undefined,
+                fd :: non_neg_integer() | undefined}).
+
+-define(CONTROLLER_MS, 10000).
+
+%% @doc Starts the keeper of a connection that the calling process sets up to Node.
+-spec start(node()) -> pid().
+start(Node) ->
+    spawn_opt(?MODULE, init_setup, [self(), Node], [{priority, max}]).
+
+%% @doc Asks the carrier for a connection; on success the caller owns the socket.
+-spec dial(pid(), map()) -> {ok, port()} | {error, handover_proto:reason() | carrier_down, Detail :: term()}.
+dial(Link, Request) ->
+    Monitor = monitor(process, Link),
+    Link ! {dial, self(), Request},
+    receive
+        {Link, Answer} -> demonitor(Monitor, [flush]), Answer;
+        {'DOWN', Monitor, process, Link, Reason} -> {error, carrier_down, Reason}
+    end.
+
+%% @doc What the setup is busy with: the reason that is given when its timer ends it there.
+-spec stage(pid(), atom()) -> ok.
+stage(Link, Stage) -> Link ! {stage, Stage}, ok.
+
+%% @doc The setup gives up.
+-spec failed(pid(), atom(), term()) -> ok.
+failed(Link, Reason, Detail) -> Link ! {failed, Reason, Detail}, ok.
+
+%% @doc The link is up.
+-spec up(pid()) -> ok.
+up(Link) -> Link ! up, ok.
+
+%% @doc Brings a connection that was handed over to net_kernel.
+-spec accept(pid(), non_neg_integer(), handover_proto:connection()) -> pid().
+accept(Kernel, Fd, Connection) ->
+    spawn_opt(?MODULE, init_accept, [Kernel, Fd, Connection], [{priority, max}]).
+
+%% the side that connects
+
+%% @private
+-spec init_setup(pid(), node()) -> ok.
+init_setup(Pid, Node) ->
+    setup(#setup{pid = Pid, monitor = monitor(process, Pid), node = Node}).
+
+setup(#setup{pid = Pid, monitor = Monitor, port = PortMonitor} = S) ->
+    receive
+        {dial, Pid, Request} -> setup(do_dial(Request, S));
+        {stage, Stage} -> setup(S#setup{stage = Stage});
+        {failed, Reason, Detail} -> setup(say(Reason, Detail, S));
+        up -> ended(S#setup{said = true});
+        {'DOWN', Monitor, process, Pid, Reason} -> ended(say_death(Reason, S));
+        {'DOWN', PortMonitor, port, _, _} -> setup(close(S))
+    end.
+
+%% What is left to do is to wait for the port, if there is one.
+ended(#setup{port = none}) ->
+    ok;
+ended(#setup{port = PortMonitor} = S) ->
+    receive
+        {'DOWN', PortMonitor, port, _, _} -> _ = close(S), ok
+    end.
+
+do_dial(Request, #setup{pid = Pid} = S) ->
+    case handover_sup:connect(Request) of
+        {ok, Fd, Connection} ->
+            own(Fd, Connection, S);
+        {error, Reason, Detail} ->
+            Pid ! {self(), {error, Reason, Detail}},
+            S
+    end.
+
+own(Fd, #{family := Family}, #setup{pid = Pid} = S) ->
+    Driver = driver(Family),
+    case handover_fd:adopt(Driver, Fd, handover_dist:socket_options(inet_dist_connect_options, [])) of
+        {ok, Socket} ->
+            Monitor = erlang:monitor(port, Socket),
+            _ = Driver:controlling_process(Socket, Pid),
+            Pid ! {self(), {ok, Socket}},
+            S#setup{port = Monitor, socket = Socket, fd = Fd};
+        {error, Reason} ->
+            handover_fd:close(Fd),
+            Pid ! {self(), {error, closed, Reason}},
+            S
+    end.
+
+close(#setup{socket = Socket, fd = Fd} = S) ->
+    handover_fd:await_port_end(Socket, Fd),
+    handover_fd:close(Fd),
+    S#setup{port = none, socket = undefined, fd = undefined}.
+
+say(_Reason, _Detail, #setup{said = true} = S) ->
+    S;
+say(Reason, Detail, #setup{node = Node} = S) ->
+    handover_sup:failed(Node, Reason, Detail),
+    handover_log:event(warning, setup_failed, #{node => Node, reason => Reason, detail => Detail}),
+    S#setup{said = true}.
+
+%% A setup that loses to one from the other side is killed by net_kernel and is no failure.
+say_death(_Reason, #setup{said = true} = S) ->
+    S;
+say_death(Reason, #setup{node = Node} = S) ->
+    case lists:member(Node, nodes(connected)) of
+        true -> S#setup{said = true};
+        false -> say_death(Reason, Node, S)
+    end.
+
+say_death(setup_timer_timeout, _Node, #setup{stage = Stage} = S) ->
+    say(timeout, io_lib:format("while ~ts", [Stage]), S);
+say_death(killed, _Node, S) ->
+    say(handshake, "superseded by a connection from the other node", S);
+say_death(Reason, _Node, #setup{stage = Stage} = S) ->
+    say(handshake, io_lib:format("~ts: ~tp", [Stage, Reason]), S).
+
+%% the side that is connected to
+
+%% @private
+-spec init_accept(pid(), non_neg_integer(), handover_proto:connection()) -> ok.
+init_accept(Kernel, Fd, #{family := Family, peer := Peer}) ->
+    Driver = driver(Family),
+    Options = handover_dist:socket_options(inet_dist_listen_options, [{active, false}, {packet, 2}]),
+    case handover_fd:adopt(Driver, Fd, Options) of
+        {ok, Socket} ->
+            Monitor = erlang:monitor(port, Socket),
+            controller(Kernel, Driver, Socket),
+            receive {'DOWN', Monitor, port, _, _} -> ok end,
+            handover_fd:await_port_end(Socket, Fd);
+        {error, Reason} ->
+            handover_log:event(warning, bad_fd, #{reason => {Reason, Peer}})
+    end,
+    handover_fd:close(Fd).
+
+controller(Kernel, Driver, Socket) ->
+    Monitor = monitor(process, Kernel),
+    Kernel ! {accept, self(), Socket, Driver:family(), handover_dist:protocol()},
+    receive
+        {Kernel, controller, Pid} ->
+            _ = Driver:controlling_process(Socket, Pid),
+            Pid ! {self(), controller};
+        {Kernel, unsupported_protocol} ->
+            Driver:close(Socket);
+        {'DOWN', Monitor, process, Kernel, _} ->
+            Driver:close(Socket)
+    after ?CONTROLLER_MS ->
+            Driver:close(Socket)
+    end,
+    demonitor(Monitor, [flush]).
+
+driver(inet) -> inet_tcp;
+driver(inet6) -> inet6_tcp.

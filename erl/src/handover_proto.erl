@@ -1,0 +1,90 @@
+%% @doc The messages between the BEAM and the carrier, as terms and bytes: parts 3 and 4 of docs/PROTOCOL.md. Pure; the
+%% mirror of the Go package portproto. Both are tested against the examples of that page.
+-module(handover_proto).
+
+-export([version/0, encode/1, decode/1, connection/1, ip_to_binary/1]).
+
+-export_type([command/0, event/0, reason/0, connection/0]).
+
+-define(VERSION, 1).
+
+-type command() ::
+        {hello, pos_integer(), #{os_pid := pos_integer(), socket_dir := binary(), epmd := binary(), log_level := atom()}}
+      | {register, pos_integer(), map()}
+      | {connect, pos_integer(), map()}
+      | {cancel, pos_integer()}
+      | stop.
+
+-type event() ::
+        {hello, pos_integer(), #{fd_path := binary(), program := binary()}}
+      | {refused, atom(), binary()}
+      | {registered, pos_integer(), Creation :: non_neg_integer(), handover | stock}
+      | {error, pos_integer(), reason(), binary()}
+      | {epmd, up, handover | stock}
+      | {epmd, down, binary()}
+      | {log, debug | info | warning | error, binary(), [{atom(), binary() | integer()}]}.
+
+-type reason() :: duplicate_name | epmd_unreachable | epmd_closed | epmd_bad_answer | epmd_not_started | timeout
+                | cancelled | overloaded | bad_request.
+
+-type connection() :: #{kind := asked | handed_over, id := non_neg_integer(), family := inet | inet6,
+                        peer := {inet:ip_address(), inet:port_number()}}.
+
+-spec version() -> pos_integer().
+version() -> ?VERSION.
+
+-spec encode(command()) -> binary().
+encode(Command) ->
+    term_to_binary(Command).
+
+%% @doc One frame from the carrier. A term of no known shape is an error that shows it.
+-spec decode(binary()) -> {ok, event()} | {error, {bad_message, term()}}.
+decode(Frame) ->
+    try binary_to_term(Frame) of
+        Term ->
+            case is_event(Term) of
+                true -> {ok, Term};
+                false -> {error, {bad_message, Term}}
+            end
+    catch
+        error:badarg -> {error, {bad_message, Frame}}
+    end.
+
+%% @doc The header that travels with each fd.
+-spec connection(binary()) -> {ok, connection()} | {error, {bad_connection, binary()}}.
+connection(<<1, Kind, Id:64, 4, Port:16, A, B, C, D>>) when Kind =:= $c; Kind =:= $a ->
+    {ok, #{kind => kind(Kind), id => Id, family => inet, peer => {{A, B, C, D}, Port}}};
+connection(<<1, Kind, Id:64, 6, Port:16, A:16, B:16, C:16, D:16, E:16, F:16, G:16, H:16>>)
+  when Kind =:= $c; Kind =:= $a ->
+    {ok, #{kind => kind(Kind), id => Id, family => inet6, peer => {{A, B, C, D, E, F, G, H}, Port}}};
+connection(Other) ->
+    {error, {bad_connection, Other}}.
+
+-spec ip_to_binary(inet:ip_address()) -> binary().
+ip_to_binary(Ip) ->
+    list_to_binary(inet:ntoa(Ip)).
+
+%% internal
+
+kind($c) -> asked;
+kind($a) -> handed_over.
+
+is_event({hello, Version, #{fd_path := Path, program := Program}}) ->
+    is_integer(Version) andalso is_binary(Path) andalso is_binary(Program);
+is_event({refused, Reason, Detail}) ->
+    is_atom(Reason) andalso is_binary(Detail);
+is_event({registered, Id, Creation, Kind}) ->
+    is_integer(Id) andalso is_integer(Creation) andalso is_kind(Kind);
+is_event({error, Id, Reason, Detail}) ->
+    is_integer(Id) andalso is_atom(Reason) andalso is_binary(Detail);
+is_event({epmd, up, Kind}) ->
+    is_kind(Kind);
+is_event({epmd, down, Detail}) ->
+    is_binary(Detail);
+is_event({log, Level, Text, Fields}) ->
+    lists:member(Level, [debug, info, warning, error]) andalso is_binary(Text) andalso is_list(Fields);
+is_event(_) ->
+    false.
+
+is_kind(Kind) ->
+    Kind =:= handover orelse Kind =:= stock.

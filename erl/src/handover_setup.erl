@@ -1,0 +1,166 @@
+%% @doc The process that sets up a connection to another node, and then is that link's process.
+%%
+%% First through the other host's EPMD. Where that EPMD is a stock one, or the node takes no handovers, the node's own port
+%% is dialled as OTP would (unless `fallback' is off).
+-module(handover_setup).
+
+-export([start/6]).
+-export([init/7, no_handover/2]).
+
+-include_lib("kernel/include/dist_util.hrl").
+
+-record(st, {driver :: module(), kernel :: pid(), node :: node(), type :: normal | hidden, my_node :: node(),
+             timer :: pid(), setup_time :: timeout(), link :: pid(), name :: string(), host :: string(),
+             ip :: inet:ip_address() | undefined, socket :: port() | undefined}).
+
+-define(VERSION, 6).
+
+%% @doc Starts it, linked to net_kernel, which calls this.
+-spec start(module(), node(), normal | hidden, node(), longnames | shortnames, timeout()) -> pid().
+start(Driver, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
+    spawn_opt(?MODULE, init, [Driver, self(), Node, Type, MyNode, LongOrShortNames, SetupTime],
+              dist_util:net_ticker_spawn_options()).
+
+%% @private
+-spec init(module(), pid(), node(), normal | hidden, node(), longnames | shortnames, timeout()) -> no_return().
+init(Driver, Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
+    Link = handover_link:start(Node),
+    {Name, Host} = split(Driver, Node, LongOrShortNames, Link),
+    resolve(#st{driver = Driver, kernel = Kernel, node = Node, type = Type, my_node = MyNode, link = Link, name = Name,
+                host = Host, setup_time = SetupTime, timer = dist_util:start_timer(SetupTime)}).
+
+resolve(#st{driver = Driver, name = Name, host = Host} = S) ->
+    stage(resolving, S),
+    case handover_dist:epmd_call(address_please, [Name, Host, Driver:family()]) of
+        {ok, Ip, Port, Version} -> dial_direct(Ip, Port, Version, S#st{ip = Ip});
+        {ok, Ip} -> choose(init:get_argument(erl_epmd_port), S#st{ip = Ip});
+        {error, Reason} -> fail(unknown_host, Reason, S)
+    end.
+
+%% -erl_epmd_port says that all nodes listen on that port and that no EPMD is to be asked.
+choose({ok, _}, S) -> direct(none, S);
+choose(error, S) -> handover(S).
+
+%% through EPMD
+
+handover(#st{link = Link, timer = Timer} = S) ->
+    stage(dialling_epmd, S),
+    dist_util:reset_timer(Timer),
+    case handover_link:dial(Link, request(S)) of
+        {ok, Socket} -> handshake(handover, ?VERSION, S#st{socket = Socket});
+        {error, Reason, Detail} when Reason =:= carrier_down -> direct_or_fail(Reason, Detail, S);
+        {error, Reason, Detail} -> fail(Reason, Detail, S)
+    end.
+
+request(#st{name = Name, ip = Ip, setup_time = SetupTime}) ->
+    #{name => unicode:characters_to_binary(Name),
+      address => handover_proto:ip_to_binary(Ip),
+      epmd_port => handover_config:epmd_port(),
+      bind => bind(),
+      timeout => SetupTime}.
+
+%% The local address that connections are to come from.
+bind() ->
+    Options = application:get_env(kernel, inet_dist_connect_options, []),
+    case [Ip || {Key, Ip} <- Options, Key =:= ip orelse Key =:= ifaddr, is_tuple(Ip)] of
+        [Ip | _] -> handover_proto:ip_to_binary(Ip);
+        [] -> <<>>
+    end.
+
+handshake(Via, Version, #st{link = Link} = S) ->
+    stage(handshake, S),
+    handover_handshake:start(
+      #{kernel => S#st.kernel, node => S#st.node, my_node => S#st.my_node, socket => S#st.socket,
+        driver => S#st.driver, timer => S#st.timer, type => S#st.type, version => Version, host => S#st.host, via => Via,
+        f_up => fun() -> handover_link:up(Link) end,
+        f_answer => fun(Answer) -> leave_handshake(Answer, S) end}).
+
+%% Called deep inside dist_util's handshake, which would go on to end this process. The way out of there that leaves no
+%% stack behind, and so nothing of this module's code in a link that may live for years, is to hibernate and wake at once.
+leave_handshake(Answer, S) ->
+    self() ! wake,
+    erlang:hibernate(?MODULE, no_handover, [Answer, S]).
+
+%% @private
+-spec no_handover(term(), #st{}) -> no_return().
+no_handover(Answer, #st{driver = Driver, socket = Socket} = S) ->
+    receive wake -> ok end,
+    _ = Driver:close(Socket),
+    case reason(Answer) of
+        Reason when Reason =:= stock_epmd; Reason =:= no_handover -> direct_or_fail(Reason, "", S);
+        {Reason, Detail} -> fail(Reason, Detail, S);
+        Reason -> fail(Reason, "", S)
+    end.
+
+%% PROTOCOL.md, HANDOVER_RESP.
+reason(closed) -> stock_epmd;
+reason({result, 1}) -> no_such_node;
+reason({result, 2}) -> no_handover;
+reason({result, 3}) -> no_answer;
+reason({result, 4}) -> refused;
+reason({result, 5}) -> overloaded;
+reason({result, Other}) -> {bad_answer, io_lib:format("result ~b", [Other])};
+reason({bad_answer, Bytes}) -> {bad_answer, io_lib:format("~p", [Bytes])};
+reason({error, Reason}) -> {closed, Reason}.
+
+%% as OTP does it
+
+direct_or_fail(Reason, Detail, S) ->
+    case handover_config:get(fallback) of
+        true -> direct(Reason, S);
+        false -> fail(Reason, Detail, S)
+    end.
+
+direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S) ->
+    stage(asking_port, S),
+    dist_util:reset_timer(Timer),
+    case handover_dist:epmd_call(port_please, [Name, Ip]) of
+        {port, Port, Version} ->
+            Reason =:= none orelse handover_log:event(info, fell_back, #{node => Node, reason => Reason}),
+            dial_direct(Ip, Port, Version, S);
+        noport ->
+            fail(no_such_node, "", S);
+        Other ->
+            fail(direct_failed, Other, S)
+    end.
+
+dial_direct(Ip, Port, Version, #st{driver = Driver, timer = Timer} = S) ->
+    stage(dialling_node, S),
+    dist_util:reset_timer(Timer),
+    Options = application:get_env(kernel, inet_dist_connect_options, []) ++ [{active, false}, {packet, 2}],
+    case Driver:connect(Ip, Port, Options) of
+        {ok, Socket} -> handshake(direct, Version, S#st{socket = Socket});
+        {error, Reason} -> fail(direct_failed, io_lib:format("~ts:~b ~tp", [inet:ntoa(Ip), Port, Reason]), S)
+    end.
+
+%% names
+
+split(Driver, Node, LongOrShortNames, Link) ->
+    case dist_util:split_node(Node) of
+        {node, Name, Host} -> check(is_host(Driver, Host, LongOrShortNames), Name, Host, LongOrShortNames, Link);
+        _ -> bad_name("no name@host", Link)
+    end.
+
+check(true, Name, Host, _, _) -> {Name, Host};
+check(false, _, Host, longnames, Link) -> bad_name([Host, " is not fully qualified, and this node runs with -name"], Link);
+check(false, _, Host, shortnames, Link) -> bad_name([Host, " is fully qualified, and this node runs with -sname"], Link).
+
+is_host(Driver, Host, longnames) ->
+    lists:member($., Host) orelse element(1, Driver:parse_address(Host)) =:= ok;
+is_host(_Driver, Host, shortnames) ->
+    not lists:member($., Host).
+
+-spec bad_name(iodata(), pid()) -> no_return().
+bad_name(Detail, Link) ->
+    handover_link:failed(Link, bad_name, Detail),
+    ?shutdown(bad_name).
+
+%% internal
+
+stage(Stage, #st{link = Link}) ->
+    handover_link:stage(Link, Stage).
+
+-spec fail(atom(), term(), #st{}) -> no_return().
+fail(Reason, Detail, #st{link = Link, node = Node}) ->
+    handover_link:failed(Link, Reason, Detail),
+    ?shutdown(Node).

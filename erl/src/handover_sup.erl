@@ -1,0 +1,203 @@
+%% @doc The guard: the child that net_sup starts before the distribution. It keeps one handover_port running, and what must
+%% outlive a restart of it: the registration, net_kernel's pid, connections handed over before net_kernel took any, and why
+%% recent connections failed.
+%%
+%% net_sup is one_for_all with intensity 0, so a permanent child that crashed would take the node down. This one traps
+%% exits, does nothing that can fail, and is a temporary child.
+-module(handover_sup).
+
+-behaviour(gen_server).
+
+-export([start_link/0, register/1, accept/1, connect/1, failed/3, last_failure/2, info/0]).
+-export([ready/2, handed_over/2, registration_changed/1]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+
+-define(BACKOFF_FIRST_MS, 50).
+-define(BACKOFF_LAST_MS, 5000).
+-define(STABLE_MS, 10000).          % a worker that lived so long starts the backoff anew
+-define(REGISTER_MS, 15000).
+-define(MAX_EARLY, 64).             % connections kept until net_kernel takes them; more are closed
+-define(MAX_FAILURES, 128).         % nodes whose last failure is remembered
+-define(FAILURE_WAIT_MS, 500).
+
+-record(st, {worker = none :: none | pid(),          % a handover_port that said hello
+             starting = none :: none | pid(),
+             started = 0 :: integer(),
+             backoff = ?BACKOFF_FIRST_MS :: pos_integer(),
+             restarts = 0 :: non_neg_integer(),
+             waiting = [] :: [gen_server:from()],     % callers who want a worker
+             registration = none :: none | map(),
+             epmd = down :: handover | stock | down,
+             kernel = none :: none | pid(),
+             early = [] :: [{non_neg_integer(), handover_proto:connection()}],
+             failures = #{} :: #{node() => {integer(), {atom(), term()}}},
+             curious = [] :: [{node(), integer(), gen_server:from()}]}).
+
+-spec start_link() -> {ok, pid()}.
+start_link() ->
+    gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
+
+%% @doc Registers the node with the local EPMD, and again whenever that becomes necessary.
+-spec register(map()) -> {ok, Creation :: integer()} | {error, duplicate_name | {atom(), term()}}.
+register(Registration) ->
+    case with_worker(fun(Worker) -> handover_port:register(Worker, Registration) end) of
+        {ok, Creation, Kind} ->
+            gen_server:cast(?MODULE, {keep, Registration, Kind}),
+            {ok, Creation};
+        {error, duplicate_name, _} -> {error, duplicate_name};
+        {error, Reason, Detail} -> {error, {Reason, Detail}}
+    end.
+
+%% @doc From now on connections that are handed over go to Kernel.
+-spec accept(pid()) -> ok.
+accept(Kernel) ->
+    gen_server:call(?MODULE, {accept, Kernel}, infinity).
+
+%% @doc A connection to a remote EPMD with HANDOVER_REQ sent.
+-spec connect(map()) -> {ok, non_neg_integer(), handover_proto:connection()} | {error, atom(), term()}.
+connect(Request) ->
+    with_worker(fun(Worker) -> handover_port:connect(Worker, Request) end).
+
+%% @doc Remembers why a connection failed.
+-spec failed(node(), atom(), term()) -> ok.
+failed(Node, Reason, Detail) ->
+    gen_server:cast(?MODULE, {failed, Node, erlang:monotonic_time(), {Reason, Detail}}).
+
+%% @doc Why the last connection to Node failed, at Since or later. Waits a moment for who is about to tell.
+-spec last_failure(node(), integer()) -> {atom(), iodata()}.
+last_failure(Node, Since) ->
+    gen_server:call(?MODULE, {last_failure, Node, Since}, infinity).
+
+-spec info() -> map().
+info() ->
+    gen_server:call(?MODULE, info).
+
+%% from handover_port
+
+%% @private
+-spec ready(pid(), pid()) -> ok.
+ready(Guard, Worker) -> gen_server:cast(Guard, {ready, Worker}).
+
+%% @private
+-spec handed_over(non_neg_integer(), handover_proto:connection()) -> ok.
+handed_over(Fd, Connection) -> gen_server:cast(?MODULE, {handed_over, Fd, Connection}).
+
+%% @private
+-spec registration_changed(handover | stock | down) -> ok.
+registration_changed(Epmd) -> gen_server:cast(?MODULE, {epmd, Epmd}).
+
+%% callbacks
+
+%% @private
+init([]) ->
+    process_flag(trap_exit, true),
+    {ok, start_worker(#st{})}.
+
+%% @private
+handle_call(worker, From, #st{worker = none, waiting = Waiting} = S) ->
+    {noreply, S#st{waiting = [From | Waiting]}};
+handle_call(worker, _From, #st{worker = Worker} = S) ->
+    {reply, {ok, Worker}, S};
+handle_call({accept, Kernel}, _From, #st{early = Early} = S) ->
+    lists:foreach(fun({Fd, Connection}) -> handover_link:accept(Kernel, Fd, Connection) end, lists:reverse(Early)),
+    {reply, ok, S#st{kernel = Kernel, early = []}};
+handle_call({last_failure, Node, Since}, From, S) ->
+    last_failure(maps:get(Node, S#st.failures, none), Node, Since, From, S);
+handle_call(info, _From, S) ->
+    {reply, info(S), S}.
+
+%% @private
+handle_cast({ready, Worker}, #st{starting = Worker, waiting = Waiting} = S) ->
+    lists:foreach(fun(From) -> gen_server:reply(From, {ok, Worker}) end, Waiting),
+    {noreply, S#st{worker = Worker, starting = none, waiting = []}};
+handle_cast({keep, Registration, Kind}, S) ->
+    {noreply, S#st{registration = Registration, epmd = Kind}};
+handle_cast({epmd, Epmd}, S) ->
+    {noreply, S#st{epmd = Epmd}};
+handle_cast({handed_over, Fd, Connection}, S) ->
+    {noreply, take(Fd, Connection, S)};
+handle_cast({failed, Node, Time, Failure}, S) ->
+    {noreply, remember(Node, Time, Failure, S)};
+handle_cast(_, S) ->
+    {noreply, S}.
+
+%% @private
+handle_info({'EXIT', Pid, Reason}, #st{worker = Worker, starting = Starting} = S)
+  when Pid =:= Worker; Pid =:= Starting ->
+    {noreply, restart_later(Reason, S)};
+handle_info(start_worker, S) ->
+    {noreply, start_worker(S)};
+handle_info({waited, From}, #st{curious = Curious} = S) ->
+    {noreply, S#st{curious = answer_curious(fun({_, _, F}) -> F =:= From end, {timeout, ""}, Curious)}};
+handle_info(_, S) ->
+    {noreply, S}.
+
+%% @private
+terminate(_Reason, #st{worker = Worker, starting = Starting}) ->
+    lists:foreach(fun handover_port:stop/1, [Pid || Pid <- [Worker, Starting], is_pid(Pid)]).
+
+%% internal: the worker
+
+with_worker(Fun) ->
+    try gen_server:call(?MODULE, worker, ?REGISTER_MS) of
+        {ok, Worker} -> Fun(Worker);
+        {error, carrier_down, _} = Error -> Error
+    catch
+        exit:{Reason, _} -> {error, carrier_down, Reason}
+    end.
+
+start_worker(#st{registration = Registration} = S) ->
+    {ok, Worker} = handover_port:start_link(self(), Registration),
+    S#st{starting = Worker, started = now_ms()}.
+
+%% Who waits for a program that does not even start is told why; who asks later waits for the next try.
+restart_later(Reason, #st{started = Started, backoff = Backoff, restarts = Restarts, waiting = Waiting} = S) ->
+    lists:foreach(fun(From) -> gen_server:reply(From, {error, carrier_down, Reason}) end, Waiting),
+    Ms = case now_ms() - Started > ?STABLE_MS of
+             true -> ?BACKOFF_FIRST_MS;
+             false -> Backoff
+         end,
+    handover_log:event(warning, carrier_ended, #{reason => Reason, restart_ms => Ms}),
+    erlang:send_after(Ms, self(), start_worker),
+    S#st{worker = none, starting = none, waiting = [], epmd = down, restarts = Restarts + 1,
+         backoff = min(Ms * 2, ?BACKOFF_LAST_MS)}.
+
+now_ms() ->
+    erlang:monotonic_time(millisecond).
+
+%% internal: connections
+
+take(Fd, Connection, #st{kernel = Kernel} = S) when is_pid(Kernel) ->
+    handover_link:accept(Kernel, Fd, Connection),
+    S;
+take(Fd, Connection, #st{early = Early} = S) when length(Early) < ?MAX_EARLY ->
+    S#st{early = [{Fd, Connection} | Early]};
+take(Fd, _Connection, S) ->
+    handover_fd:close(Fd),
+    S.
+
+%% internal: failures
+
+last_failure({Time, Failure}, _Node, Since, _From, S) when Time >= Since ->
+    {reply, Failure, S};
+last_failure(_, Node, Since, From, #st{curious = Curious} = S) ->
+    erlang:send_after(?FAILURE_WAIT_MS, self(), {waited, From}),
+    {noreply, S#st{curious = [{Node, Since, From} | Curious]}}.
+
+remember(Node, Time, Failure, #st{failures = Failures, curious = Curious} = S) ->
+    Kept = case maps:size(Failures) < ?MAX_FAILURES of
+               true -> Failures;
+               false -> #{}
+           end,
+    Answered = answer_curious(fun({N, Since, _}) -> N =:= Node andalso Time >= Since end, Failure, Curious),
+    S#st{failures = Kept#{Node => {Time, Failure}}, curious = Answered}.
+
+answer_curious(Which, Answer, Curious) ->
+    {Now, Later} = lists:partition(Which, Curious),
+    lists:foreach(fun({_, _, From}) -> gen_server:reply(From, Answer) end, Now),
+    Later.
+
+info(#st{worker = none, restarts = Restarts, epmd = Epmd}) ->
+    #{carrier => down, epmd => Epmd, restarts => Restarts};
+info(#st{worker = Worker, restarts = Restarts, epmd = Epmd}) ->
+    #{carrier => up, epmd => Epmd, restarts => Restarts, os_pid => handover_port:os_pid(Worker)}.
