@@ -14,6 +14,8 @@
              ip :: inet:ip_address() | undefined, socket :: port() | undefined}).
 
 -define(VERSION, 6).
+%% The carrier gives up so much before the setup timer does, so that its reason is heard.
+-define(DIAL_MARGIN_MS, 250).
 
 %% @doc Starts it, linked to net_kernel, which calls this.
 -spec start(module(), node(), normal | hidden, node(), longnames | shortnames, timeout()) -> pid().
@@ -57,7 +59,7 @@ request(#st{name = Name, ip = Ip, setup_time = SetupTime}) ->
       address => handover_proto:ip_to_binary(Ip),
       epmd_port => handover_config:epmd_port(),
       bind => bind(),
-      timeout => SetupTime}.
+      timeout => max(SetupTime - ?DIAL_MARGIN_MS, SetupTime div 2)}.
 
 %% The local address that connections are to come from.
 bind() ->
