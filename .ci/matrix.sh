@@ -57,6 +57,8 @@ inside() {
         mount -t tmpfs tmpfs "$root/tmp"
         mount -t tmpfs tmpfs "$root/run"
         mkdir -p "$root/tmp/handover"
+        # debootstrap makes none, and ip netns exec puts others over it
+        [ -e "$root/etc/hosts" ] || printf "127.0.0.1 localhost %s\n::1 localhost\n" "$(uname -n)" >"$root/etc/hosts"
         mount --bind "$copy" "$root/tmp/handover"
         chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
     ' sh "$root" "$work/copy" "$@"

@@ -36,6 +36,7 @@ die() {
 check() {
     [ "$(uname -s)" = Linux ] || die "needs Linux's network namespaces"
     [ "$(id -u)" -eq 0 ] || die "needs root to make network namespaces"
+    [ -e /etc/hosts ] || die "/etc/hosts is missing: the hosts' own is put over it"
     command -v ip >/dev/null || die "ip is missing: install iproute2"
     command -v nft >/dev/null || die "nft is missing: install nftables"
     unshare --net nft list ruleset >/dev/null 2>&1 || die "this machine lets nobody make network namespaces with nftables"
