@@ -1,0 +1,62 @@
+// Command handover is the program beside the Erlang application: `handover port`
+// is the carrier that a node starts as its port program.
+//
+// Under `port`, stdout is protocol (docs/PROTOCOL.md, part 3) and nothing else,
+// and stderr a log. Exit status 0 is a good end, 1 a bad one, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+)
+
+// fallbackVersion is told where the build does not know better.
+const fallbackVersion = "0.1.0"
+
+const usage = `usage: handover port      the carrier: started by the BEAM, speaks on stdin and stdout
+       handover version   name and version
+`
+
+// commands take the arguments behind their name and return the exit status.
+var commands = map[string]func(ctx context.Context, args []string) int{
+	"port":    port,
+	"version": version,
+}
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stderr io.Writer) int {
+	if len(args) > 0 {
+		if command := commands[args[0]]; command != nil {
+			return command(ctx, args[1:])
+		}
+	}
+	return misused(stderr)
+}
+
+func misused(stderr io.Writer) int {
+	fmt.Fprint(stderr, usage)
+	return 2
+}
+
+func version(_ context.Context, args []string) int {
+	if len(args) > 0 {
+		return misused(os.Stderr)
+	}
+	fmt.Println(program())
+	return 0
+}
+
+// program is name and version.
+func program() string {
+	v := fallbackVersion
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		v = info.Main.Version
+	}
+	return "handover " + v
+}

@@ -1,0 +1,279 @@
+package carrier
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/fdpass"
+	"handover/go/internal/peercred"
+	"handover/go/internal/portproto"
+)
+
+// channels are what EPMD has connected, and what it was invited to.
+type channels struct {
+	mu      sync.Mutex
+	offered int
+	open    []*net.UnixConn // oldest first
+	lastID  atomic.Uint64   // of the accepted connections
+}
+
+// offer makes a place for EPMD to connect to and returns its path, "" where
+// there is none to give.
+func (c *carrier) offer(h *heartbeat) string {
+	l, err := c.openOffer()
+	if err != nil {
+		c.log.Error().Err(err).Msg("no place to offer to EPMD")
+		return ""
+	}
+	c.wg.Go(func() {
+		defer c.closeOffer(l)
+		conn, err := c.acceptEPMD(l, h)
+		if err != nil {
+			if c.ctx.Err() == nil {
+				c.log.Warn().Err(err).Msg("EPMD did not come for a channel")
+			}
+			return
+		}
+		c.wg.Go(func() { c.serveChannel(conn, h.highest) })
+	})
+	return l.Addr().String()
+}
+
+func (c *carrier) openOffer() (*net.UnixListener, error) {
+	c.channels.mu.Lock()
+	defer c.channels.mu.Unlock()
+	if c.channels.offered >= c.o.MaxChannels {
+		return nil, errNoRoom
+	}
+	l, err := c.dir.listen()
+	if err == nil {
+		c.channels.offered++
+	}
+	return l, err
+}
+
+// closeOffer also removes the socket file.
+func (c *carrier) closeOffer(l *net.UnixListener) {
+	_ = l.Close()
+	c.channels.mu.Lock()
+	defer c.channels.mu.Unlock()
+	c.channels.offered--
+}
+
+// acceptPause is between two tries when there are too many open files.
+const acceptPause = 50 * time.Millisecond
+
+// acceptEPMD waits for EPMD; whoever else comes is sent away.
+func (c *carrier) acceptEPMD(l *net.UnixListener, h *heartbeat) (*net.UnixConn, error) {
+	defer context.AfterFunc(c.ctx, func() { _ = l.Close() })()
+	if err := l.SetDeadline(time.Now().Add(c.o.AcceptTimeout)); err != nil {
+		return nil, fmt.Errorf("carrier: %w", err)
+	}
+	for {
+		conn, err := l.AcceptUnix()
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			c.log.Warn().Err(err).Msg("accepting EPMD's channel")
+			time.Sleep(acceptPause)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("carrier: %w", err)
+		}
+		if err = vetEPMD(conn, h); err == nil {
+			return conn, nil
+		}
+		c.log.Warn().Err(err).Msg("refusing who connects in EPMD's place")
+		_ = conn.Close()
+	}
+}
+
+// vetEPMD: the channel must come from root, or from the user that has EPMD's end
+// of the heartbeat.
+func vetEPMD(conn *net.UnixConn, h *heartbeat) error {
+	cred, err := peercred.Unix(conn)
+	if err != nil || cred.UID == 0 {
+		return err
+	}
+	epmd, own := h.ends()
+	uid, err := peercred.TCPOwner(epmd, own)
+	if err != nil {
+		return fmt.Errorf("carrier: which user EPMD is: %w", err)
+	}
+	if cred.UID != uid {
+		return fmt.Errorf("carrier: process %d of uid %d connected; EPMD is uid %d", cred.PID, cred.UID, uid)
+	}
+	return nil
+}
+
+// enter adds a channel and closes the oldest one if there are too many.
+func (cs *channels) enter(conn *net.UnixConn, most int) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if len(cs.open) >= most {
+		_ = cs.open[0].Close()
+		cs.open = cs.open[1:]
+	}
+	cs.open = append(cs.open, conn)
+}
+
+func (cs *channels) leave(conn *net.UnixConn) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for i, other := range cs.open {
+		if other == conn {
+			cs.open = append(cs.open[:i:i], cs.open[i+1:]...)
+		}
+	}
+	_ = conn.Close()
+}
+
+// serveChannel takes connections until EPMD closes the channel.
+func (c *carrier) serveChannel(conn *net.UnixConn, highest uint16) {
+	c.channels.enter(conn, c.o.MaxChannels)
+	defer c.channels.leave(conn)
+	defer context.AfterFunc(c.ctx, func() { _ = conn.Close() })()
+	for {
+		err := c.takeOne(conn, highest)
+		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			c.log.Warn().Err(err).Msg("closing EPMD's channel")
+			return
+		}
+	}
+}
+
+// takeOne receives one message and answers it. The error ends the channel.
+func (c *carrier) takeOne(conn *net.UnixConn, highest uint16) error {
+	var buf [epmdproto.MaxPass + 1]byte
+	n, fd, err := fdpass.Receive(conn, buf[:])
+	if err != nil && !isMessageError(err) {
+		return err
+	}
+	if err == nil {
+		err = c.take(buf[:n], fd, highest)
+		_ = unix.Close(fd)
+	}
+	id, known := passID(buf[:n])
+	if err != nil {
+		c.log.Warn().Err(err).Uint64("id", id).Msg("refusing what EPMD passed")
+	}
+	if !known {
+		return fmt.Errorf("carrier: a message that can't be answered: %w", err)
+	}
+	return c.ack(conn, epmdproto.Ack{ID: id, Result: resultOf(err)})
+}
+
+func isMessageError(err error) bool {
+	return errors.Is(err, fdpass.ErrNoFD) || errors.Is(err, fdpass.ErrManyFDs) ||
+		errors.Is(err, fdpass.ErrTruncated) || errors.Is(err, fdpass.ErrEmpty)
+}
+
+// passID reads the ID of a message that may be bad otherwise.
+func passID(b []byte) (id uint64, known bool) {
+	if len(b) < 10 || b[0] != 1 || b[1] != 'P' {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(b[2:]), true
+}
+
+func resultOf(err error) epmdproto.Result {
+	switch {
+	case err == nil:
+		return epmdproto.OK
+	case errors.Is(err, errBusy):
+		return epmdproto.Overloaded
+	}
+	return epmdproto.Refused
+}
+
+func (c *carrier) ack(conn *net.UnixConn, a epmdproto.Ack) error {
+	var buf [epmdproto.AckSize]byte
+	if err := conn.SetWriteDeadline(time.Now().Add(c.o.SendTimeout)); err != nil {
+		return fmt.Errorf("carrier: ACK: %w", err)
+	}
+	if _, err := conn.Write(epmdproto.AppendAck(buf[:0], a)); err != nil {
+		return fmt.Errorf("carrier: ACK: %w", err)
+	}
+	return nil
+}
+
+// take brings a passed connection to the BEAM, or tells the initiator why not.
+// The caller closes fd in any case.
+func (c *carrier) take(msg []byte, fd int, highest uint16) error {
+	peer, err := vetPassed(msg, fd)
+	var vet *fdpass.VetError
+	if errors.As(err, &vet) && !vet.TCP {
+		return err
+	}
+	announced := false
+	if err == nil {
+		m := portproto.Connection{Kind: portproto.Accepted, ID: c.channels.lastID.Add(1), Peer: peer}
+		err = c.fds.deliver(m, fd, func() error {
+			announced = true
+			return writeNow(fd, epmdproto.AppendHandoverOK(nil, highest))
+		})
+	}
+	if err != nil && !announced {
+		turnAway(fd, resultOf(err))
+	}
+	return err
+}
+
+// vetPassed: fd must be the TCP connection that the message speaks of.
+func vetPassed(msg []byte, fd int) (netip.AddrPort, error) {
+	peer, err := fdpass.VetTCP(fd)
+	if err != nil {
+		return peer, err
+	}
+	p, err := epmdproto.ParsePass(msg)
+	if err != nil {
+		return peer, err
+	}
+	if bare := netip.AddrPortFrom(peer.Addr().WithZone(""), peer.Port()); bare != p.Peer {
+		return peer, fmt.Errorf("carrier: a connection to %v where the message says %v", bare, p.Peer)
+	}
+	return peer, nil
+}
+
+// writeNow writes without waiting: a connection that has sent nothing yet has
+// room. It must not block, whatever the fd's mode is, nor change that mode.
+func writeNow(fd int, b []byte) error {
+	if err := unix.Sendto(fd, b, unix.MSG_DONTWAIT, nil); err != nil {
+		return fmt.Errorf("carrier: HANDOVER_RESP: %w", os.NewSyscallError("send", err))
+	}
+	return nil
+}
+
+// drainLimit bounds what turnAway throws away, in bytes.
+const drainLimit = 64 << 10
+
+// turnAway tells the initiator that there is no handover. What it has sent
+// meanwhile is read away: else the close makes a reset that overtakes the answer.
+func turnAway(fd int, r epmdproto.Result) {
+	if writeNow(fd, epmdproto.AppendHandoverResult(nil, r)) != nil {
+		return
+	}
+	_ = unix.Shutdown(fd, unix.SHUT_WR)
+	var buf [4096]byte
+	for range drainLimit / len(buf) {
+		n, _, err := unix.Recvfrom(fd, buf[:], unix.MSG_DONTWAIT)
+		if n <= 0 || err != nil {
+			return
+		}
+	}
+}

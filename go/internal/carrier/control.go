@@ -1,0 +1,126 @@
+package carrier
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"handover/go/internal/portproto"
+)
+
+const (
+	// maxEvents may wait for the BEAM to read; then requests wait, and log events
+	// are dropped.
+	maxEvents = 256
+	// flushTimeout is what the last events get on the way out.
+	flushTimeout = 100 * time.Millisecond
+	stdinBuffer  = 4096
+)
+
+// readFrames reads stdin until it ends, which ends the carrier at once.
+func readFrames(ctx context.Context, stdin io.Reader, end context.CancelCauseFunc) <-chan []byte {
+	// No buffer: a stop that comes right before the end of stdin is done first.
+	commands := make(chan []byte)
+	go func() {
+		r := bufio.NewReaderSize(stdin, stdinBuffer)
+		for {
+			b, err := portproto.ReadFrame(r)
+			if errors.Is(err, io.EOF) {
+				err = errEOF
+			}
+			if err != nil {
+				end(fmt.Errorf("carrier: stdin: %w", err))
+				return
+			}
+			select {
+			case commands <- b:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return commands
+}
+
+// writer owns stdout.
+type writer struct {
+	events chan portproto.Event
+	ctx    context.Context
+	last   chan struct{} // closed: what is in events is all there will be
+	done   chan struct{} // closed: nothing is written any more
+}
+
+func newWriter(ctx context.Context, stdout io.Writer, end context.CancelCauseFunc) *writer {
+	w := &writer{
+		events: make(chan portproto.Event, maxEvents), ctx: ctx,
+		last: make(chan struct{}), done: make(chan struct{}),
+	}
+	go w.run(stdout, end)
+	return w
+}
+
+func (w *writer) run(stdout io.Writer, end context.CancelCauseFunc) {
+	defer close(w.done)
+	var buf []byte
+	for {
+		e, ok := w.next()
+		if !ok {
+			return
+		}
+		b, err := portproto.AppendFrame(buf[:0], e)
+		if err == nil {
+			_, err = stdout.Write(b)
+		}
+		if err != nil {
+			end(fmt.Errorf("carrier: stdout: %w", err))
+			return
+		}
+		buf = b
+	}
+}
+
+func (w *writer) next() (portproto.Event, bool) {
+	select {
+	case e := <-w.events:
+		return e, true
+	case <-w.last:
+	}
+	select {
+	case e := <-w.events:
+		return e, true
+	default:
+		return nil, false
+	}
+}
+
+// send waits for room as long as the carrier runs.
+func (w *writer) send(e portproto.Event) {
+	if w.trySend(e) {
+		return
+	}
+	select {
+	case w.events <- e:
+	case <-w.ctx.Done():
+	}
+}
+
+func (w *writer) trySend(e portproto.Event) bool {
+	select {
+	case w.events <- e:
+		return true
+	default:
+		return false
+	}
+}
+
+// close writes what was sent, unless the BEAM does not read it in time.
+func (w *writer) close() {
+	close(w.last)
+	select {
+	case <-w.done:
+	case <-time.After(flushTimeout):
+	}
+}

@@ -1,0 +1,220 @@
+package carrier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/fdpass"
+	"handover/go/internal/peercred"
+	"handover/go/internal/portproto"
+)
+
+// fdSendBuffer bounds how many fds the BEAM may leave unread: the kernel charges
+// each message some 800 bytes, and no more are sent while a quarter is used.
+const fdSendBuffer = 128 << 10
+
+// errBusy: the BEAM does not read the fd socket.
+var errBusy = errors.New("carrier: the BEAM does not take connections from the fd socket")
+
+// fdSocket is where the BEAM gets its connections.
+type fdSocket struct {
+	path    string
+	timeout time.Duration
+	ready   chan struct{} // closed: conn is there
+	conn    *net.UnixConn
+	raw     syscall.RawConn
+	turn    chan struct{} // holds one token; who has it may send
+	stalled bool          // owned by turn: the last one waited in vain
+}
+
+// listenFD opens the fd socket for hello.OSPid, once.
+func (c *carrier) listenFD() (*fdSocket, error) {
+	l, err := c.dir.listenPrivate()
+	if err != nil {
+		return nil, err
+	}
+	s := &fdSocket{
+		path: l.Addr().String(), timeout: c.o.SendTimeout,
+		ready: make(chan struct{}), turn: make(chan struct{}, 1),
+	}
+	s.turn <- struct{}{}
+	c.wg.Go(func() {
+		err := c.acceptFD(s, l)
+		if err == nil {
+			err = c.watchFD(s)
+		}
+		c.end(err)
+	})
+	return s, nil
+}
+
+// acceptFD waits for the BEAM, and for nobody else.
+func (c *carrier) acceptFD(s *fdSocket, l *privateListener) error {
+	defer l.close()
+	defer context.AfterFunc(c.ctx, func() { l.close() })()
+	if err := l.SetDeadline(time.Now().Add(c.o.HelloTimeout)); err != nil {
+		return fmt.Errorf("carrier: fd socket: %w", err)
+	}
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return fmt.Errorf("carrier: the BEAM did not connect the fd socket: %w", err)
+		}
+		if err := c.isBEAM(conn); err != nil {
+			c.log.Warn().Err(err).Msg("refusing who connects to the fd socket")
+			_ = conn.Close()
+			continue
+		}
+		return s.adopt(conn)
+	}
+}
+
+func (c *carrier) isBEAM(conn *net.UnixConn) error {
+	cred, err := peercred.Unix(conn)
+	if err != nil {
+		return err
+	}
+	if cred.PID != c.hello.OSPid || cred.UID != uint32(os.Getuid()) {
+		return fmt.Errorf("carrier: process %d of uid %d connected instead of %d, the BEAM", cred.PID, cred.UID, c.hello.OSPid)
+	}
+	return nil
+}
+
+func (s *fdSocket) adopt(conn *net.UnixConn) (err error) {
+	s.conn = conn
+	if err = conn.SetWriteBuffer(fdSendBuffer / 2); err == nil { // the kernel doubles it
+		s.raw, err = conn.SyscallConn()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return fmt.Errorf("carrier: fd socket: %w", err)
+	}
+	close(s.ready)
+	return nil
+}
+
+// watchFD returns when the BEAM closes its end, which it does when it is done
+// with this carrier.
+func (c *carrier) watchFD(s *fdSocket) error {
+	defer context.AfterFunc(c.ctx, func() { _ = s.conn.Close() })()
+	_, err := s.conn.Read(make([]byte, 1))
+	if err == nil {
+		err = errors.New("unexpected bytes")
+	}
+	return fmt.Errorf("carrier: the BEAM left the fd socket: %w", err)
+}
+
+func (s *fdSocket) close() {
+	if s.conn != nil {
+		_ = s.conn.Close()
+	}
+}
+
+// deliver sends one connection to the BEAM; the caller keeps its fd. When there
+// is room for it, and before it is sent, announce is called (nil: nothing); its
+// error is deliver's. The error is errBusy when there is no room in time, at
+// once where there was none for the one before.
+func (s *fdSocket) deliver(m portproto.Connection, fd int, announce func() error) error {
+	deadline := time.Now().Add(s.timeout)
+	if err := s.myTurn(deadline); err != nil {
+		return err
+	}
+	defer func() { s.turn <- struct{}{} }()
+	if err := s.room(deadline); err != nil {
+		return err
+	}
+	if announce != nil {
+		if err := announce(); err != nil {
+			return err
+		}
+	}
+	var buf [portproto.MaxConnection]byte
+	return s.send(portproto.AppendConnection(buf[:0], m), fd, deadline)
+}
+
+func (s *fdSocket) myTurn(deadline time.Time) error {
+	select {
+	case <-s.ready:
+	default:
+		if !before(deadline, s.ready) {
+			return errBusy
+		}
+	}
+	select {
+	case <-s.turn:
+	default:
+		if !before(deadline, s.turn) {
+			return errBusy
+		}
+	}
+	return nil
+}
+
+// before says whether c gave something before the deadline.
+func before(deadline time.Time, c <-chan struct{}) bool {
+	t := time.NewTimer(time.Until(deadline))
+	defer t.Stop()
+	select {
+	case <-c:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// room waits until the socket takes a message.
+func (s *fdSocket) room(deadline time.Time) error {
+	if s.stalled {
+		var now bool
+		if err := s.raw.Control(func(fd uintptr) { now = writable(fd) }); err != nil {
+			return fmt.Errorf("carrier: fd socket: %w", err)
+		}
+		if !now {
+			return errBusy
+		}
+		s.stalled = false
+	}
+	if err := s.conn.SetWriteDeadline(deadline); err != nil {
+		return fmt.Errorf("carrier: fd socket: %w", err)
+	}
+	err := s.raw.Write(writable)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.stalled = true
+		return errBusy
+	}
+	if err != nil {
+		return fmt.Errorf("carrier: fd socket: %w", err)
+	}
+	return nil
+}
+
+// writable also says true of a socket that is broken: the send will tell.
+func writable(fd uintptr) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	n, err := unix.Poll(p, 0)
+	return n > 0 || err != nil && err != unix.EINTR
+}
+
+// refPause is between two tries when the uid has too many fds in flight.
+const refPause = 5 * time.Millisecond
+
+func (s *fdSocket) send(msg []byte, fd int, deadline time.Time) error {
+	for {
+		err := fdpass.Send(s.conn, msg, fd)
+		switch {
+		case errors.Is(err, unix.ETOOMANYREFS) && time.Until(deadline) > refPause:
+			time.Sleep(refPause)
+		case errors.Is(err, unix.ETOOMANYREFS), errors.Is(err, os.ErrDeadlineExceeded):
+			return fmt.Errorf("%w: %w", errBusy, err)
+		default:
+			return err
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package carrier
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/portproto"
+)
+
+// heartbeat is the connection of an accepted ALIVE2_REQ. While it is open the
+// node is registered.
+type heartbeat struct {
+	conn     *net.TCPConn
+	creation uint32
+	kind     portproto.Kind
+	highest  uint16 // distribution version of HANDOVER_RESP
+}
+
+// ends are the addresses of EPMD's end and of ours.
+func (h *heartbeat) ends() (epmd, own netip.AddrPort) {
+	return h.conn.RemoteAddr().(*net.TCPAddr).AddrPort(), h.conn.LocalAddr().(*net.TCPAddr).AddrPort()
+}
+
+// alive registers with EPMD once.
+func alive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
+	conn, err := dialEPMD(ctx, req.EPMD, netip.Addr{})
+	if err != nil {
+		return nil, whyDial(ctx, err)
+	}
+	h := &heartbeat{conn: conn, highest: req.Highest}
+	h.creation, err = alive2(ctx, conn, req)
+	if err == nil {
+		h.kind, err = kindOf(ctx, req.EPMD)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// dialEPMD dials from bind, if it is valid.
+func dialEPMD(ctx context.Context, addr netip.AddrPort, bind netip.Addr) (*net.TCPConn, error) {
+	d := net.Dialer{KeepAlive: -1} // the BEAM has its own mind about that
+	d.SetMultipathTCP(false)
+	if bind.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(bind, 0))
+	}
+	conn, err := d.DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, fmt.Errorf("carrier: %w", err)
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// talk bounds what do reads and writes on conn by ctx.
+func talk(ctx context.Context, conn net.Conn, do func() error) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err := do()
+	if !stop() && err == nil {
+		err = context.Cause(ctx) // the deadline of conn is in the past now
+	}
+	if err == nil {
+		err = conn.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		return whyTalk(ctx, fmt.Errorf("carrier: EPMD at %v: %w", conn.RemoteAddr(), err))
+	}
+	return nil
+}
+
+func alive2(ctx context.Context, conn net.Conn, req portproto.Register) (creation uint32, err error) {
+	b, err := epmdproto.Alive2Req{
+		Port: req.Port, NodeType: req.NodeType, Highest: req.Highest, Lowest: req.Lowest,
+		Name: req.Name, Extra: req.Extra,
+	}.Append(nil)
+	if err != nil {
+		return 0, because(portproto.BadRequest, err)
+	}
+	err = talk(ctx, conn, func() error {
+		if _, err := conn.Write(b); err != nil {
+			return err
+		}
+		resp, err := epmdproto.ReadAlive2Resp(conn)
+		if err == nil && resp.Result != 0 {
+			return because(portproto.DuplicateName, fmt.Errorf("the name %q is taken (result %d)", req.Name, resp.Result))
+		}
+		creation = resp.Creation
+		return err
+	})
+	return creation, err
+}
+
+// kindOf asks for a name that no node can have.
+func kindOf(ctx context.Context, addr netip.AddrPort) (portproto.Kind, error) {
+	conn, err := dialEPMD(ctx, addr, netip.Addr{})
+	if err != nil {
+		return "", whyDial(ctx, err)
+	}
+	defer conn.Close()
+	probe, err := epmdproto.AppendHandoverReq(nil, epmdproto.ProbeName)
+	if err != nil {
+		return "", err
+	}
+	kind := portproto.KindHandover
+	err = talk(ctx, conn, func() error {
+		if _, err := conn.Write(probe); err != nil {
+			return err
+		}
+		var answer [2]byte
+		_, err := io.ReadFull(conn, answer[:])
+		switch {
+		case errors.Is(err, io.EOF), err != nil && hungUp(err):
+			kind = portproto.KindStock
+			return nil
+		case err == nil && answer[0] != epmdproto.AppendHandoverResult(nil, 0)[0]:
+			return fmt.Errorf("%w: opcode %d to HANDOVER_REQ", epmdproto.ErrAnswer, answer[0])
+		}
+		return err
+	})
+	return kind, err
+}
+
+// Why a heartbeat ends.
+var (
+	errEPMDGone  = errors.New("EPMD closed the heartbeat")
+	errNotAsked  = errors.New("EPMD sent on the heartbeat what is no question for a place")
+	errNoRoom    = errors.New("carrier: too many places are on offer already")
+	writeTimeout = 5 * time.Second
+)
+
+// serve answers EPMD until the heartbeat ends, and says why. offer makes a place
+// that EPMD can bring connections to. When ctx ends, stop is called.
+func (h *heartbeat) serve(ctx context.Context, offer func() string, stop func()) error {
+	defer h.conn.Close()
+	defer context.AfterFunc(ctx, stop)()
+	var ask [3]byte
+	for {
+		if _, err := io.ReadFull(h.conn, ask[:]); err != nil {
+			if errors.Is(err, io.EOF) {
+				return errEPMDGone
+			}
+			return fmt.Errorf("carrier: heartbeat: %w", err)
+		}
+		if !bytes.Equal(ask[:], epmdproto.HandoverAsk) {
+			return fmt.Errorf("%w: % x", errNotAsked, ask)
+		}
+		b, err := epmdproto.AppendHandoverPath(nil, offer())
+		if err != nil {
+			return err // not from openSocketDir's paths
+		}
+		if err := h.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return fmt.Errorf("carrier: heartbeat: %w", err)
+		}
+		if _, err := h.conn.Write(b); err != nil {
+			return fmt.Errorf("carrier: heartbeat: %w", err)
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package carrier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"syscall"
+	"time"
+
+	"handover/go/internal/portproto"
+)
+
+// A lost EPMD is looked for again after minBackoff, then twice as long each
+// time. No pause is longer than maxBackoff, so that a restarted one has the node
+// back within a second.
+const (
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 900 * time.Millisecond
+)
+
+// register answers the BEAM once; a success is kept up from then on.
+func (c *carrier) register(ctx context.Context, req portproto.Register) error {
+	if !c.claimRegistration(true) {
+		return because(portproto.BadRequest, errors.New("carrier: registered already; a carrier serves one name"))
+	}
+	h, err := c.firstAlive(ctx, req)
+	if err != nil {
+		c.claimRegistration(false)
+		return err
+	}
+	c.out.send(portproto.Registered{ID: req.ID, Creation: h.creation, Kind: h.kind})
+	c.wg.Go(func() { c.keep(h, req) })
+	return nil
+}
+
+// claimRegistration says whether it changed anything.
+func (c *carrier) claimRegistration(wanted bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed := c.registered != wanted
+	c.registered = wanted
+	return changed
+}
+
+// firstAlive also starts EPMD where nothing listens on this host's port.
+func (c *carrier) firstAlive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
+	h, err := c.tryAlive(ctx, req)
+	if !errors.Is(err, syscall.ECONNREFUSED) || c.hello.EPMD == "" || !req.EPMD.Addr().IsLoopback() {
+		return h, err
+	}
+	if err := c.startEPMD(ctx, req.EPMD); err != nil {
+		return nil, err
+	}
+	return c.tryAlive(ctx, req)
+}
+
+func (c *carrier) tryAlive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
+	ctx, release := context.WithTimeout(ctx, c.o.RegisterTimeout)
+	defer release()
+	return alive(ctx, req)
+}
+
+// keep serves the heartbeat, and gets it back when it is lost.
+func (c *carrier) keep(h *heartbeat, req portproto.Register) {
+	for {
+		err := h.serve(c.ctx, func() string { return c.offer(h) }, func() { c.leave(h.conn) })
+		if c.ctx.Err() != nil {
+			return
+		}
+		c.log.Warn().Err(err).Stringer("epmd", req.EPMD).Msg("lost EPMD")
+		c.out.send(portproto.EPMDDown{Detail: err.Error()})
+		if h = c.aliveAgain(req); h == nil {
+			return
+		}
+		c.log.Info().Stringer("epmd", req.EPMD).Msg("registered again")
+		c.out.send(portproto.EPMDUp{Kind: h.kind})
+	}
+}
+
+// aliveAgain tries until it works, or the carrier ends (nil).
+func (c *carrier) aliveAgain(req portproto.Register) *heartbeat {
+	said := portproto.Reason("")
+	for pause := minBackoff; ; pause = min(2*pause, maxBackoff) {
+		select {
+		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-c.ctx.Done():
+			return nil
+		}
+		h, err := c.tryAlive(c.ctx, req)
+		if err == nil {
+			return h
+		}
+		if r := reasonOf(err); r != said && c.ctx.Err() == nil {
+			said = r // each new reason once: this may go on for days
+			c.log.Warn().Err(err).Str("reason", string(r)).Msg("can't register again yet")
+		}
+	}
+}
+
+// leave closes the heartbeat, which unregisters the node. After stop it gives
+// EPMD a moment to say that it has: then the name is free for the next.
+func (c *carrier) leave(conn *net.TCPConn) {
+	if context.Cause(c.ctx) != errStop {
+		_ = conn.Close()
+		return
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(c.o.StopTimeout))
+	_ = conn.CloseWrite()
+}
+
+// unstarted is the answer when EPMD was to be started and is not there.
+func unstarted(program string, err error) error {
+	return because(portproto.EPMDNotStarted, fmt.Errorf("carrier: nothing listened on EPMD's port, and starting %s failed: %w", program, err))
+}

@@ -1,0 +1,68 @@
+package carrier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// pipeGrace: a daemon may keep stderr open; nobody waits for that.
+	pipeGrace = 100 * time.Millisecond
+	// maxStartOutput of EPMD's words go into the answer, in bytes.
+	maxStartOutput = 512
+	listenPause    = 10 * time.Millisecond
+)
+
+// startEPMD runs the program of hello as a daemon and waits until somebody
+// listens at addr, be it this one or one that another node has just started.
+func (c *carrier) startEPMD(ctx context.Context, addr netip.AddrPort) error {
+	ctx, release := context.WithTimeout(ctx, c.o.StartTimeout)
+	defer release()
+	c.log.Info().Str("program", c.hello.EPMD).Stringer("epmd", addr).Msg("starting EPMD")
+	startErr := runDaemon(ctx, c.hello.EPMD, addr.Port())
+	for {
+		conn, err := dialEPMD(ctx, addr, netip.Addr{})
+		if err == nil {
+			_ = conn.Close()
+			return nil
+		}
+		if startErr != nil {
+			return unstarted(c.hello.EPMD, startErr)
+		}
+		select {
+		case <-time.After(listenPause):
+		case <-ctx.Done():
+			return unstarted(c.hello.EPMD, err)
+		}
+	}
+}
+
+func runDaemon(ctx context.Context, program string, port uint16) error {
+	said := &head{}
+	cmd := exec.CommandContext(ctx, program, "-port", strconv.Itoa(int(port)), "-daemon")
+	cmd.Stderr, cmd.WaitDelay = said, pipeGrace
+	err := cmd.Run()
+	switch {
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("it did not go to the background in time: %w", err)
+	case len(said.b) > 0:
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(said.b)))
+	}
+	return err
+}
+
+// head keeps the beginning of what is written.
+type head struct{ b []byte }
+
+func (h *head) Write(p []byte) (int, error) {
+	h.b = append(h.b, p[:min(len(p), maxStartOutput-len(h.b))]...)
+	return len(p), nil
+}
