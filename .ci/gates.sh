@@ -12,16 +12,21 @@ trap 'rm -f "$output"' EXIT
 trap 'exit 130' INT TERM HUP
 failed=0
 
+verdict() {
+    echo "$1" >>"$report"
+    [ "$report" = /dev/stdout ] || echo "$1"
+}
+
 # gate NAME COMMAND …: shows the output of a command that fails
 gate() {
     name=$1
     shift
     if timeout 600 "$@" >"$output" 2>&1; then
-        echo "ok $name" | tee -a "$report"
+        verdict "ok $name"
     else
         failed=1
         cat "$output"
-        echo "FAIL $name, see above" | tee -a "$report"
+        verdict "FAIL $name, see above"
     fi
 }
 
@@ -32,13 +37,13 @@ shell_scripts() {
 # govulncheck asks a server that some machines can't reach: no finding, then, and a skip that says so
 vulnerabilities() {
     if go run "$govulncheck" ./go/... >"$output" 2>&1; then
-        echo "ok govulncheck" | tee -a "$report"
+        verdict "ok govulncheck"
     elif grep -q 'fetching vulnerabilities' "$output"; then
-        echo "skip govulncheck: $(grep -m1 'fetching vulnerabilities' "$output")" | tee -a "$report"
+        verdict "skip govulncheck: $(grep -m1 'fetching vulnerabilities' "$output")"
     else
         failed=1
         cat "$output"
-        echo "FAIL govulncheck, see above" | tee -a "$report"
+        verdict "FAIL govulncheck, see above"
     fi
 }
 
