@@ -221,6 +221,9 @@ func (c *carrier) greet(commands <-chan []byte) error {
 		return err
 	}
 	c.out.send(portproto.HelloReply{FDPath: c.fds.path, Program: c.o.Program})
+	if c.dir.note != "" {
+		c.log.Warn().Str("dir", c.dir.path).Msg(c.dir.note)
+	}
 	return nil
 }
 
@@ -241,12 +244,10 @@ func (c *carrier) setUp(hello portproto.Hello) error {
 		return err
 	}
 	c.hello, c.dir = hello, dir
-	if c.fds, err = c.listenFD(); err != nil {
-		return err
-	}
+	stderr := c.log
 	c.log = newLogger(c.out, hello.LogLevel)
-	if dir.note != "" {
-		c.log.Warn().Str("dir", dir.path).Msg(dir.note)
+	if c.fds, err = c.listenFD(); err != nil {
+		c.log = stderr // the first message is to be Refused
 	}
-	return nil
+	return err
 }

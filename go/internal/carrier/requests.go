@@ -88,7 +88,10 @@ func whyDial(ctx context.Context, err error) error {
 
 // whyTalk gives the reason of a failure after the dial.
 func whyTalk(ctx context.Context, err error) error {
+	var known *reasonError
 	switch {
+	case errors.As(err, &known):
+		return err
 	case context.Cause(ctx) == errCancelled:
 		return because(portproto.Cancelled, err)
 	case isTimeout(err):

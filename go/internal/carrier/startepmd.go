@@ -26,6 +26,7 @@ func (c *carrier) startEPMD(ctx context.Context, addr netip.AddrPort) error {
 	defer release()
 	c.log.Info().Str("program", c.hello.EPMD).Stringer("epmd", addr).Msg("starting EPMD")
 	startErr := runDaemon(ctx, c.hello.EPMD, addr.Port())
+	var last error
 	for {
 		conn, err := dialEPMD(ctx, addr, netip.Addr{})
 		if err == nil {
@@ -35,10 +36,13 @@ func (c *carrier) startEPMD(ctx context.Context, addr netip.AddrPort) error {
 		if startErr != nil {
 			return unstarted(c.hello.EPMD, startErr)
 		}
+		if last == nil || !isTimeout(err) {
+			last = err // the very last one only says that time is up
+		}
 		select {
 		case <-time.After(listenPause):
 		case <-ctx.Done():
-			return unstarted(c.hello.EPMD, err)
+			return unstarted(c.hello.EPMD, last)
 		}
 	}
 }

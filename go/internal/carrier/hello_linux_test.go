@@ -1,0 +1,202 @@
+package carrier
+
+import (
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"handover/go/internal/etf"
+	"handover/go/internal/portproto"
+)
+
+func frame(t *testing.T, term any) []byte {
+	t.Helper()
+	b, err := etf.Encode(term)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
+}
+
+func TestHelloRefused(t *testing.T) {
+	good := portproto.Hello{OSPid: 1, LogLevel: "info"}.Term().(etf.Tuple)
+	foreign := socketTestDir(t)
+	if err := os.Chmod(foreign, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name   string
+		first  []byte
+		reason portproto.Reason
+		detail string
+	}{
+		{"version 2", frame(t, etf.Tuple{good[0], 2, good[2]}), portproto.UnknownVersion, "version 2, this is version 1"},
+		{"no map", frame(t, etf.Tuple{good[0], 1, etf.Atom("x")}), portproto.BadHello, "instead of a map"},
+		{"no term", []byte{0, 0, 0, 1, 9}, portproto.BadHello, "bad term"},
+		{"not hello", frame(t, etf.Atom("stop")), portproto.BadHello, "instead of hello"},
+		{"long socket_dir", frame(t, portproto.Hello{OSPid: 1, LogLevel: "info", SocketDir: "/" + strings.Repeat("x", 90)}.Term()), portproto.BadHello, "set socket_dir"},
+		{"relative socket_dir", frame(t, portproto.Hello{OSPid: 1, LogLevel: "info", SocketDir: "x"}.Term()), portproto.BadHello, "not absolute"},
+		{"open socket_dir", frame(t, portproto.Hello{OSPid: 1, LogLevel: "info", SocketDir: foreign}.Term()), portproto.BadHello, "chmod go-w"},
+		{"no such parent", frame(t, portproto.Hello{OSPid: 1, LogLevel: "info", SocketDir: "/nonexistent/x"}.Term()), portproto.BadHello, "no such file"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := startBEAM(t, Options{})
+			b.sayBytes(tc.first)
+			r := expect[portproto.Refused](b)
+			if r.Reason != tc.reason || !strings.Contains(r.Detail, tc.detail) {
+				t.Errorf("%+v; want %s with %q", r, tc.reason, tc.detail)
+			}
+			if b.expectEnd() == nil {
+				t.Error("ends as if all were well")
+			}
+		})
+	}
+}
+
+func TestBadFrames(t *testing.T) {
+	for _, in := range []string{"\x00\x00\x00\x00", "\x00\x01\x00\x01", "\xff\xff\xff\xff"} {
+		b := startBEAM(t, Options{})
+		b.sayBytes([]byte(in))
+		if err := b.expectEnd(); !errors.Is(err, portproto.ErrFrame) {
+			t.Errorf("%x: %v", in, err)
+		}
+	}
+}
+
+func TestBadMessageGoesOn(t *testing.T) {
+	b := newBEAM(t, Options{})
+	b.sayBytes(frame(t, etf.Tuple{etf.Atom("dance"), 1}))
+	if e := b.expectLog("bad message from the BEAM"); len(e.Fields) == 0 || !strings.Contains(e.Fields[0].Value.(string), "dance") {
+		t.Errorf("%+v", e)
+	}
+	b.sayBytes(frame(t, etf.Tuple{etf.Atom("connect"), 5, etf.Map{}}))
+	if e := expect[portproto.Error](b); e.ID != 5 || e.Reason != portproto.BadRequest || !strings.Contains(e.Detail, "missing") {
+		t.Errorf("%+v", e)
+	}
+}
+
+func (b *beam) nothingLeft() {
+	b.t.Helper()
+	if left, err := os.ReadDir(b.dir); err != nil || len(left) > 0 {
+		b.t.Errorf("left in socket_dir: %v, %v", left, err)
+	}
+}
+
+func TestEndOfStdin(t *testing.T) {
+	for name, prepare := range map[string]func() *beam{
+		"before hello":       func() *beam { return startBEAM(t, Options{}) },
+		"without fd socket":  func() *beam { b := startBEAM(t, Options{}); b.greet(portproto.Hello{}); return b },
+		"while registered":   func() *beam { b, _, _ := registered(t, Options{}); return b },
+		"with an open offer": func() *beam { b, _, h := registered(t, Options{}); askPath(t, h); return b },
+		"with a channel":     func() *beam { b, _, h := registered(t, Options{}); openChannel(t, h); return b },
+	} {
+		b := prepare()
+		b.stdin.Close()
+		if err := b.expectEnd(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		b.nothingLeft()
+	}
+}
+
+func TestStop(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{StopTimeout: patience})
+	b.say(portproto.Stop{})
+	// The carrier waits for EPMD to see it...
+	if n, err := heartbeat.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	select {
+	case err := <-b.ended:
+		t.Fatalf("ended before EPMD had closed: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	heartbeat.Close() // ... and to say so.
+	if err := b.expectEnd(); err != nil {
+		t.Error(err)
+	}
+	b.nothingLeft()
+}
+
+// An EPMD that does not close holds stop up for StopTimeout and no longer.
+func TestStopDeafEPMD(t *testing.T) {
+	b, _, _ := registered(t, Options{StopTimeout: time.Millisecond})
+	b.say(portproto.Stop{})
+	if err := b.expectEnd(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStdoutBroken(t *testing.T) {
+	b := newBEAM(t, Options{})
+	b.stdout.Close()
+	b.say(portproto.Cancel{ID: 1})
+	b.sayBytes(frame(t, etf.Atom("dance"))) // makes it write a log event
+	if err := b.expectEnd(); err == nil || !strings.Contains(err.Error(), "stdout") {
+		t.Errorf("%v", err)
+	}
+	b.nothingLeft()
+}
+
+func TestFDSocketClosed(t *testing.T) {
+	b := newBEAM(t, Options{})
+	b.fds.Close()
+	if err := b.expectEnd(); err == nil || !strings.Contains(err.Error(), "left the fd socket") {
+		t.Errorf("%v", err)
+	}
+	b.nothingLeft()
+}
+
+func TestFDSocketNotConnected(t *testing.T) {
+	b := startBEAM(t, Options{HelloTimeout: time.Millisecond})
+	b.greet(portproto.Hello{})
+	if err := b.expectEnd(); err == nil || !strings.Contains(err.Error(), "did not connect") {
+		t.Errorf("%v", err)
+	}
+	b.nothingLeft()
+}
+
+func TestFDSocketPlace(t *testing.T) {
+	b := startBEAM(t, Options{})
+	path := b.greet(portproto.Hello{}).FDPath
+	info, err := os.Stat(filepath.Dir(path))
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v; want 0700", info.Mode(), err)
+	}
+	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.fds = c
+	waitFor(t, "the path to be removed", func() bool { _, err := os.Stat(filepath.Dir(path)); return errors.Is(err, fs.ErrNotExist) })
+}
+
+// waitFor is for what nothing announces.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// Another process than hello's os_pid is sent away, and the BEAM still let in.
+func TestFDSocketStranger(t *testing.T) {
+	b := startBEAM(t, Options{})
+	path := b.greet(portproto.Hello{}).FDPath
+	stranger(t, 0, path)
+	b.expectLog("refusing who connects to the fd socket")
+	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.fds = c
+	waitFor(t, "the fd socket to be taken", func() bool { _, err := os.Stat(path); return errors.Is(err, fs.ErrNotExist) })
+}
