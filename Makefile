@@ -12,7 +12,7 @@ go: ## build the programs priv/epmd and priv/handover
 	@.ci/build-go.sh
 
 build: ## build the application, _build/default/lib/handover, and the programs
-	@rebar3 compile
+	@QUIET=1 rebar3 compile
 
 test: deps build ## everything on a fresh machine: installs, builds, runs all tests; ends with "N passed, N failed"
 	@.ci/test.sh go ct

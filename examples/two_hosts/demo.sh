@@ -85,29 +85,37 @@ name() { # name NODE HOST
     if [ "$hosts" = namespaces ]; then echo "$1@$2.handover.test"; else echo "$1@127.0.0.1"; fi
 }
 
-# run_node NODE HOST ARGUMENT …: in the foreground, with a deadline
-run_node() {
-    local node
-    node=$(name "$1" "$2")
-    local host=$2
-    shift 2
-    on "$host" timeout 90 erl -noinput -name "$node" -setcookie "$cookie" -start_epmd false -pa "$work" "$@" </dev/null
-}
-
-# start_node NODE HOST ARGUMENT …: in the background, until it is ready
-start_node() {
-    local node=$1 host=$2
-    shift 2
-    # exec: $! is then the BEAM's own
+# node NODE HOST LOG ARGUMENT …: in the background; its pid is the last of pids
+node() {
+    local name host=$2 log=$3
+    name=$(name "$1" "$2")
+    shift 3
     if [ "$hosts" = namespaces ]; then
         set -- ip netns exec "$prefix-$host" erl "$@"
     else
         set -- env "ERL_EPMD_PORT=$epmd_port" erl "$@"
     fi
-    "$@" -noinput -name "$(name "$node" "$host")" -setcookie "$cookie" -start_epmd false -pa "$work" \
-        -eval 'io:format("ready~n")' </dev/null >"$work/$node.log" 2>&1 &
+    # +Bd: Ctrl-C is for this script
+    "$@" +Bd -noinput -name "$name" -setcookie "$cookie" -start_epmd false -pa "$work" </dev/null >"$log" 2>&1 &
     pids+=($!)
-    until_true 30 "the start of node $node" ready_or_gone "$node" $!
+}
+
+# run_node NODE HOST ARGUMENT …: until it ends, at most 90 s, showing its output
+run_node() {
+    local node=$1 host=$2
+    shift 2
+    node "$node" "$host" /dev/fd/3 "$@" 3>&1
+    local pid=${pids[-1]}
+    until_true 90 "the end of node $node" gone "$pid"
+    wait "$pid"
+}
+
+# start_node NODE HOST ARGUMENT …: until it is ready
+start_node() {
+    local node=$1 host=$2
+    shift 2
+    node "$node" "$host" "$work/$node.log" "$@" -eval 'io:format("ready~n")'
+    until_true 30 "the start of node $node" ready_or_gone "$node" "${pids[-1]}"
     grep -qx ready "$work/$node.log" || failed "node $node did not start"
 }
 
