@@ -1,0 +1,359 @@
+package carrier
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/portproto"
+)
+
+// passBytes is a good PASS for c.
+func passBytes(t *testing.T, id uint64, c *net.TCPConn) []byte {
+	t.Helper()
+	b, err := epmdproto.AppendPass(nil, epmdproto.Passed{ID: id, Peer: c.RemoteAddr().(*net.TCPAddr).AddrPort()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func sendFDs(t *testing.T, ch *net.UnixConn, msg []byte, of ...syscall.Conn) {
+	t.Helper()
+	var fds []int
+	for _, c := range of {
+		raw, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) { fds = append(fds, int(fd)) })
+	}
+	var oob []byte
+	if fds != nil {
+		oob = unix.UnixRights(fds...)
+	}
+	if _, _, err := ch.WriteMsgUnix(msg, oob, nil); err != nil {
+		t.Fatal(err)
+	}
+	runtime.KeepAlive(of)
+}
+
+// What is no connection to adopt is refused by ID, and the channel goes on.
+func TestPassRefused(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{})
+	ch := openChannel(t, heartbeat)
+	udp, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	lc := net.ListenConfig{}
+	lc.SetMultipathTCP(false)
+	listener, err := lc.Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	file, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	c1, _ := tcpPair(t)
+	other, _ := tcpPair(t)
+	for id, tc := range []struct {
+		name string
+		fds  []syscall.Conn
+		msg  func([]byte) []byte
+		log  string
+	}{
+		{"no fd", nil, nil, "without a file descriptor"},
+		{"two fds", []syscall.Conn{c1, other}, nil, "more than one"},
+		{"a file", []syscall.Conn{file}, nil, "a device"},
+		{"a UDP socket", []syscall.Conn{udp.(*net.UDPConn)}, nil, "a UDP socket"},
+		{"a listener", []syscall.Conn{listener.(*net.TCPListener)}, nil, "listening"},
+		{"a channel", []syscall.Conn{ch}, nil, "a Unix socket"},
+		{"too long", []syscall.Conn{c1}, func(b []byte) []byte { return append(b, make([]byte, 99)...) }, "truncated"},
+		{"too short", []syscall.Conn{c1}, func(b []byte) []byte { return b[:10] }, "at least 13"},
+		{"unknown family", []syscall.Conn{c1}, func(b []byte) []byte { b[10] = 5; return b }, "family 5"},
+		{"of another connection", []syscall.Conn{other}, nil, "where the message says"},
+	} {
+		before := fdCount(t)
+		msg := passBytes(t, uint64(id), c1)
+		if tc.msg != nil {
+			msg = tc.msg(msg)
+		}
+		sendFDs(t, ch, msg, tc.fds...)
+		if a := readAck(t, ch); a != (epmdproto.Ack{ID: uint64(id), Result: epmdproto.Refused}) {
+			t.Errorf("%s: %+v", tc.name, a)
+		}
+		e := b.expectLog("refusing what EPMD passed")
+		if !strings.Contains(e.Fields[0].Value.(string), tc.log) {
+			t.Errorf("%s: %+v; want %q", tc.name, e, tc.log)
+		}
+		if after := fdCount(t); after != before {
+			t.Errorf("%s: %d files open before, %d after", tc.name, before, after)
+		}
+	}
+	b.noneReceived()
+}
+
+// After what can't be answered the channel is closed: nothing behind it can be
+// trusted. The next one works.
+func TestPassUnanswerable(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{})
+	c1, initiator := tcpPair(t)
+	for name, change := range map[string]func([]byte) []byte{
+		"version 2": func(m []byte) []byte { m[0] = 2; return m },
+		"an ACK":    func(m []byte) []byte { m[1] = 'A'; return m },
+		"no ID":     func(m []byte) []byte { return m[:9] },
+	} {
+		before := fdCount(t)
+		ch := openChannel(t, heartbeat)
+		sendFDs(t, ch, change(passBytes(t, 1, c1)), c1)
+		if n, err := ch.Read(make([]byte, 8)); n != 0 || err != io.EOF {
+			t.Errorf("%s: %d, %v; want EOF", name, n, err)
+		}
+		b.expectLog("closing EPMD's channel")
+		ch.Close()
+		waitFor(t, "the files of "+name+" to be closed", func() bool { return fdCount(t) == before })
+	}
+	c1.Close()
+	// It was a connection that can be told.
+	readString(t, initiator, "i\x04")
+	b.noneReceived()
+}
+
+// A refused initiator reads why, even if it has sent its handshake already.
+func TestRefusedInitiatorIsTold(t *testing.T) {
+	_, _, heartbeat := registered(t, Options{})
+	ch := openChannel(t, heartbeat)
+	c1, initiator := tcpPair(t)
+	other, _ := tcpPair(t)
+	initiator.Write(bytes.Repeat([]byte{1}, 20000))
+	sendFDs(t, ch, passBytes(t, 5, other), c1)
+	if a := readAck(t, ch); a.Result != epmdproto.Refused {
+		t.Errorf("%+v", a)
+	}
+	c1.Close()
+	got, err := io.ReadAll(initiator)
+	if err != nil || string(got) != "i\x04" {
+		t.Errorf("%q, %v; want i 4 and the end", got, err)
+	}
+}
+
+// A dead initiator is no reason to leave anything open.
+func TestPassReset(t *testing.T) {
+	_, _, heartbeat := registered(t, Options{})
+	ch := openChannel(t, heartbeat)
+	c1, initiator := tcpPair(t)
+	msg := passBytes(t, 6, c1)
+	initiator.SetLinger(0)
+	initiator.Close()
+	if _, err := c1.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Fatal(err)
+	}
+	sendFDs(t, ch, msg, c1)
+	if a := readAck(t, ch); a != (epmdproto.Ack{ID: 6, Result: epmdproto.Refused}) {
+		t.Errorf("%+v", a)
+	}
+}
+
+// When the BEAM does not read, the first waits a deadline, those behind it fail
+// at once, all are told "overloaded", and reading makes it work again.
+func TestBusyBEAM(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{SendTimeout: 200 * time.Millisecond})
+	ch := openChannel(t, heartbeat)
+	unread := 0
+	for ; ; unread++ {
+		c1, initiator := tcpPair(t)
+		pass(t, ch, uint64(unread), c1)
+		a := readAck(t, ch)
+		c1.Close()
+		if a.Result == epmdproto.Overloaded {
+			readString(t, initiator, "i\x05")
+			break
+		}
+		if a.Result != epmdproto.OK || unread > 1000 {
+			t.Fatalf("%d: %+v", unread, a)
+		}
+		initiator.Close()
+	}
+	t.Logf("%d unread", unread)
+	for range 10 { // would take 2 s one after another
+		c1, initiator := tcpPair(t)
+		pass(t, ch, 5000, c1)
+		if a := readAck(t, ch); a.Result != epmdproto.Overloaded {
+			t.Errorf("%+v", a)
+		}
+		c1.Close()
+		readString(t, initiator, "i\x05")
+	}
+	for range unread {
+		_, c := b.receive()
+		c.Close()
+	}
+	c1, initiator := tcpPair(t)
+	io.WriteString(initiator, "pipelined")
+	pass(t, ch, 5001, c1)
+	if a := readAck(t, ch); a.Result != epmdproto.OK {
+		t.Errorf("%+v", a)
+	}
+	_, c := b.receive()
+	both(t, initiator, c)
+}
+
+// The socket of an offer is new each time, open to EPMD whoever it is, and gone
+// once it was used, or not used in time.
+func TestOfferPlace(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{AcceptTimeout: 50 * time.Millisecond})
+	first, second := askPath(t, heartbeat), askPath(t, heartbeat)
+	if first == second || filepath.Dir(first) != b.dir {
+		t.Errorf("%q, %q", first, second)
+	}
+	info, err := os.Lstat(second)
+	if err != nil || info.Mode() != fs.ModeSocket|socketMode {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	b.expectLog("EPMD did not come for a channel")
+	b.expectLog("EPMD did not come for a channel")
+	b.nothingLeft()
+	dialled := askPath(t, heartbeat)
+	dialChannel(t, dialled)
+	waitFor(t, "the path to be removed", func() bool { _, err := os.Lstat(dialled); return errors.Is(err, fs.ErrNotExist) })
+}
+
+func TestTooManyOffers(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{MaxChannels: 2})
+	paths := []string{askPath(t, heartbeat), askPath(t, heartbeat)}
+	if p := askPath(t, heartbeat); p != "" {
+		t.Errorf("%q; want none to offer", p)
+	}
+	b.expectLog("no place to offer to EPMD")
+	dialChannel(t, paths[0])
+	waitFor(t, "an offer to be free again", func() bool { return askPath(t, heartbeat) != "" })
+}
+
+func TestTooManyChannels(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{MaxChannels: 2})
+	var chs []*net.UnixConn
+	for i := range 3 {
+		ch := openChannel(t, heartbeat)
+		c1, initiator := tcpPair(t)
+		io.WriteString(initiator, "pipelined")
+		pass(t, ch, uint64(i), c1) // an answer says that the channel is served
+		readAck(t, ch)
+		_, node := b.receive()
+		both(t, initiator, node)
+		chs = append(chs, ch)
+	}
+	if n, err := chs[0].Read(make([]byte, 8)); n != 0 || err != io.EOF {
+		t.Errorf("the oldest: %d, %v; want EOF", n, err)
+	}
+	for _, ch := range chs[1:] {
+		c1, _ := tcpPair(t)
+		pass(t, ch, 9, c1)
+		readAck(t, ch)
+	}
+}
+
+// Another user's process that has found the path is sent away, and EPMD still
+// let in.
+func TestChannelStranger(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to be another user")
+	}
+	b, _, heartbeat := registered(t, Options{})
+	// The test binary's own directory is closed to others: the child runs it by
+	// /proc/self/exe.
+	path := askPath(t, heartbeat)
+	stranger(t, 65534, path)
+	e := b.expectLog("refusing who connects in EPMD's place")
+	if !strings.Contains(e.Fields[0].Value.(string), "of uid 65534 connected; EPMD is uid 0") {
+		t.Errorf("%+v", e)
+	}
+	ch := dialChannel(t, path)
+	c1, _ := tcpPair(t)
+	pass(t, ch, 1, c1)
+	if a := readAck(t, ch); a.Result != epmdproto.OK {
+		t.Errorf("%+v", a)
+	}
+}
+
+func fdCount(t *testing.T) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d)
+}
+
+// 1,000 handovers and as many connects leave no fd and no goroutine behind, in
+// the carrier or in what plays its peers: all of them are this process.
+func TestNoLeaks(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{})
+	ch := openChannel(t, heartbeat)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	one := func(i int) {
+		d, err := net.Dial("tcp4", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(t, ch, uint64(i), a.(*net.TCPConn))
+		if ack := readAck(t, ch); ack.Result != epmdproto.OK {
+			t.Fatalf("%+v", ack)
+		}
+		_, fd, err := b.receiveFD()
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+		a.Close()
+		d.Close()
+		b.say(portproto.Connect{ID: uint64(i + 1), Name: "n2", EPMD: at, Timeout: patience})
+		if a, err = l.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		if _, fd, err = b.receiveFD(); err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+		a.Close()
+	}
+	one(0)
+	settled := func() (int, int) { return fdCount(t), runtime.NumGoroutine() }
+	fds, goroutines := settled() // one fd more at most, if the carrier still closes its own of one(0)
+	for i := range 1000 {
+		one(i + 1)
+	}
+	defer func() {
+		f, g := settled()
+		t.Logf("files open: %d before, %d after; goroutines: %d and %d", fds, f, goroutines, g)
+	}()
+	waitFor(t, "files and goroutines to be as before", func() bool {
+		f, g := settled()
+		return f <= fds && g <= goroutines
+	})
+}
