@@ -1,8 +1,9 @@
 package epmd
 
 import (
+	"cmp"
+	"fmt"
 	"net"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,54 +15,123 @@ const (
 	maxBackoff = time.Second
 	// logEvery keeps a lasting failure from filling the log.
 	logEvery = time.Minute
+	// acceptBatch is how many connections of one listener are accepted before
+	// the others' turn comes.
+	acceptBatch = 64
 )
 
-// acceptLoop serves one listener until it is closed.
-func (s *Server) acceptLoop(addr net.Addr, listener syscall.RawConn) {
-	backoff, logged := minBackoff, time.Time{}
-	for {
-		var acceptErr error
-		err := listener.Read(func(fd uintptr) bool {
-			acceptErr = s.acceptAll(int(fd))
-			return acceptErr != unix.EAGAIN
-		})
-		if err != nil { // the listener is closed
-			return
+// acceptor accepts on all listeners. It waits in poll(2) and not in the runtime's
+// poller, which costs a lookup one wake-up of one thread and no more; and it sets
+// no option on a connection, as net.Listener would.
+type acceptor struct {
+	s       *Server
+	fds     []unix.PollFd // first the eventfd that ends the wait, then listeners
+	backoff time.Duration
+	logged  time.Time
+}
+
+// newAcceptor takes the listeners over, also when it fails.
+func newAcceptor(s *Server, listeners []*net.TCPListener) (*acceptor, error) {
+	a := &acceptor{s: s, backoff: minBackoff}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err == nil {
+		a.add(wake)
+	}
+	for _, l := range listeners {
+		fd, dupErr := dupFD(l)
+		if err = cmp.Or(err, dupErr); dupErr == nil {
+			a.add(fd)
 		}
-		if acceptErr == nil {
-			backoff = minBackoff
-			continue
-		}
-		if time.Since(logged) > logEvery {
-			logged = time.Now()
-			s.o.Log.Error().Err(acceptErr).Stringer("on", addr).
-				Msg("accept failed; going on as soon as it works again (raise the limit of open files?)")
-		}
-		if !s.sleep(backoff) {
-			return
-		}
-		backoff = min(2*backoff, maxBackoff)
+		_ = l.Close()
+	}
+	if err != nil {
+		a.close()
+		return nil, fmt.Errorf("epmd: taking over the listeners: %w", err)
+	}
+	return a, nil
+}
+
+func dupFD(l *net.TCPListener) (fd int, err error) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	controlErr := raw.Control(func(listener uintptr) {
+		fd, err = unix.FcntlInt(listener, unix.F_DUPFD_CLOEXEC, 0)
+	})
+	return fd, cmp.Or(controlErr, err)
+}
+
+func (a *acceptor) add(fd int) {
+	a.fds = append(a.fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+}
+
+// stop makes run return.
+func (a *acceptor) stop() {
+	_, _ = unix.Write(int(a.fds[0].Fd), []byte{1, 0, 0, 0, 0, 0, 0, 0})
+}
+
+// close is for when run has returned.
+func (a *acceptor) close() {
+	for _, p := range a.fds {
+		_ = unix.Close(int(p.Fd))
 	}
 }
 
-// acceptAll accepts until there is nobody left (EAGAIN) or accept fails. It
-// returns nil after a while, for the listener's close to be noticed.
-func (s *Server) acceptAll(listener int) error {
-	for range 1024 {
-		if s.o.DelayAccept > 0 {
-			s.sleep(s.o.DelayAccept)
+// run accepts until stop.
+func (a *acceptor) run() {
+	for {
+		_, err := unix.Poll(a.fds, -1)
+		if err != nil && err != unix.EINTR {
+			a.failed(err)
 		}
+		if a.fds[0].Revents != 0 {
+			return
+		}
+		if a.s.o.DelayAccept > 0 {
+			a.s.sleep(a.s.o.DelayAccept)
+		}
+		for _, p := range a.fds[1:] {
+			if p.Revents == 0 {
+				continue
+			}
+			if err := a.acceptSome(int(p.Fd)); err != nil {
+				a.failed(err)
+			}
+		}
+	}
+}
+
+// acceptSome accepts until there is nobody left, or for the length of a batch.
+func (a *acceptor) acceptSome(listener int) error {
+	for range acceptBatch {
 		fd, sa, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
-			s.admit(&conn{s: s, fd: fd, peer: addrPort(sa), deadline: time.Now().Add(s.o.PacketTimeout)})
+			a.backoff = minBackoff
+			a.s.admit(&conn{s: a.s, fd: fd, peer: addrPort(sa), deadline: time.Now().Add(a.s.o.PacketTimeout)})
+		case unix.EAGAIN:
+			return nil
 		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO, unix.EPERM:
 			// The one connection is lost (or forbidden by a firewall), not the listener.
 		default:
 			return err
 		}
+		if a.s.o.DelayAccept > 0 {
+			return nil
+		}
 	}
 	return nil
+}
+
+// failed waits a while after an error that may pass: no files, no memory.
+func (a *acceptor) failed(err error) {
+	if time.Since(a.logged) > logEvery {
+		a.logged = time.Now()
+		a.s.o.Log.Error().Err(err).Msg("accept failed; going on as soon as it works again (raise the limit of open files?)")
+	}
+	a.s.sleep(a.backoff)
+	a.backoff = min(2*a.backoff, maxBackoff)
 }
 
 // admit answers c here when it can do so without waiting, else in a goroutine.
@@ -74,13 +144,12 @@ func (s *Server) admit(c *conn) {
 		c.nowait = false
 	}
 	open := s.clients.Add(1)
+	c.counted = true
 	if open > int64(s.o.MaxClients) || open > int64(s.o.MaxClients-s.o.LocalReserve) && !c.isLocal() {
-		s.clients.Add(-1)
 		s.o.Log.Debug().Stringer("peer", c.peer).Msg("too many connections, closing this one")
 		c.close()
 		return
 	}
-	c.counted = true
 	s.wg.Go(func() { s.serve(c) })
 }
 

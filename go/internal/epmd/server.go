@@ -1,16 +1,10 @@
 package epmd
 
 import (
-	"cmp"
-	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"handover/go/internal/peercred"
 	"handover/go/internal/registry"
@@ -50,48 +44,20 @@ func New(o Options) *Server {
 // closes the listeners and every connection, and returns when the last goroutine
 // is gone. The listeners must be of one address family each (IPV6_V6ONLY): a
 // connection of a dual-stack one can't be adopted by a node.
-func (s *Server) Serve(listeners []*net.TCPListener) (err error) {
-	var files []*os.File
-	for _, l := range listeners {
-		f, raw, openErr := rawListener(l)
-		if openErr != nil {
-			err = openErr
-			s.Close()
-			continue
-		}
-		files = append(files, f)
-		s.wg.Go(func() { s.acceptLoop(l.Addr(), raw) })
+func (s *Server) Serve(listeners []*net.TCPListener) error {
+	a, err := newAcceptor(s, listeners)
+	if err != nil {
+		return err
 	}
+	defer a.close()
+	s.wg.Go(a.run)
 	<-s.end
-	for _, f := range files {
-		_ = f.Close()
-	}
+	a.stop()
 	for _, c := range s.parked() {
 		c.hangUp()
 	}
 	s.wg.Wait()
-	return err
-}
-
-// rawListener takes l over, for an accept that sets no option on the connection:
-// a net.Listener gives its fd to nobody who wants to wait for it.
-func rawListener(l *net.TCPListener) (*os.File, syscall.RawConn, error) {
-	defer l.Close()
-	raw, err := l.SyscallConn()
-	if err != nil {
-		return nil, nil, fmt.Errorf("epmd: listener %v: %w", l.Addr(), err)
-	}
-	dup, dupErr := -1, error(nil)
-	err = raw.Control(func(fd uintptr) { dup, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
-	if err = cmp.Or(err, dupErr); err != nil {
-		return nil, nil, fmt.Errorf("epmd: listener %v: %w", l.Addr(), err)
-	}
-	f := os.NewFile(uintptr(dup), l.Addr().String())
-	if raw, err = f.SyscallConn(); err != nil {
-		_ = f.Close()
-		return nil, nil, fmt.Errorf("epmd: listener %v: %w", l.Addr(), err)
-	}
-	return f, raw, nil
+	return nil
 }
 
 // Close makes Serve return. It may be called more than once, and before Serve.
