@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,9 @@ func newAcceptor(s *Server, listeners []*net.TCPListener) (*acceptor, error) {
 		fd, dupErr := dupFD(l)
 		if err = cmp.Or(err, dupErr); dupErr == nil {
 			a.add(fd)
+			// The kernel keeps a connection until its request is there, or a second
+			// has passed: most can be answered at once. Without it, they wait here.
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
 		}
 		_ = l.Close()
 	}
@@ -105,7 +109,8 @@ func (a *acceptor) run() {
 // acceptSome accepts until there is nobody left, or for the length of a batch.
 func (a *acceptor) acceptSome(listener int) error {
 	for range acceptBatch {
-		fd, sa, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		// Not unix.Accept4, which asks the kernel for the protocol each time.
+		fd, sa, err := syscall.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
 			a.backoff = minBackoff

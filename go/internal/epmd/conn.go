@@ -148,7 +148,7 @@ func (c *conn) close() {
 // local is the address the peer connected to.
 func (c *conn) local() (addr netip.AddrPort, err error) {
 	err = c.control(func(fd int) error {
-		sa, err := unix.Getsockname(fd)
+		sa, err := syscall.Getsockname(fd)
 		addr = addrPort(sa)
 		return os.NewSyscallError("getsockname", err)
 	})
@@ -186,11 +186,11 @@ func retry(call func(int, []byte) (int, error), fd int, b []byte) (n int, err er
 	}
 }
 
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
+func addrPort(sa syscall.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
+	case *syscall.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
+	case *syscall.SockaddrInet6:
 		addr := netip.AddrFrom16(sa.Addr)
 		if sa.ZoneId != 0 {
 			addr = addr.WithZone(fmt.Sprint(sa.ZoneId))

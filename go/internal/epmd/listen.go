@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -92,7 +91,6 @@ func listen(addr netip.AddrPort) (*net.TCPListener, error) {
 	var config net.ListenConfig
 	// An MPTCP listener would accept sockets that a node can't adopt.
 	config.SetMultipathTCP(false)
-	config.Control = deferAccept
 	l, err := config.Listen(context.Background(), network, addr.String())
 	if errors.Is(err, unix.EADDRINUSE) {
 		return nil, &InUseError{Addr: addr, EPMD: isEPMD(addr)}
@@ -101,15 +99,6 @@ func listen(addr netip.AddrPort) (*net.TCPListener, error) {
 		return nil, fmt.Errorf("failed to bind on ipaddr %s: %w", addr.Addr(), err)
 	}
 	return l.(*net.TCPListener), nil
-}
-
-// deferAccept has the kernel keep a connection until its request is there, or a
-// second has passed: accept then finds what it can answer at once.
-func deferAccept(_, _ string, c syscall.RawConn) error {
-	var err error
-	return errors.Join(c.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
-	}), err)
 }
 
 func noFamily(err error) bool {
