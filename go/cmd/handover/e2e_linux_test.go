@@ -1,20 +1,13 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
@@ -25,260 +18,6 @@ import (
 // BEAM and the initiators.
 //
 //	initiator == TCP ==> epmd == channel ==> handover port == fd socket ==> test
-
-const patience = 30 * time.Second
-
-var programs struct {
-	once sync.Once
-	dir  string
-	err  error
-}
-
-func TestMain(m *testing.M) {
-	status := m.Run()
-	if programs.dir != "" {
-		os.RemoveAll(programs.dir)
-	}
-	os.Exit(status)
-}
-
-// built returns the path of a program of this repository.
-func built(t testing.TB, name string) string {
-	t.Helper()
-	programs.once.Do(func() {
-		if programs.dir, programs.err = os.MkdirTemp("", "ho-bin"); programs.err != nil {
-			return
-		}
-		out, err := exec.Command("go", "build", "-o", programs.dir+"/", "handover/go/cmd/epmd", "handover/go/cmd/handover").CombinedOutput()
-		if err != nil {
-			programs.err = fmt.Errorf("%w: %s", err, out)
-		}
-	})
-	if programs.err != nil {
-		t.Fatal(programs.err)
-	}
-	return filepath.Join(programs.dir, name)
-}
-
-// freePort of the loopback, on both families as far as one can know.
-func freePort(t testing.TB) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
-}
-
-func loopback(port uint16) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
-}
-
-func run1(t testing.TB, name string, args ...string) *exec.Cmd {
-	t.Helper()
-	cmd := exec.Command(built(t, name), args...)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { kill9(cmd) })
-	return cmd
-}
-
-func kill9(cmd *exec.Cmd) {
-	cmd.Process.Kill()
-	cmd.Wait()
-}
-
-func startEPMD(t testing.TB, port uint16) *exec.Cmd {
-	t.Helper()
-	cmd := run1(t, "epmd", "-port", fmt.Sprint(port), "-address", "127.0.0.1")
-	within(t, "epmd to listen", func() bool {
-		c, err := net.Dial("tcp4", loopback(port).String())
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-	return cmd
-}
-
-// within waits for a condition that nothing announces.
-func within(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
-// node is a carrier with this process for its BEAM.
-type node struct {
-	t      testing.TB
-	cmd    *exec.Cmd
-	stdin  io.WriteCloser
-	events chan portproto.Event
-	fds    *net.UnixConn
-	dir    string
-}
-
-func startNode(t testing.TB, epmd string) *node {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ho")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &node{t: t, dir: dir, events: make(chan portproto.Event, 1024)}
-	n.cmd = exec.Command(built(t, "handover"), "port")
-	n.cmd.Stderr = os.Stderr
-	if n.stdin, err = n.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := n.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go n.read(stdout)
-	t.Cleanup(func() {
-		kill9(n.cmd)
-		n.fds.Close()
-		os.RemoveAll(dir)
-	})
-	n.say(portproto.Hello{OSPid: int32(os.Getpid()), SocketDir: dir, EPMD: epmd, LogLevel: "info"})
-	hello := wait[portproto.HelloReply](n)
-	if n.fds, err = net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: hello.FDPath}); err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-func (n *node) read(stdout io.Reader) {
-	defer close(n.events)
-	for r := bufio.NewReader(stdout); ; {
-		b, err := portproto.ReadFrame(r)
-		if err != nil {
-			return
-		}
-		e, err := portproto.ParseEvent(b)
-		if err != nil {
-			n.t.Error(err)
-			return
-		}
-		n.events <- e
-	}
-}
-
-func (n *node) say(c portproto.Command) {
-	n.t.Helper()
-	b, err := portproto.AppendFrame(nil, c)
-	if err == nil {
-		_, err = n.stdin.Write(b)
-	}
-	if err != nil {
-		n.t.Fatal(err)
-	}
-}
-
-func wait[E portproto.Event](n *node) E {
-	n.t.Helper()
-	timeout := time.After(patience)
-	for {
-		select {
-		case e, ok := <-n.events:
-			if want, match := e.(E); match {
-				return want
-			}
-			if _, log := e.(portproto.Log); !ok || !log {
-				n.t.Fatalf("%#v; want %T", e, *new(E))
-			}
-		case <-timeout:
-			n.t.Fatalf("no %T", *new(E))
-		}
-	}
-}
-
-func (n *node) register(port uint16) {
-	n.t.Helper()
-	n.say(portproto.Register{
-		ID: 1, Name: "n1", Port: 1, EPMD: loopback(port), Highest: 6, Lowest: 5, NodeType: 77, Extra: []byte(epmdproto.Extra),
-	})
-	if r := wait[portproto.Registered](n); r.Kind != portproto.KindHandover || r.Creation == 0 {
-		n.t.Fatalf("%+v", r)
-	}
-}
-
-// take returns the next connection of the fd socket.
-func (n *node) take() (portproto.Connection, net.Conn) {
-	n.t.Helper()
-	n.fds.SetReadDeadline(time.Now().Add(patience))
-	buf := make([]byte, 64)
-	size, fd, err := fdpass.Receive(n.fds, buf)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	f := os.NewFile(uintptr(fd), "c1")
-	defer f.Close()
-	m, err := portproto.ParseConnection(buf[:size])
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	c, err := net.FileConn(f)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	c.SetDeadline(time.Now().Add(patience))
-	return m, c
-}
-
-// initiate dials EPMD and sends the request and what comes behind it at once.
-func initiate(t testing.TB, port uint16, behind []byte) net.Conn {
-	t.Helper()
-	c, err := net.Dial("tcp4", loopback(port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.SetDeadline(time.Now().Add(patience))
-	b, err := epmdproto.AppendHandoverReq(nil, "n1")
-	if err == nil {
-		_, err = c.Write(append(b, behind...))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func readBytes(t testing.TB, c net.Conn, want []byte) {
-	t.Helper()
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, want) {
-		t.Fatalf("%d bytes, %v; want %d other ones", len(got), err, len(want))
-	}
-}
-
-// handOver brings one connection through the whole chain and uses it.
-func handOver(t testing.TB, n *node, port uint16, i int) {
-	t.Helper()
-	behind := bytes.Repeat([]byte{byte(i), byte(i >> 8), 'x'}, 1+i*37)
-	initiator := initiate(t, port, behind)
-	defer initiator.Close()
-	m, c := n.take()
-	defer c.Close()
-	if m.Kind != portproto.Accepted || m.Peer.String() != initiator.LocalAddr().String() {
-		t.Fatalf("%+v", m)
-	}
-	readBytes(t, initiator, epmdproto.AppendHandoverOK(nil, 6))
-	readBytes(t, c, behind)
-	if _, err := c.Write(behind); err != nil {
-		t.Fatal(err)
-	}
-	readBytes(t, initiator, behind)
-}
 
 func TestEndToEnd(t *testing.T) {
 	port := freePort(t)
@@ -323,6 +62,18 @@ func TestEndToEndConnect(t *testing.T) {
 	readBytes(t, ends[portproto.Accepted], []byte("hello"))
 }
 
+// EPMD need not be the node's user, nor root.
+func TestEPMDOfAnotherUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to run a program as another user")
+	}
+	port := freePort(t)
+	startEPMDAs(t, 65534, port)
+	n := startNode(t, "")
+	n.register(port)
+	handOver(t, n, port, 1)
+}
+
 func TestEPMDKilled(t *testing.T) {
 	port := freePort(t)
 	epmd := startEPMD(t, port)
@@ -361,7 +112,7 @@ func TestCarrierKilled(t *testing.T) {
 		again.say(portproto.Register{
 			ID: 1, Name: "n1", Port: 1, EPMD: loopback(port), Highest: 6, Lowest: 5, NodeType: 77, Extra: []byte(epmdproto.Extra),
 		})
-		if e := wait2(again); e == nil {
+		if e := registration(again); e == nil {
 			handOver(t, again, port, 3)
 			break
 		} else if e.Reason != portproto.DuplicateName { // EPMD has not noticed yet
@@ -372,8 +123,8 @@ func TestCarrierKilled(t *testing.T) {
 	readBytes(t, c, []byte("before"))
 }
 
-// wait2 returns the error that answers a registration, or nil.
-func wait2(n *node) *portproto.Error {
+// registration returns the error that answers a registration, or nil.
+func registration(n *node) *portproto.Error {
 	n.t.Helper()
 	for e := range n.events {
 		switch e := e.(type) {
@@ -440,9 +191,11 @@ func TestBrokenStdout(t *testing.T) {
 
 // BenchmarkHandover is the whole chain on the loopback: connect, HANDOVER_REQ,
 // HANDOVER_RESP, the fd at the BEAM's end, close.
+// Initiators and the BEAM's end run here, on the same processors; cpu-us are what
+// the two programs alone use.
 func BenchmarkHandover(b *testing.B) {
 	port := freePort(b)
-	startEPMD(b, port)
+	epmd := startEPMD(b, port)
 	n := startNode(b, "")
 	n.register(port)
 	go func() {
@@ -466,4 +219,9 @@ func BenchmarkHandover(b *testing.B) {
 		}
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "handovers/s")
+	for name, cmd := range map[string]*exec.Cmd{"epmd": epmd, "carrier": n.cmd} {
+		kill9(cmd)
+		used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		b.ReportMetric(float64(used.Microseconds())/float64(b.N), name+"-cpu-us/op")
+	}
 }

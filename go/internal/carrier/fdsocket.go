@@ -20,14 +20,18 @@ import (
 // each message some 800 bytes, and no more are sent while a quarter is used.
 const fdSendBuffer = 128 << 10
 
-// errBusy: the BEAM does not read the fd socket.
-var errBusy = errors.New("carrier: the BEAM does not take connections from the fd socket")
+var (
+	// errBusy: the BEAM does not read the fd socket.
+	errBusy = errors.New("carrier: the BEAM does not take connections from the fd socket")
+	// errNoBEAM: it never came; the carrier is about to end.
+	errNoBEAM = errors.New("carrier: the BEAM has not connected the fd socket")
+)
 
 // fdSocket is where the BEAM gets its connections.
 type fdSocket struct {
 	path    string
 	timeout time.Duration
-	ready   chan struct{} // closed: conn is there
+	ready   chan struct{} // closed: conn is there, or nil for good
 	conn    *net.UnixConn
 	raw     syscall.RawConn
 	turn    chan struct{} // holds one token; who has it may send
@@ -47,6 +51,7 @@ func (c *carrier) listenFD() (*fdSocket, error) {
 	s.turn <- struct{}{}
 	c.wg.Go(func() {
 		err := c.acceptFD(s, l)
+		close(s.ready)
 		if err == nil {
 			err = c.watchFD(s)
 		}
@@ -88,7 +93,6 @@ func (c *carrier) isBEAM(conn *net.UnixConn) error {
 }
 
 func (s *fdSocket) adopt(conn *net.UnixConn) (err error) {
-	s.conn = conn
 	if err = conn.SetWriteBuffer(fdSendBuffer / 2); err == nil { // the kernel doubles it
 		s.raw, err = conn.SyscallConn()
 	}
@@ -96,7 +100,7 @@ func (s *fdSocket) adopt(conn *net.UnixConn) (err error) {
 		_ = conn.Close()
 		return fmt.Errorf("carrier: fd socket: %w", err)
 	}
-	close(s.ready)
+	s.conn = conn
 	return nil
 }
 
@@ -146,6 +150,9 @@ func (s *fdSocket) myTurn(deadline time.Time) error {
 		if !before(deadline, s.ready) {
 			return errBusy
 		}
+	}
+	if s.conn == nil {
+		return errNoBEAM
 	}
 	select {
 	case <-s.turn:

@@ -135,11 +135,13 @@ func kindOf(ctx context.Context, addr netip.AddrPort) (portproto.Kind, error) {
 
 // Why a heartbeat ends.
 var (
-	errEPMDGone  = errors.New("EPMD closed the heartbeat")
-	errNotAsked  = errors.New("EPMD sent on the heartbeat what is no question for a place")
-	errNoRoom    = errors.New("carrier: too many places are on offer already")
-	writeTimeout = 5 * time.Second
+	errEPMDGone = errors.New("EPMD closed the heartbeat")
+	errNotAsked = errors.New("EPMD sent on the heartbeat what is no question for a place")
+	errNoRoom   = errors.New("carrier: too many places are on offer already")
 )
+
+// writeTimeout is for EPMD to take an answer on the heartbeat.
+const writeTimeout = 5 * time.Second
 
 // serve answers EPMD until the heartbeat ends, and says why. offer makes a place
 // that EPMD can bring connections to. When ctx ends, stop is called.

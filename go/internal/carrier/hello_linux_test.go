@@ -105,6 +105,21 @@ func TestEndOfStdin(t *testing.T) {
 	}
 }
 
+// Nor does a request that waits for the fd socket hold the end up.
+func TestEndOfStdinWhileDelivering(t *testing.T) {
+	b := startBEAM(t, Options{SendTimeout: time.Hour, HelloTimeout: time.Hour})
+	b.greet(portproto.Hello{})
+	asked := make(chan struct{})
+	at := answering(t, afterRequest(func(c net.Conn) { close(asked); c.Read(make([]byte, 1)) }))
+	b.say(portproto.Connect{ID: 1, Name: "n2", EPMD: at, Timeout: time.Hour})
+	<-asked
+	b.stdin.Close()
+	if err := b.expectEnd(); err != nil {
+		t.Error(err)
+	}
+	b.nothingLeft()
+}
+
 func TestStop(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{StopTimeout: patience})
 	b.say(portproto.Stop{})
