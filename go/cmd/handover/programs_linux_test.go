@@ -290,4 +290,3 @@ func handOver(t testing.TB, n *node, port uint16, i int) {
 	}
 	readBytes(t, initiator, behind)
 }
-

@@ -90,4 +90,3 @@ func TestChannelStranger(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
-
