@@ -1,5 +1,5 @@
 %% Common Test's event handler that writes what happened to the file named by HANDOVER_CT_REPORT, a line each:
-%%   ok Suite:Case    skip Suite:Case Reason    FAIL Suite:Case Reason    done
+%%   ok Suite:Case    skip Suite:Case Reason    FAIL Suite:Case Reason    done        (of a group: Suite:Group.Case)
 %% `done` is the last: a report without it is from a run that broke off. Does nothing where the variable is not set.
 %% rebar.config's ct_opts name it; ct/run.sh reads the file.
 -module(handover_ct_report).
@@ -9,61 +9,73 @@
 
 -export([init/1, handle_event/2, handle_call/2, handle_info/2, terminate/2]).
 
+-record(state, {file :: none | file:io_device(),
+                groups = [] :: [atom()]}). % those that are under way, the innermost first
+
 init(_Args) ->
     case os:getenv("HANDOVER_CT_REPORT") of
-        false -> {ok, none};
-        Path -> file:open(Path, [append, {encoding, utf8}])
+        false -> {ok, #state{file = none}};
+        Path ->
+            {ok, File} = file:open(Path, [append, {encoding, utf8}]),
+            {ok, #state{file = File}}
     end.
 
-handle_event(_Event, none) ->
-    {ok, none};
-handle_event(#event{name = tc_done, data = {Suite, Case, Result}}, File) ->
-    tc_done(File, Suite, Case, Result),
-    {ok, File};
-handle_event(#event{name = Name, data = {Suite, Case, Reason}}, File)
+handle_event(_Event, #state{file = none} = State) ->
+    {ok, State};
+handle_event(#event{name = tc_done, data = {Suite, Case, Result}}, State) ->
+    tc_done(State, Suite, Case, Result),
+    {ok, State#state{groups = groups(Case, Result, State#state.groups)}};
+handle_event(#event{name = Name, data = {Suite, Case, Reason}}, State)
   when Name =:= tc_auto_skip; Name =:= tc_user_skip ->
-    is_config(Case) orelse line(File, "skip", Suite, Case, Reason),
-    {ok, File};
-handle_event(#event{name = test_done}, File) ->
-    ok = io:format(File, "done~n", []),
-    {ok, File};
-handle_event(_Event, File) ->
-    {ok, File}.
+    is_config(Case) orelse line(State, "skip", Suite, Case, Reason),
+    {ok, State};
+handle_event(#event{name = test_done}, State) ->
+    ok = io:format(State#state.file, "done~n", []),
+    {ok, State};
+handle_event(_Event, State) ->
+    {ok, State}.
 
-handle_call(_Request, File) ->
-    {ok, ok, File}.
+handle_call(_Request, State) ->
+    {ok, ok, State}.
 
-handle_info(_Message, File) ->
-    {ok, File}.
+handle_info(_Message, State) ->
+    {ok, State}.
 
-terminate(_Reason, none) ->
+terminate(_Reason, #state{file = none}) ->
     ok;
-terminate(_Reason, File) ->
+terminate(_Reason, #state{file = File}) ->
     file:close(File).
 
+groups({init_per_group, Group, _Properties}, ok, Groups) -> [Group | Groups];
+groups({end_per_group, _Group, _Properties}, _Result, [_ | Groups]) -> Groups;
+groups(_Case, _Result, Groups) -> Groups.
+
 %% A configuration function counts when it fails, and only then.
-tc_done(File, Suite, Case, ok) ->
-    is_config(Case) orelse line(File, "ok", Suite, Case, "");
-tc_done(File, Suite, Case, {skipped, Reason}) ->
-    is_config(Case) orelse line(File, "skip", Suite, Case, Reason);
-tc_done(_File, _Suite, _Case, {auto_skipped, _Reason}) ->
+tc_done(State, Suite, Case, ok) ->
+    is_config(Case) orelse line(State, "ok", Suite, Case, "");
+tc_done(State, Suite, Case, {skipped, Reason}) ->
+    is_config(Case) orelse line(State, "skip", Suite, Case, Reason);
+tc_done(_State, _Suite, _Case, {auto_skipped, _Reason}) ->
     ok; % tc_auto_skip tells the same
-tc_done(File, Suite, Case, {failed, Reason}) ->
-    line(File, "FAIL", Suite, Case, Reason).
+tc_done(State, Suite, Case, {failed, Reason}) ->
+    line(State, "FAIL", Suite, Case, Reason).
 
-is_config({Function, _Group, _Properties}) -> is_config(Function);
-is_config({Function, _Group}) -> is_config(Function);
-is_config(Function) ->
-    lists:member(Function, [init_per_suite, end_per_suite, init_per_group, end_per_group]).
+is_config(Case) ->
+    lists:member(function(Case), [init_per_suite, end_per_suite, init_per_group, end_per_group]).
 
-line(File, Verdict, Suite, Case, Reason) ->
-    Text = io_lib:format("~s ~ts:~ts ~ts", [Verdict, Suite, name(Case), text(Reason)]),
+%% What is skipped comes with its group, a group's own functions with its properties too.
+function({Function, _Group, _Properties}) -> Function;
+function({Function, _Group}) -> Function;
+function(Function) -> Function.
+
+path({Case, Group}, [Group | _] = Groups) -> path(Case, Groups);
+path({Case, Group}, Groups) -> path(Case, [Group | Groups]);
+path(Case, Groups) -> lists:join(".", [atom_to_list(Name) || Name <- lists:reverse(Groups, [function(Case)])]).
+
+line(#state{file = File, groups = Groups}, Verdict, Suite, Case, Reason) ->
+    Text = io_lib:format("~s ~ts:~ts ~ts", [Verdict, Suite, path(Case, Groups), text(Reason)]),
     OneLine = re:replace(Text, "\\s+", " ", [global, unicode, {return, list}]),
     ok = io:format(File, "~ts~n", [string:trim(OneLine)]).
-
-name({Case, Group, _Properties}) -> io_lib:format("~ts(~ts)", [Case, Group]);
-name({Case, Group}) -> io_lib:format("~ts(~ts)", [Case, Group]);
-name(Case) -> atom_to_list(Case).
 
 text(Reason) ->
     case io_lib:printable_unicode_list(Reason) of

@@ -5,6 +5,7 @@
 # Hosts that the suites left (ct/hosts.sh) are taken down, also when the run is interrupted.
 set -eu
 cd "$(dirname "$0")/.."
+[ -t 1 ] || export TERM=dumb # no colours in a log
 report=${1:-/dev/stdout}
 [ $# -eq 0 ] || shift
 deadline=${HANDOVER_CT_DEADLINE:-900} # seconds, for all suites together

@@ -65,9 +65,19 @@ cleanup() {
     if [ "$hosts" = namespaces ]; then
         ct/hosts.sh down "$prefix"
     else
-        ERL_EPMD_PORT=$epmd_port priv/epmd -kill >/dev/null 2>&1 || true
+        end_epmd
     fi
     rm -rf "$work"
+}
+
+# the EPMD that the nodes started; it refuses to end until it has noticed that they are gone
+end_epmd() {
+    for _ in $(seq 50); do
+        if ! epmd -port "$epmd_port" -names >/dev/null 2>&1; then return; fi
+        priv/epmd -port "$epmd_port" -kill >/dev/null 2>&1 || true
+        sleep 0.1
+    done
+    say "EPMD on port $epmd_port did not end: priv/epmd -port $epmd_port -kill"
 }
 
 # on HOST COMMAND …
@@ -85,18 +95,18 @@ name() { # name NODE HOST
     if [ "$hosts" = namespaces ]; then echo "$1@$2.handover.test"; else echo "$1@127.0.0.1"; fi
 }
 
-# node NODE HOST LOG ARGUMENT …: in the background; its pid is the last of pids
+# node NODE HOST ARGUMENT …: in the background; its pid is the last of pids
 node() {
-    local name host=$2 log=$3
+    local name host=$2
     name=$(name "$1" "$2")
-    shift 3
+    shift 2
     if [ "$hosts" = namespaces ]; then
         set -- ip netns exec "$prefix-$host" erl "$@"
     else
         set -- env "ERL_EPMD_PORT=$epmd_port" erl "$@"
     fi
     # +Bd: Ctrl-C is for this script
-    "$@" +Bd -noinput -name "$name" -setcookie "$cookie" -start_epmd false -pa "$work" </dev/null >"$log" 2>&1 &
+    "$@" +Bd -noinput -name "$name" -setcookie "$cookie" -start_epmd false -pa "$work" </dev/null &
     pids+=($!)
 }
 
@@ -104,7 +114,7 @@ node() {
 run_node() {
     local node=$1 host=$2
     shift 2
-    node "$node" "$host" /dev/fd/3 "$@" 3>&1
+    node "$node" "$host" "$@"
     local pid=${pids[-1]}
     until_true 90 "the end of node $node" gone "$pid"
     wait "$pid"
@@ -114,7 +124,7 @@ run_node() {
 start_node() {
     local node=$1 host=$2
     shift 2
-    node "$node" "$host" "$work/$node.log" "$@" -eval 'io:format("ready~n")'
+    node "$node" "$host" "$@" -eval 'io:format("ready~n")' >"$work/$node.log" 2>&1
     until_true 30 "the start of node $node" ready_or_gone "$node" "${pids[-1]}"
     grep -qx ready "$work/$node.log" || failed "node $node did not start"
 }
@@ -137,7 +147,7 @@ stock_fails() {
 }
 
 handover_works() {
-    heading "$1. The same with -proto_dist handover_tcp: n1 on host1, n2 and n3 on host2"
+    heading "$1"
     local options=(-proto_dist handover_tcp -handover listen false -pa "$ebin")
     start_node n2 host2 "${options[@]}"
     start_node n3 host2 "${options[@]}"
@@ -155,7 +165,7 @@ listening_ports() {
 }
 
 one_port() {
-    heading "$1. What listens on host2 (ss -ltn), with two nodes running there"
+    heading "$1"
     if [ "$hosts" = namespaces ]; then on host2 ss -Hltn; else ss -Hltn "sport = :$epmd_port"; fi |
         awk '{print "  " $1, $4}'
     [ "$(listening_ports)" = "$epmd_port" ] || failed "not port $epmd_port alone: $(listening_ports | xargs)"
@@ -181,14 +191,14 @@ if [ "$hosts" = namespaces ]; then
     say "host1 192.0.2.1, host2 192.0.2.2; network namespaces, joined by a veth pair; nftables:"
     ip netns exec "$prefix-host2" nft list chain inet handover input | sed -n 's/^\t\t/    /p'
     stock_fails
-    handover_works 3
-    one_port 4
+    handover_works "3. The same hosts with -proto_dist handover_tcp: n1 on host1, n2 and n3 on host2"
+    one_port "4. What listens on host2 (ss -ltn), with two nodes running there"
     heading "Three nodes on two hosts are one cluster, and the firewall has one port open: EPMD's."
 else
     epmd_port=$(free_port)
     heading "1. No two hosts here ($reason)"
     say "So: three nodes on 127.0.0.1, EPMD on port $epmd_port, no firewall. As root the demo is the real thing."
-    handover_works 2
-    one_port 3
+    handover_works "2. n1, n2 and n3 with -proto_dist handover_tcp"
+    one_port "3. What EPMD and the nodes listen on (ss -ltn)"
     heading "Three nodes are one cluster, and nothing listens but EPMD, on one port."
 fi
