@@ -141,12 +141,12 @@ func registration(n *node) *portproto.Error {
 // The carrier starts EPMD where there is none, and that outlives it.
 func TestStartsEPMD(t *testing.T) {
 	port := freePort(t)
-	n := startNode(t, built(t, "epmd"))
-	t.Cleanup(func() {
+	t.Cleanup(func() { // after the node's: an EPMD with nodes does not let itself be killed
 		if out, err := exec.Command(built(t, "epmd"), "-port", fmt.Sprint(port), "-kill").CombinedOutput(); err != nil {
 			t.Errorf("epmd -kill: %v: %s", err, out)
 		}
 	})
+	n := startNode(t, built(t, "epmd"))
 	n.register(port)
 	handOver(t, n, port, 1)
 	n.stdin.Close()
