@@ -60,6 +60,7 @@ end_nodes() {
 }
 
 cleanup() {
+    set +e
     trap '' INT TERM HUP
     end_nodes
     if [ "$hosts" = namespaces ]; then
@@ -73,7 +74,7 @@ cleanup() {
 # the EPMD that the nodes started; it refuses to end until it has noticed that they are gone
 end_epmd() {
     for _ in $(seq 50); do
-        if ! epmd -port "$epmd_port" -names >/dev/null 2>&1; then return; fi
+        if ! epmd -port "$epmd_port" -names >/dev/null 2>&1; then return 0; fi
         priv/epmd -port "$epmd_port" -kill >/dev/null 2>&1 || true
         sleep 0.1
     done
