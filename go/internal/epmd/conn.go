@@ -87,7 +87,7 @@ func (c *conn) write(b []byte) error {
 // park gives the connection to the runtime's poller and to the server's set of
 // connections to close at its end.
 func (c *conn) park() error {
-	file := os.NewFile(uintptr(c.fd), "")
+	file := os.NewFile(uintptr(c.fd), "connection")
 	raw, err := file.SyscallConn()
 	if err == nil {
 		err = file.SetDeadline(c.deadline)

@@ -26,7 +26,7 @@ const (
 // socket (no symbolic link) that the node's uid or root owns, connects to that
 // very inode, and makes sure that the listener is that uid or root as well. A
 // full backlog is tried again until the deadline.
-func dialPath(path string, uid uint32, deadline time.Time, gone <-chan struct{}) (*net.UnixConn, error) {
+func dialPath(path string, uid uint32, deadline time.Time, n *node) (*net.UnixConn, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
@@ -35,7 +35,7 @@ func dialPath(path string, uid uint32, deadline time.Time, gone <-chan struct{})
 	if err := vetSocket(fd, path, uid); err != nil {
 		return nil, err
 	}
-	conn, err := dialFD(fd, path, deadline, gone)
+	conn, err := dialFD(fd, path, deadline, n)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func vetSocket(fd int, path string, uid uint32) error {
 	return nil
 }
 
-func dialFD(fd int, path string, deadline time.Time, gone <-chan struct{}) (*net.UnixConn, error) {
+func dialFD(fd int, path string, deadline time.Time, n *node) (*net.UnixConn, error) {
 	addr := &net.UnixAddr{Net: "unixpacket", Name: "/proc/self/fd/" + strconv.Itoa(fd)}
 	for pause := minRetry; ; pause = min(2*pause, maxRetry) {
 		conn, err := net.DialUnix("unixpacket", nil, addr)
@@ -83,8 +83,8 @@ func dialFD(fd int, path string, deadline time.Time, gone <-chan struct{}) (*net
 		}
 		select {
 		case <-time.After(pause/2 + rand.N(pause)):
-		case <-gone:
-			return nil, errGone
+		case <-n.gone:
+			return nil, n.left
 		}
 	}
 }

@@ -42,7 +42,7 @@ func (g *gate) enter(n *node, deadline <-chan time.Time) error {
 	case <-turn:
 		return nil
 	case <-n.gone:
-		err = errGone
+		err = n.left
 	case <-deadline:
 		err = errNoAnswer
 	}

@@ -28,12 +28,9 @@ type opening struct {
 // deadline at most; the attempt goes on for those who have more time.
 func (n *node) openChannel(deadline <-chan time.Time) (*channel, error) {
 	n.mu.Lock()
-	if n.channel != nil || n.left {
+	if n.channel != nil || n.left != nil {
 		defer n.mu.Unlock()
-		if n.left {
-			return nil, errGone
-		}
-		return n.channel, nil
+		return n.channel, n.left
 	}
 	attempt := n.opening
 	if attempt == nil {
@@ -46,7 +43,7 @@ func (n *node) openChannel(deadline <-chan time.Time) (*channel, error) {
 	case <-attempt.done:
 		return attempt.channel, attempt.err
 	case <-n.gone:
-		return nil, errGone
+		return nil, n.left
 	case <-deadline:
 		return nil, errNoAnswer
 	}
@@ -56,9 +53,10 @@ func (n *node) openChannel(deadline <-chan time.Time) (*channel, error) {
 func (n *node) attempt(o *opening) {
 	conn, err := n.bring()
 	n.mu.Lock()
-	if err == nil && n.left {
+	left := n.left
+	if err == nil && left != nil {
 		_ = conn.Close()
-		err = errGone
+		err = left
 	}
 	if o.err = err; err == nil {
 		o.channel = newChannel(n, conn)
@@ -68,7 +66,7 @@ func (n *node) attempt(o *opening) {
 	n.opening = nil
 	n.mu.Unlock()
 	close(o.done)
-	if err != nil && !errors.Is(err, errGone) {
+	if err != nil && !isAny(err, errGone, left) {
 		n.s.o.Log.Warn().Err(err).Str("node", n.entry.Name).Msg("no way to bring connections to the node")
 	}
 }
@@ -88,7 +86,7 @@ func (n *node) bring() (*net.UnixConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epmd: who the node is: %w", err)
 	}
-	return dialPath(path, uid, deadline, n.gone)
+	return dialPath(path, uid, deadline, n)
 }
 
 // askPath sends 'h' on the heartbeat and waits for the answer. Where an earlier
@@ -106,7 +104,7 @@ func (n *node) askPath(patience time.Duration) (string, error) {
 		}
 		return a.path, a.err
 	case <-n.gone:
-		return "", errGone
+		return "", n.left
 	case <-timer.C:
 		return "", errNoAnswer
 	}

@@ -25,7 +25,7 @@ type node struct {
 	writing sync.Mutex // held to write on the heartbeat
 
 	mu      sync.Mutex // guards what follows
-	left    bool       // gone is closed
+	left    error      // why gone is closed, or nil
 	asked   bool       // an 'h' is unanswered: there is never more than one
 	answers chan pathAnswer
 	channel *channel // the open one, or nil
@@ -68,7 +68,7 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 		s.o.Log.Warn().Err(err).Stringer("peer", c.peer).Msg("registration refused")
 		_, _ = c.read(make([]byte, 1))
 	case !sent:
-		n.leave("the answer to ALIVE2_REQ could not be sent")
+		n.leave(errGone, "the answer to ALIVE2_REQ could not be sent")
 	default:
 		n.live()
 	}
@@ -95,10 +95,17 @@ func (n *node) live() {
 	for err == nil {
 		err = n.listen()
 	}
-	if !isAny(err, io.EOF, unix.ECONNRESET, os.ErrClosed) {
-		log.Warn().Err(err).Msg("heartbeat broken, unregistering the node")
+	if ended(err) {
+		n.leave(errGone, err.Error())
+		return
 	}
-	n.leave(err.Error())
+	log.Warn().Err(err).Msg("heartbeat broken, unregistering the node")
+	n.leave(err, err.Error())
+}
+
+// ended says whether a heartbeat came to an end as heartbeats do.
+func ended(err error) bool {
+	return isAny(err, io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, os.ErrClosed)
 }
 
 // errUnasked: bytes on a heartbeat that EPMD did not ask for.
@@ -132,13 +139,15 @@ func (n *node) listen() error {
 	return n.heartbeat.file.SetReadDeadline(time.Time{})
 }
 
-// leave takes the node's name away and ends all that is under way to it. It may
-// be called more than once and by anybody.
-func (n *node) leave(why string) {
+// leave takes the node's name away and ends all that is under way to it, with err
+// for those who wait. It may be called more than once and by anybody.
+func (n *node) leave(err error, why string) {
 	n.s.names.Unregister(n.entry)
 	n.mu.Lock()
-	first := !n.left
-	n.left = true
+	first := n.left == nil
+	if first {
+		n.left = err
+	}
 	open := n.channel
 	n.channel = nil
 	n.mu.Unlock()
@@ -147,7 +156,7 @@ func (n *node) leave(why string) {
 	}
 	close(n.gone)
 	if open != nil {
-		open.breakOff(errGone)
+		open.breakOff(err)
 	}
 	n.heartbeat.hangUp()
 	n.s.o.Log.Info().Str("node", n.entry.Name).Str("why", why).Msg("unregistered")

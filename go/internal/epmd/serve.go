@@ -163,7 +163,7 @@ func (s *Server) stop(c *conn, name []byte) {
 		s.reply(c, []byte("NOEXISTSTOPPED"))
 		return
 	}
-	nodeOf(n).leave("STOP_REQ")
+	nodeOf(n).leave(errGone, "STOP_REQ")
 	s.reply(c, []byte("STOPPED"))
 }
 

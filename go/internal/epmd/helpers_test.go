@@ -1,0 +1,301 @@
+package epmd
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/fdpass"
+)
+
+// patience bounds every wait of these tests; none takes long unless it fails.
+const patience = 20 * time.Second
+
+// testServer is a Server on a random port of 127.0.0.1.
+type testServer struct {
+	*Server
+	addr string
+	log  *logBuffer
+}
+
+// start runs a server for the length of the test, and fails the test where the
+// server leaves a goroutine or an open file behind.
+func start(t *testing.T, o Options, tweaks ...func(*Server)) *testServer {
+	t.Helper()
+	noLeaks(t)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ts := &testServer{addr: l.Addr().String(), log: &logBuffer{}}
+	o.Port = l.Addr().(*net.TCPAddr).Port
+	o.Log = zerolog.New(ts.log).Level(zerolog.DebugLevel)
+	ts.Server = New(o)
+	for _, tweak := range tweaks {
+		tweak(ts.Server)
+	}
+	served := make(chan error, 1)
+	go func() { served <- ts.Serve([]*net.TCPListener{l.(*net.TCPListener)}) }()
+	t.Cleanup(func() {
+		ts.Close()
+		select {
+		case err := <-served:
+			if err != nil {
+				t.Errorf("Serve: %v", err)
+			}
+		case <-time.After(patience):
+			t.Error("Serve does not return")
+		}
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", ts.log)
+		}
+	})
+	return ts
+}
+
+// noLeaks compares open files and goroutines of now with those of the test's end.
+func noLeaks(t *testing.T) {
+	fds, goroutines := openFiles(t), runtime.NumGoroutine()
+	t.Cleanup(func() {
+		if !within(func() bool { return runtime.NumGoroutine() <= goroutines && openFiles(t) <= fds }) {
+			stacks := make([]byte, 1<<16)
+			t.Errorf("files: %d, then %d; goroutines: %d, then %d\n%s", fds, openFiles(t),
+				goroutines, runtime.NumGoroutine(), stacks[:runtime.Stack(stacks, true)])
+		}
+	})
+}
+
+func openFiles(t *testing.T) int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// within waits for a condition, and says whether it came.
+func within(condition func() bool) bool {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if condition() {
+			return true
+		}
+	}
+	return condition()
+}
+
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// says waits for a line of the log.
+func (b *logBuffer) says(t *testing.T, what string) {
+	t.Helper()
+	if !within(func() bool { return strings.Contains(b.String(), what) }) {
+		t.Errorf("no log line with %q", what)
+	}
+}
+
+func (ts *testServer) dial(t *testing.T) *net.TCPConn {
+	t.Helper()
+	c, err := net.Dial("tcp", ts.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return c.(*net.TCPConn)
+}
+
+func send(t *testing.T, c net.Conn, b []byte) {
+	t.Helper()
+	if _, err := c.Write(b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ask sends b on a connection of its own and returns all that comes until the
+// server's close.
+func (ts *testServer) ask(t *testing.T, b []byte) string {
+	t.Helper()
+	c := ts.dial(t)
+	defer c.Close()
+	send(t, c, b)
+	return readAll(t, c)
+}
+
+func readAll(t *testing.T, c net.Conn) string {
+	t.Helper()
+	b, err := io.ReadAll(c)
+	if err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Fatalf("after %q: %v", b, err)
+	}
+	return string(b)
+}
+
+func request(op byte, arg string) []byte { return epmdproto.AppendRequest(nil, op, arg) }
+
+// register makes a connection the heartbeat of a node.
+func (ts *testServer) register(t *testing.T, r epmdproto.Alive2Req) (net.Conn, uint32) {
+	t.Helper()
+	c := ts.dial(t)
+	b, err := r.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	send(t, c, b)
+	resp, err := epmdproto.ReadAlive2Resp(c)
+	if err != nil || resp.Result != 0 {
+		t.Fatalf("registering %q: %+v, %v", r.Name, resp, err)
+	}
+	return c, resp.Creation
+}
+
+func plainNode(name string) epmdproto.Alive2Req {
+	return epmdproto.Alive2Req{Port: 1234, NodeType: 77, Highest: 6, Lowest: 5, Name: name}
+}
+
+// fakeNode is a node that takes handovers, and its carrier.
+type fakeNode struct {
+	t         *testing.T
+	heartbeat net.Conn
+	path      string
+	listener  *net.UnixListener
+}
+
+// node registers one that listens on a socket, but answers nothing yet.
+func (ts *testServer) node(t *testing.T, name string) *fakeNode {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l := listenUnix(t, "unixpacket", path)
+	r := plainNode(name)
+	r.Extra = []byte(epmdproto.Extra)
+	heartbeat, _ := ts.register(t, r)
+	return &fakeNode{t: t, heartbeat: heartbeat, path: path, listener: l}
+}
+
+// asked waits for 'h'.
+func (n *fakeNode) asked() {
+	n.t.Helper()
+	var b [3]byte
+	if _, err := io.ReadFull(n.heartbeat, b[:]); err != nil || !bytes.Equal(b[:], epmdproto.HandoverAsk) {
+		n.t.Fatalf("on the heartbeat: % x, %v", b, err)
+	}
+}
+
+// offer answers with the path of the node's socket.
+func (n *fakeNode) offer() {
+	n.t.Helper()
+	b, err := epmdproto.AppendHandoverPath(nil, n.path)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	send(n.t, n.heartbeat, b)
+}
+
+// open waits for 'h', answers, and accepts the channel.
+func (n *fakeNode) open() *fakeChannel {
+	n.t.Helper()
+	n.asked()
+	n.offer()
+	return n.accept()
+}
+
+func (n *fakeNode) accept() *fakeChannel {
+	n.t.Helper()
+	_ = n.listener.SetDeadline(time.Now().Add(patience))
+	c, err := n.listener.AcceptUnix()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return &fakeChannel{n.t, c}
+}
+
+type fakeChannel struct {
+	t *testing.T
+	*net.UnixConn
+}
+
+// take receives one connection; it is acknowledged by ack.
+func (ch *fakeChannel) take() (epmdproto.Passed, *os.File) {
+	ch.t.Helper()
+	buf := make([]byte, 64)
+	n, fd, err := receive(ch, buf)
+	if err != nil {
+		ch.t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "passed")
+	ch.t.Cleanup(func() { _ = f.Close() })
+	p, err := epmdproto.ParsePass(buf[:n])
+	if err != nil {
+		ch.t.Fatal(err)
+	}
+	return p, f
+}
+
+func receive(ch *fakeChannel, buf []byte) (n, fd int, err error) {
+	return fdpass.Receive(ch.UnixConn, buf)
+}
+
+func (ch *fakeChannel) ack(id uint64, r epmdproto.Result) {
+	ch.t.Helper()
+	send(ch.t, ch.UnixConn, epmdproto.AppendAck(nil, epmdproto.Ack{ID: id, Result: r}))
+}
+
+func handoverReq(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := epmdproto.AppendHandoverReq(nil, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// initiate sends HANDOVER_REQ on a connection of its own.
+func (ts *testServer) initiate(t *testing.T, name string) *net.TCPConn {
+	t.Helper()
+	c := ts.dial(t)
+	send(t, c, handoverReq(t, name))
+	return c
+}
+
+// refused reads an answer that is the given result and the server's close.
+func refused(t *testing.T, c net.Conn, want epmdproto.Result) {
+	t.Helper()
+	b, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(b, []byte{'i', byte(want)}) {
+		t.Errorf("got % x, %v; want 'i' and %v", b, err, want)
+	}
+}
+
+func peerOf(c net.Conn) netip.AddrPort {
+	return netip.MustParseAddrPort(fmt.Sprint(c.LocalAddr()))
+}

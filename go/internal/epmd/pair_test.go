@@ -1,0 +1,40 @@
+package epmd
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// remotePair is a TCP connection whose accepted end is a conn with a peer of
+// another host.
+func remotePair(t *testing.T, s *Server) (*conn, net.Conn) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	theirs, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = theirs.Close() })
+	_ = theirs.SetDeadline(time.Now().Add(patience))
+	lfd, err := dupFD(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(lfd)
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(lfd), Events: unix.POLLIN}}, int(patience.Milliseconds())); err != nil {
+		t.Fatal(err)
+	}
+	fd, _, err := unix.Accept4(lfd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &conn{s: s, fd: fd, peer: netip.MustParseAddrPort("192.0.2.1:5"), deadline: time.Now().Add(patience)}, theirs
+}

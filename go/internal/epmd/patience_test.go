@@ -1,0 +1,336 @@
+package epmd
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmdproto"
+)
+
+// short is a handover timeout for tests that wait for it to pass.
+const short = 300 * time.Millisecond
+
+// handOver brings one connection to a node whose channel is open.
+func (ts *testServer) handOver(t *testing.T, name string, ch *fakeChannel) {
+	t.Helper()
+	c := ts.initiate(t, name)
+	p, f := ch.take()
+	ch.ack(p.ID, epmdproto.OK)
+	if _, err := f.WriteString("hello"); err != nil {
+		t.Error(err)
+	}
+	_ = f.Close()
+	if got := readAll(t, c); got != "hello" {
+		t.Errorf("%s: the initiator reads %q", name, got)
+	}
+}
+
+// openNode registers a node and opens its channel with a first handover.
+func (ts *testServer) openNode(t *testing.T, name string) (*fakeNode, *fakeChannel) {
+	t.Helper()
+	n := ts.node(t, name)
+	c := ts.initiate(t, name)
+	ch := n.open()
+	p, f := ch.take()
+	ch.ack(p.ID, epmdproto.OK)
+	_ = f.Close()
+	if got := readAll(t, c); got != "" {
+		t.Errorf("%q", got)
+	}
+	return n, ch
+}
+
+// TestNeverAnswers: a node that does not answer 'h' is asked once, its initiators
+// get their answer in time, and nobody else waits for it. What it answers late
+// serves the next.
+func TestNeverAnswers(t *testing.T) {
+	ts := start(t, Options{HandoverTimeout: short})
+	silent := ts.node(t, "silent")
+	var waiting []net.Conn
+	for range 10 {
+		waiting = append(waiting, ts.initiate(t, "silent"))
+	}
+	silent.asked()
+	_, ch := ts.openNode(t, "other")
+	ts.handOver(t, "other", ch)
+	for _, c := range waiting {
+		refused(t, c, epmdproto.NoAnswer)
+	}
+	ts.log.says(t, "did not answer in time")
+
+	c := ts.initiate(t, "silent")
+	refused(t, c, epmdproto.NoAnswer)
+	_ = silent.heartbeat.SetReadDeadline(time.Now().Add(short / 3))
+	if n, err := silent.heartbeat.Read(make([]byte, 1)); n != 0 || !os.IsTimeout(err) {
+		t.Errorf("asked again before it answered: %d, %v", n, err)
+	}
+	_ = silent.heartbeat.SetReadDeadline(time.Now().Add(patience))
+	c = ts.initiate(t, "silent")
+	reg := nodeOf(ts.names.Lookup([]byte("silent")))
+	if !within(func() bool { reg.mu.Lock(); defer reg.mu.Unlock(); return reg.opening != nil }) {
+		t.Fatal("nobody waits for the answer")
+	}
+	silent.offer()
+	ch = silent.accept()
+	p, f := ch.take()
+	ch.ack(p.ID, epmdproto.OK)
+	_ = f.Close()
+	if got := readAll(t, c); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestLateAnswer: an answer that comes when nobody waits is not taken for the
+// answer to the next question.
+func TestLateAnswer(t *testing.T) {
+	ts := start(t, Options{HandoverTimeout: short})
+	n := ts.node(t, "n")
+	refused(t, ts.initiate(t, "n"), epmdproto.NoAnswer)
+	n.asked()
+	send(t, n.heartbeat, []byte("\x00\x02/x"))
+	reg := nodeOf(ts.names.Lookup([]byte("n")))
+	if !within(func() bool { reg.mu.Lock(); defer reg.mu.Unlock(); return !reg.asked }) {
+		t.Fatal("the late answer was not read")
+	}
+	c := ts.initiate(t, "n")
+	ch := n.open()
+	p, f := ch.take()
+	ch.ack(p.ID, epmdproto.OK)
+	_ = f.Close()
+	if got := readAll(t, c); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestHalfAnAnswer: once begun, an answer has to come to its end.
+func TestHalfAnAnswer(t *testing.T) {
+	ts := start(t, Options{HandoverTimeout: short})
+	n := ts.node(t, "n")
+	c := ts.initiate(t, "n")
+	n.asked()
+	send(t, n.heartbeat, []byte{0})
+	refused(t, c, epmdproto.NoAnswer)
+	if got := readAll(t, n.heartbeat); got != "" {
+		t.Errorf("%q", got)
+	}
+	ts.log.says(t, "heartbeat broken")
+}
+
+// TestStoppedCarrier: connections that were passed and are not acknowledged are
+// closed at the deadline, without a byte; they keep counting as the node's, so
+// that no more than MaxNodePasses are ever unread; further initiators are told.
+func TestStoppedCarrier(t *testing.T) {
+	ts := start(t, Options{HandoverTimeout: short, MaxNodePasses: 2, MaxNodeQueue: 3})
+	_, ch := ts.openNode(t, "stopped")
+	passed := []net.Conn{ts.initiate(t, "stopped"), ts.initiate(t, "stopped")}
+	line := &nodeOf(ts.names.Lookup([]byte("stopped"))).line
+	inLine := func(unread, queued int) {
+		t.Helper()
+		if !within(func() bool {
+			ts.gate.mu.Lock()
+			defer ts.gate.mu.Unlock()
+			return line.unread == unread && len(line.queue) == queued
+		}) {
+			t.Errorf("unread %d, queued %d", line.unread, len(line.queue))
+		}
+	}
+	inLine(2, 0)
+	queued := []net.Conn{ts.initiate(t, "stopped"), ts.initiate(t, "stopped"), ts.initiate(t, "stopped")}
+	inLine(2, 3)
+	refused(t, ts.initiate(t, "stopped"), epmdproto.Overloaded)
+	_, other := ts.openNode(t, "other")
+	ts.handOver(t, "other", other)
+	for _, c := range queued {
+		refused(t, c, epmdproto.NoAnswer)
+	}
+	if !within(func() bool { ts.gate.mu.Lock(); defer ts.gate.mu.Unlock(); return ts.gate.taken == 0 }) {
+		t.Error("places are kept after the deadline")
+	}
+	inLine(2, 0)
+	// The carrier goes on: it has both connections, and EPMD wrote nothing there.
+	for _, c := range passed {
+		p, f := ch.take()
+		ch.ack(p.ID, epmdproto.OK)
+		_ = f.Close()
+		if got := readAll(t, c); got != "" {
+			t.Errorf("on a passed connection: %q", got)
+		}
+	}
+	inLine(0, 0)
+	ts.handOver(t, "stopped", ch)
+}
+
+// TestLateAckOfBrokenChannel: what was late is settled by the channel's end.
+func TestLateAckOfBrokenChannel(t *testing.T) {
+	ts := start(t, Options{HandoverTimeout: short, MaxNodePasses: 1})
+	n, ch := ts.openNode(t, "n")
+	c := ts.initiate(t, "n")
+	refused(t, ts.initiate(t, "n"), epmdproto.NoAnswer)
+	_ = ch.Close()
+	if got := readAll(t, c); got != "" {
+		t.Errorf("%q", got)
+	}
+	c = ts.initiate(t, "n")
+	ch = n.open()
+	p, f := ch.take()
+	ch.ack(p.ID, epmdproto.OK)
+	_ = f.Close()
+	if got := readAll(t, c); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestCarrierRefuses: the carrier has told the initiator; EPMD adds nothing.
+func TestCarrierRefuses(t *testing.T) {
+	ts := start(t, Options{})
+	_, ch := ts.openNode(t, "n")
+	c := ts.initiate(t, "n")
+	p, f := ch.take()
+	if _, err := f.Write(epmdproto.AppendHandoverResult(nil, epmdproto.Refused)); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	ch.ack(p.ID, epmdproto.Refused)
+	refused(t, c, epmdproto.Refused)
+	ts.log.says(t, `"result":"refused"`)
+}
+
+// TestBadAcks: a channel that carries anything but ACKs of what is on its way is
+// closed, and the next handover opens another.
+func TestBadAcks(t *testing.T) {
+	for name, c := range map[string]struct{ msg, log string }{
+		"version":   {"\x02A\x00\x00\x00\x00\x00\x00\x00\x01\x00", "version 2"},
+		"kind":      {"\x01B\x00\x00\x00\x00\x00\x00\x00\x01\x00", "kind 66"},
+		"too short": {"\x01A", "2 bytes"},
+		"too long":  {"\x01A\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00", "ACK of 12 bytes"},
+		"unknown":   {"\x01A\x00\x00\x00\x00\x00\x00\x00\x63\x00", "ACK of 99"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ts := start(t, Options{})
+			n, ch := ts.openNode(t, "n")
+			send(t, ch.UnixConn, []byte(c.msg))
+			if _, err := ch.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("the channel: %v", err)
+			}
+			ts.log.says(t, c.log)
+			c1 := ts.initiate(t, "n")
+			ch = n.open()
+			p, f := ch.take()
+			ch.ack(p.ID, epmdproto.OK)
+			_ = f.Close()
+			if got := readAll(t, c1); got != "" {
+				t.Errorf("%q", got)
+			}
+		})
+	}
+}
+
+// TestNodeLeaves: who waits for a node that leaves is told so.
+func TestNodeLeaves(t *testing.T) {
+	ts := start(t, Options{})
+	n := ts.node(t, "n")
+	c := ts.initiate(t, "n")
+	n.asked()
+	_ = n.heartbeat.Close()
+	refused(t, c, epmdproto.NoSuchNode)
+}
+
+// TestFullBacklog: a carrier that is slow to accept is tried again.
+func TestFullBacklog(t *testing.T) {
+	ts := start(t, Options{})
+	n := ts.node(t, "n")
+	raw, err := n.listener.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) { err = unix.Listen(int(fd), 0) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	inTheWay, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: n.path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inTheWay.Close()
+	if _, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: n.path}); err == nil {
+		t.Fatal("the backlog is not full")
+	}
+	c := ts.initiate(t, "n")
+	n.asked()
+	n.offer()
+	_ = n.accept().Close() // the one in the way; then there is room
+	ch := n.accept()
+	p, f := ch.take()
+	ch.ack(p.ID, epmdproto.OK)
+	_ = f.Close()
+	if got := readAll(t, c); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestManyAtOnce: 1,000 handovers from 32 initiators to 4 nodes; each connection
+// reaches the node that it asked for. start's check counts the files afterwards.
+func TestManyAtOnce(t *testing.T) {
+	ts := start(t, Options{})
+	const nodes, initiators, each = 4, 32, 32
+	var wg sync.WaitGroup
+	for i := range nodes {
+		name := "n" + strconv.Itoa(i)
+		_, ch := ts.openNode(t, name)
+		go serveName(ch, name)
+	}
+	for i := range initiators {
+		wg.Go(func() {
+			name := "n" + strconv.Itoa(i%nodes)
+			for range each {
+				if err := initiateOnce(ts.addr, name); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// serveName answers each connection with the node's name, until the channel ends.
+func serveName(ch *fakeChannel, name string) {
+	buf := make([]byte, 64)
+	for {
+		n, fd, err := receive(ch, buf)
+		if err != nil {
+			return
+		}
+		p, _ := epmdproto.ParsePass(buf[:n])
+		_, _ = unix.Write(fd, []byte(name))
+		_ = unix.Close(fd)
+		_, _ = ch.Write(epmdproto.AppendAck(nil, epmdproto.Ack{ID: p.ID}))
+	}
+}
+
+func initiateOnce(addr, name string) error {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	req, _ := epmdproto.AppendHandoverReq(nil, name)
+	if _, err := c.Write(req); err != nil {
+		return err
+	}
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(got, []byte(name)) {
+		return fmt.Errorf("asked for %s: %q, %w", name, got, err)
+	}
+	return nil
+}

@@ -1,0 +1,248 @@
+package epmd
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"handover/go/internal/epmdproto"
+)
+
+func (ts *testServer) portWord() string {
+	return string(binary.BigEndian.AppendUint32(nil, uint32(ts.o.Port)))
+}
+
+func TestLookups(t *testing.T) {
+	ts := start(t, Options{})
+	long := strings.Repeat("l", 254)
+	for _, name := range []string{"n", "ö", long, long + "l"} {
+		ts.register(t, plainNode(name))
+	}
+	found := func(name string) string {
+		return string(epmdproto.AppendPort2Resp(nil, plainNode(name)))
+	}
+	for name, want := range map[string]string{
+		"n": found("n"), "n\x00": found("n"), "ö": found("ö"), long: found(long),
+		"m": "w\x01", "n\x00\x00": "", "": "", "\x00": "", "\xff": "", "n\x00m": "", long + "l": "", long + "m": "",
+	} {
+		if got := ts.ask(t, request(epmdproto.OpPort2, name)); got != want {
+			t.Errorf("%.20q: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestNamesAndDump(t *testing.T) {
+	ts := start(t, Options{})
+	first, _ := ts.register(t, plainNode("first"))
+	ts.register(t, plainNode("second"))
+	if got, want := ts.ask(t, request(epmdproto.OpNames, "")), ts.portWord()+"name second at port 1234\nname first at port 1234\n"; got != want {
+		t.Errorf("NAMES: %q, want %q", got, want)
+	}
+	_ = first.Close()
+	ts.log.says(t, `"node":"first","why":"EOF"`)
+	fd := func(name string) (fd int) {
+		for _, n := range append(ts.names.Live(), ts.names.Old()...) {
+			if n.Name == name {
+				fd = n.FD
+			}
+		}
+		return fd
+	}
+	want := fmt.Sprintf("%sactive name     <second> at port 1234, fd = %d\n\x00old/unused name <first>, port = 1234, fd = %d \n\x00",
+		ts.portWord(), fd("second"), fd("first"))
+	if got := ts.ask(t, request(epmdproto.OpDump, "")); got != want {
+		t.Errorf("DUMP: %q, want %q", got, want)
+	}
+}
+
+func TestRefusedRegistrationStaysOpen(t *testing.T) {
+	ts := start(t, Options{})
+	ts.register(t, plainNode("n"))
+	for highest, want := range map[uint16]string{5: "y\x01\x00\x63", 6: "v\x01\x00\x00\x00\x63"} {
+		r := plainNode("n")
+		r.Highest = highest
+		b, _ := r.Append(nil)
+		c := ts.dial(t)
+		send(t, c, b)
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(c, got); err != nil || string(got) != want {
+			t.Errorf("duplicate name: %q, %v", got, err)
+		}
+		send(t, c, []byte("x"))
+		if rest := readAll(t, c); rest != "" {
+			t.Errorf("then %q", rest)
+		}
+	}
+	ts.log.says(t, "name is taken")
+	if ts.names.Len() != 1 {
+		t.Error("the name's holder lost it")
+	}
+}
+
+func TestHeartbeat(t *testing.T) {
+	ts := start(t, Options{})
+	c, creation := ts.register(t, plainNode("n"))
+	send(t, c, []byte("x"))
+	if got := readAll(t, c); got != "" {
+		t.Errorf("a byte that was not asked for: %q", got)
+	}
+	ts.log.says(t, "sent what it was not asked for")
+	c, next := ts.register(t, plainNode("n"))
+	if next != creation+1 && creation != 1<<32-1 {
+		t.Errorf("creation %d, then %d", creation, next)
+	}
+	_ = c.(*net.TCPConn).SetLinger(0)
+	_ = c.Close() // a reset, as from a node that was killed
+	if !within(func() bool { return ts.names.Len() == 0 }) {
+		t.Error("a reset heartbeat keeps its name")
+	}
+}
+
+func TestMalformed(t *testing.T) {
+	ts := start(t, Options{})
+	ts.register(t, plainNode("n"))
+	for name, stream := range map[string]string{
+		"length 0": "\x00\x00", "length 0 and more": "\x00\x00zn", "too long": "\x0b\xf2z", "longest length": "\xff\xffz",
+		"bytes behind": "\x00\x02znX", "bytes behind NAMES": "\x00\x01nX", "unknown": "\x00\x01q", "unknown with body": "\x00\x04qabc",
+		"no name": "\x00\x01z", "small ALIVE2": "\x00\x0dx\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+		"TLS": "\x16\x03\x01\x02\x00\x01\x00\x01", "HTTP": "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "STOP": "\x00\x02sn",
+		"HANDOVER_REQ too long": "\x03\xfeh",
+	} {
+		c := ts.dial(t)
+		send(t, c, []byte(stream))
+		_ = c.CloseWrite() // ends what waits for more
+		if got := readAll(t, c); got != "" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if got := ts.ask(t, request(epmdproto.OpPort2, "n")); len(got) < 2 || got[1] != 0 {
+		t.Errorf("afterwards: %q", got)
+	}
+}
+
+// TestByteByByte: what arrives late is the same request.
+func TestByteByByte(t *testing.T) {
+	ts := start(t, Options{})
+	ts.register(t, plainNode("n2"))
+	c := ts.dial(t)
+	_ = c.SetNoDelay(true)
+	for _, b := range request(epmdproto.OpPort2, "n2") {
+		send(t, c, []byte{b})
+		// Not a wait for anything: it makes the pieces arrive apart mostly.
+		time.Sleep(2 * time.Millisecond)
+	}
+	if got, want := readAll(t, c), string(epmdproto.AppendPort2Resp(nil, plainNode("n2"))); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestKillAndStop(t *testing.T) {
+	ts := start(t, Options{})
+	ts.register(t, plainNode("n"))
+	for req, want := range map[string]string{"k": "NO", "sn": "", "s": ""} {
+		if got := ts.ask(t, request(req[0], req[1:])); got != want {
+			t.Errorf("%q: %q, want %q", req, got, want)
+		}
+	}
+	ts.log.says(t, "KILL_REQ refused")
+	ts.log.says(t, "needs -relaxed_command_check")
+
+	relaxed := start(t, Options{RelaxedCommandCheck: true})
+	heartbeat, _ := relaxed.register(t, plainNode("n"))
+	relaxed.register(t, plainNode("m"))
+	if got := relaxed.ask(t, request(epmdproto.OpStop, "x")); got != "NOEXISTSTOPPED" {
+		t.Errorf("STOP of nobody: %q", got)
+	}
+	if got := relaxed.ask(t, request(epmdproto.OpStop, "n\x00junk")); got != "STOPPED" {
+		t.Errorf("STOP: %q", got)
+	}
+	if got := readAll(t, heartbeat); got != "" || relaxed.names.Len() != 1 {
+		t.Errorf("after STOP: %q, %d nodes", got, relaxed.names.Len())
+	}
+	if got := relaxed.ask(t, request(epmdproto.OpKill, "")); got != "OK" {
+		t.Errorf("KILL: %q", got)
+	}
+	if !within(func() bool { return !listening(relaxed.addr) }) {
+		t.Error("still listening after KILL")
+	}
+}
+
+func listening(addr string) bool {
+	c, err := net.Dial("tcp", addr)
+	if err == nil {
+		_ = c.Close()
+	}
+	return err == nil
+}
+
+// TestNotLocal serves connections whose peer is made out to be another host.
+func TestNotLocal(t *testing.T) {
+	ts := start(t, Options{RelaxedCommandCheck: true})
+	ts.register(t, plainNode("n"))
+	alive, _ := plainNode("m").Append(nil)
+	for req, want := range map[string]string{
+		string(alive): "", "\x00\x01d": "", "\x00\x01k": "", "\x00\x02sn": "",
+		"\x00\x02zn": string(epmdproto.AppendPort2Resp(nil, plainNode("n"))), "\x00\x01n": ts.portWord() + "name n at port 1234\n",
+	} {
+		ours, theirs := remotePair(t, ts.Server)
+		ts.wg.Go(func() { ts.serve(ours) })
+		send(t, theirs, []byte(req))
+		if got := readAll(t, theirs); got != want {
+			t.Errorf("%q from another host: %q, want %q", req, got, want)
+		}
+	}
+	ts.log.says(t, "the peer is not on this host")
+	if ts.names.Len() != 1 {
+		t.Errorf("%d nodes", ts.names.Len())
+	}
+}
+
+// TestPacketTimeout: a request has to be whole by then, however it drips in; a
+// heartbeat may be silent for ever.
+func TestPacketTimeout(t *testing.T) {
+	ts := start(t, Options{PacketTimeout: 300 * time.Millisecond})
+	ts.register(t, plainNode("n"))
+	c := ts.dial(t)
+	began := time.Now()
+	for _, b := range request(epmdproto.OpPort2, strings.Repeat("n", 200)) {
+		if _, err := c.Write([]byte{b}); err != nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if got := readAll(t, c); got != "" {
+		t.Errorf("%q", got)
+	}
+	if time.Since(began) < 300*time.Millisecond {
+		t.Errorf("closed after %v", time.Since(began))
+	}
+	if ts.names.Len() != 1 {
+		t.Error("the heartbeat timed out")
+	}
+}
+
+// TestMaxClients: connections that ask nothing take no place from those of the
+// same host beyond the reserve, and none from nodes.
+func TestMaxClients(t *testing.T) {
+	ts := start(t, Options{MaxClients: 4, LocalReserve: 2})
+	ts.register(t, plainNode("n"))
+	if !within(func() bool { return ts.clients.Load() == 0 }) {
+		t.Error("a node counts as a client")
+	}
+	for range 4 {
+		send(t, ts.dial(t), []byte{0})
+	}
+	if !within(func() bool { return ts.clients.Load() == 4 }) {
+		t.Fatalf("%d clients", ts.clients.Load())
+	}
+	if got := ts.ask(t, request(epmdproto.OpNames, "")); got != "" {
+		t.Errorf("beyond the limit: %q", got)
+	}
+	if got := ts.ask(t, request(epmdproto.OpPort2, "n")); len(got) < 2 {
+		t.Errorf("a lookup that needs no place: %q", got)
+	}
+}
