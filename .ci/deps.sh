@@ -10,7 +10,7 @@ commands='erl=erlang-base rebar3=rebar3 make=make git=git gcc=gcc jq=jq shellche
     nft=nftables ip=iproute2 ss=iproute2 ps=procps'
 libraries='erl/crypto=erlang-crypto erl/ssl=erlang-ssl erl/common_test=erlang-common-test erl/eunit=erlang-eunit
     erl/dialyzer=erlang-dialyzer erl/tools=erlang-tools erl/parsetools=erlang-parsetools'
-files='/usr/include/stdlib.h=libc6-dev'
+files='/usr/include/stdlib.h=libc6-dev /etc/ssl/certs/ca-certificates.crt=ca-certificates'
 
 # nft and ip live where a plain user's PATH does not look
 PATH=$PATH:/usr/sbin:/sbin
