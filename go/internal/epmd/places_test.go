@@ -27,7 +27,6 @@ func TestBadPlaces(t *testing.T) {
 	gone := listenUnix(t, "unixpacket", at("gone"))
 	gone.SetUnlinkOnClose(false)
 	_ = gone.Close()
-	framed := func(s string) string { return string([]byte{byte(len(s) >> 8), byte(len(s))}) + s }
 	const noPlace, noNode = epmdproto.NoHandover, epmdproto.NoSuchNode
 	for name, c := range map[string]struct {
 		answer, log string
