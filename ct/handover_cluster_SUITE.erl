@@ -28,6 +28,7 @@ with(Epmd, Specs, Config, Fun) ->
     Port = ?config(epmd_port, Config),
     Handle = case Epmd of
                  none -> none;
+                 {Kind, Args} -> handover_ct:start_epmd(Kind, Port, Args);
                  Kind -> handover_ct:start_epmd(Kind, Port)
              end,
     try with_nodes(Specs, Port, [], Fun)
@@ -167,7 +168,7 @@ remote_shell(Config) ->
     with(handover, [a], Config,
          fun(A) ->
                  Output = handover_ct:remsh(name(A), ?config(epmd_port, Config), "erlang:node().\n"),
-                 ?assertMatch({match, _}, re:run(Output, "\\(a@127\\.0\\.0\\.1\\)1> .*'?a@127\\.0\\.0\\.1'?"), Output)
+                 ?assertMatch({match, _}, re:run(Output, "\\(a@127\\.0\\.0\\.1\\)1> .*'a@127\\.0\\.0\\.1'", [dotall]), Output)
          end).
 
 %% A node of ours starts others with peer, over the distribution itself.
@@ -267,7 +268,7 @@ carrier_killed(Config) ->
                  Node = handover_ct:connect(A, B),
                  Link = handover_ct:dist_port(A, Node),
                  Carrier = handover_ct:carrier(B),
-                 Before = call(B, handover_ct_work, own_fds, []),
+                 Before = handover_ct:own_fds(B),
                  handover_ct:kill(Carrier, "KILL"),
                  handover_ct:until(fun() -> maps:get(restarts, call(B, handover, info, [])) =:= 1 end),
                  handover_ct:until(fun() -> maps:get(epmd, call(B, handover, info, [])) =:= handover end),
@@ -275,7 +276,7 @@ carrier_killed(Config) ->
                  ?assertEqual(Node, handover_ct:connect(C, B)),
                  ?assertEqual(name(C), handover_ct:connect(B, C)),
                  ?assertEqual(true, call(C, erlang, disconnect_node, [Node])),
-                 handover_ct:until(fun() -> call(B, handover_ct_work, own_fds, []) =:= Before end)
+                 handover_ct:own_fds_are(B, Before)
          end).
 
 %% A carrier that hangs: connects get a reason in time, the node lives, links live.
@@ -359,7 +360,10 @@ local_epmd_stock(Config) ->
                  ?assertMatch(#{epmd := stock}, call(B, handover, info, []))
          end),
     Output = handover_ct:node_output("a", ?config(epmd_port, Config), stock),
-    ?assertMatch({match, [_]}, re:run(Output, "is not handover's", [global]), Output).
+    %% OTP prints what is logged early in the boot twice, with the time of the one event.
+    {match, Warnings} = re:run(Output, "WARNING REPORT==== (.*) ===\\s+handover: the EPMD .* is not handover's",
+                               [global, {capture, all_but_first, list}]),
+    ?assertMatch([_], lists:usort(Warnings), Output).
 
 listen_off(Config) ->
     with(handover, [{a, #{args => ["-handover", "listen", "false"]}}, {b, #{env => [{"HANDOVER_LISTEN", "false"}]}}], Config,
@@ -372,21 +376,22 @@ epmd_module_address_please(Config) ->
     Args = ["-epmd_module", "handover_ct_epmd"],
     with(handover, [a, {b, #{args => Args}}], Config,
          fun(A, B) ->
-                 %% the module knows nowhere.invalid as 127.0.0.1, and direct.invalid with a port of its own
+                 %% The module knows nowhere.invalid as 127.0.0.1, and direct.invalid with a port of its own. Both lead to a
+                 %% node that calls itself by another name, so the handshake has to fail, and nothing before it.
                  ?assertEqual(pong, ping(A, name(B))),
                  ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
                  {ok, [{_, Listen} | _]} = call(A, handover_ct_work, port_of, [a]),
                  ok = call(B, application, set_env, [kernel, handover_ct_port, Listen]),
-                 Logs = handover_ct:logs(B),
-                 ?assertEqual(pang, ping(B, 'a@nowhere.invalid')),
-                 ?assertMatch(#{reason := handshake}, await_event(Logs, setup_failed)),
-                 ?assertEqual([{address_please, "a", "nowhere.invalid"}], call(B, handover_ct_epmd, calls, []))
+                 ?assertMatch({error, {handshake, _}}, call(B, handover, connect, ['a@nowhere.invalid'])),
+                 ?assertMatch({error, {handshake, _}}, call(B, handover, connect, ['a@direct.invalid'])),
+                 ?assertEqual([{address_please, "a", "direct.invalid"}, {address_please, "a", "nowhere.invalid"}],
+                              call(B, handover_ct_epmd, calls, []))
          end).
 
 %% reasons
 
 reasons(Config) ->
-    with(handover, [a], Config,
+    with({handover, ["-address", "127.0.0.1"]}, [a], Config,
          fun(A) ->
                  Logs = handover_ct:logs(A),
                  Reason = fun(Node) -> {error, {R, _}} = call(A, handover, connect, [Node]), R end,
@@ -414,15 +419,15 @@ simultaneous_connects(Config) ->
 node_dies_in_handshake(Config) ->
     with(handover, [a, b], Config,
          fun(A, B) ->
-                 Before = call(A, handover_ct_work, own_fds, []),
+                 Before = handover_ct:own_fds(A),
                  ok = call(B, sys, suspend, [net_kernel]),
                  Self = self(),
                  Node = name(B),
                  spawn_link(fun() -> Self ! call(A, handover, connect, [Node]) end),
-                 handover_ct:until(fun() -> call(A, handover_ct_work, own_fds, []) =/= Before end),
-                 ok = call(B, erlang, halt, [0, [{flush, false}]]),
+                 handover_ct:until(fun() -> handover_ct:own_fds(A) =/= Before end),
+                 handover_ct:kill(list_to_integer(call(B, os, getpid, [])), "KILL"),
                  receive Answer -> ?assertMatch({error, {_, _}}, Answer) end,
-                 handover_ct:until(fun() -> call(A, handover_ct_work, own_fds, []) =:= Before end)
+                 handover_ct:own_fds_are(A, Before)
          end).
 
 unknown_config(Config) ->

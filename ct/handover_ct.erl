@@ -2,9 +2,9 @@
 -module(handover_ct).
 
 -export([root/0, free_port/0, program/1, ebin/0, start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1, kill/2]).
--export([start_node/2, stop_node/1, call/4, connect/2, name/1]).
+-export([start_node/2, stop_node/1, call/4, call/5, connect/2, name/1]).
 -export([remsh/3, failing_node/3, failing_node/4, node_output/3]).
--export([until/1, until/2, fds/1, socket_files/0, carrier/1, alive/1, logs/1, epmd_names/2, dist_port/2]).
+-export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, socket_files/0, carrier/1, alive/1, logs/1, epmd_names/2, dist_port/2]).
 
 -define(DEADLINE_MS, 15000).
 
@@ -116,7 +116,10 @@ stop_node(Peer) ->
     peer:stop(Peer).
 
 call(Peer, M, F, A) ->
-    peer:call(Peer, M, F, A, 2 * ?DEADLINE_MS).
+    call(Peer, M, F, A, 2 * ?DEADLINE_MS).
+
+call(Peer, M, F, A, Ms) ->
+    peer:call(Peer, M, F, A, Ms).
 
 name(Peer) ->
     call(Peer, erlang, node, []).
@@ -129,16 +132,32 @@ connect(Peer, Other) ->
 
 %% Nodes by their output
 
-%% What `erl -remsh Node' prints when Input is typed.
+%% What `erl -remsh Node' prints, on a terminal, when Input is typed and then left with ^C.
 remsh(Node, Port, Input) ->
-    Command = "(printf '" ++ escape(Input) ++ "'; sleep 0.2; while ! grep -q '2>' $OUT; do sleep 0.05; done; printf 'q().\\n') | "
-        "timeout 20 erl -name rem@127.0.0.1 -hidden " ++ lists:join($ , [quote(A) || A <- args(#{})])
-        ++ " -remsh " ++ atom_to_list(Node) ++ " > $OUT 2>&1; cat $OUT; rm $OUT",
-    os:cmd(lists:flatten(["export ERL_EPMD_PORT=", integer_to_list(Port), "; OUT=$(mktemp); ", Command])).
+    Erl = ["erl -name rem@127.0.0.1 -hidden ", lists:join(" ", args(#{})), " -remsh ", atom_to_list(Node)],
+    Terminal = open_port({spawn_executable, os:find_executable("script")},
+                         [{args, ["-qfc", unicode:characters_to_list(Erl), "/dev/null"]}, exit_status,
+                          {env, [{"ERL_EPMD_PORT", integer_to_list(Port)}, {"TERM", "vt100"}]}]),
+    typed(Terminal, [], [{"1>", Input}, {"2>", [3]}, {"BREAK", "a\n"}]).
 
-escape(Text) -> lists:flatmap(fun($\n) -> "\\n"; (C) -> [C] end, Text).
+%% Types the next line when its prompt has come.
+typed(Terminal, Acc, Script) ->
+    receive
+        {Terminal, {data, Data}} -> type(Terminal, Acc ++ Data, Script);
+        {Terminal, {exit_status, _}} -> Acc
+    after ?DEADLINE_MS ->
+            {os_pid, OsPid} = erlang:port_info(Terminal, os_pid),
+            kill(OsPid, "KILL"),
+            error({no_prompt, Script, Acc})
+    end.
 
-quote(Text) -> [$', Text, $'].
+type(Terminal, Acc, [{Prompt, Line} | Rest] = Script) ->
+    case string:find(Acc, Prompt) of
+        nomatch -> typed(Terminal, Acc, Script);
+        _ -> true = port_command(Terminal, Line), typed(Terminal, Acc, Rest)
+    end;
+type(Terminal, Acc, []) ->
+    typed(Terminal, Acc, []).
 
 %% What a node prints that can't start.
 failing_node(Name, Port, Env) ->
@@ -197,6 +216,18 @@ fds(OsPid) ->
 kind(Link) ->
     [Kind | _] = string:split(Link, ":["),
     Kind.
+
+%% What a node has open, and the condition that it has this again.
+own_fds(Peer) ->
+    call(Peer, handover_ct_work, own_fds, []).
+
+own_fds_are(Peer, Fds) ->
+    until(fun() ->
+                  case own_fds(Peer) of
+                      Fds -> true;
+                      Other -> {too_many, Other -- Fds, missing, Fds -- Other}
+                  end
+          end, 2 * ?DEADLINE_MS).
 
 %% The Unix sockets that carriers of this user left or use at the moment.
 socket_files() ->

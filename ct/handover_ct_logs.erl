@@ -1,4 +1,4 @@
-%% A logger handler that keeps the reports of the domain [handover] in a table of the node it runs on.
+%% A logger handler that keeps handover's reports in a table of the node it runs on.
 -module(handover_ct_logs).
 
 -export([start/0, get/0, log/2]).
@@ -16,8 +16,8 @@ keep_table(Starter) ->
     Starter ! {self(), ready},
     receive after infinity -> ok end.
 
-log(#{msg := {report, Report}, meta := #{domain := [handover | _]}}, _) ->
-    ets:insert(?MODULE, {erlang:unique_integer([monotonic]), Report});
+log(#{msg := {report, #{label := {handover, Event}} = Report}}, _) ->
+    ets:insert(?MODULE, {erlang:unique_integer([monotonic]), Report#{event => Event}});
 log(_, _) ->
     ok.
 

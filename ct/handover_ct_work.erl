@@ -2,7 +2,8 @@
 -module(handover_ct_work).
 
 -export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0,
-         listening_ports/0, port_of/1, flood/2, flood_later/2, is_suspended/1, receive_until_nodedown/1, con_pid/1,
+         listening_ports/0, port_of/1, flood/2, flood_later/2, packets_taken/1,
+         packets_taken_and_disconnect/1, is_suspended/1, receive_until_nodedown/1, con_pid/1,
          connect_and_disconnect/2]).
 
 %% Sends a term of Size bytes there and gives the hash that the other side found.
@@ -48,8 +49,9 @@ stop_peer() ->
     Keeper ! {stop, self()},
     receive {Keeper, Answer} -> Answer after 30000 -> no_answer end.
 
-%% The open fds of this node by kind; what reading them opens is not counted twice.
+%% The open fds of this node by kind. OTP's resolver is a port program that starts with the first question: ask one.
 own_fds() ->
+    _ = inet:getaddr("localhost", inet),
     {ok, Numbers} = file:list_dir("/proc/self/fd"),
     Links = [element(2, file:read_link("/proc/self/fd/" ++ N)) || N <- Numbers],
     lists:sort([hd(string:split(L, ":[")) || L <- Links, is_list(L)]).
@@ -67,14 +69,26 @@ con_pid(Node) ->
     {ok, Info} = net_kernel:node_info(Node),
     proplists:get_value(owner, Info).
 
-%% Sends Count numbered messages of 1 KiB to the process Name on Node and disconnects at once.
+%% Sends Count numbered messages of 1 KiB to the process `receiver' on Node, over the link there is and no other.
 flood(Node, Count) ->
     Filler = binary:copy(<<0>>, 1024),
-    [{receiver, Node} ! {N, Filler} || N <- lists:seq(1, Count)],
-    erlang:disconnect_node(Node).
+    _ = [erlang:send({receiver, Node}, {N, Filler}, [noconnect]) || N <- lists:seq(1, Count)],
+    ok.
 
 %% The same in a process of its own, which is suspended when the link's queue is full.
 flood_later(Node, Count) -> spawn(?MODULE, flood, [Node, Count]).
+
+%% Packets that the driver of the link to Node has taken.
+packets_taken(Node) ->
+    [Port] = [P || {N, P} <- erlang:system_info(dist_ctrl), N =:= Node],
+    {ok, [{send_cnt, Count}]} = inet:getstat(Port, [send_cnt]),
+    Count.
+
+%% Closes the link; what the driver had taken by then.
+packets_taken_and_disconnect(Node) ->
+    Taken = packets_taken(Node),
+    true = erlang:disconnect_node(Node),
+    Taken.
 
 is_suspended(Pid) -> process_info(Pid, status) =:= {status, suspended}.
 

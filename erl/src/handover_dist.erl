@@ -54,16 +54,21 @@ close(#listen{driver = Driver, socket = Socket}) -> _ = Driver:close(Socket), ok
 
 -spec select(module(), node()) -> boolean().
 select(Driver, Node) ->
-    case dist_util:split_node(Node) of
-        {node, Name, Host} ->
-            case epmd_call(address_please, [Name, Host, Driver:family()]) of
-                {ok, _Address} -> true;
-                {ok, _Address, _Port, _Version} -> true;
-                _ -> false
-            end;
-        _ ->
-            false
+    case init:get_argument(proto_dist) of
+        {ok, [[_, _ | _]]} -> has_address(dist_util:split_node(Node), Driver);
+        _ -> true
     end.
+
+%% Where this is the only protocol there is nothing to select: the setup finds out in its own process, does not hold up
+%% net_kernel, and can say what is wrong.
+has_address({node, Name, Host}, Driver) ->
+    case epmd_call(address_please, [Name, Host, Driver:family()]) of
+        {ok, _Address} -> true;
+        {ok, _Address, _Port, _Version} -> true;
+        _ -> false
+    end;
+has_address(_, _) ->
+    false.
 
 %% net_kernel:setopts(new, ...) comes here first; what it changes for handed-over connections it leaves in kernel's
 %% environment, where socket_options/2 finds it.

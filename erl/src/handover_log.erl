@@ -1,5 +1,6 @@
-%% @doc Everything that handover says, through logger, in the domain [handover]: structured reports with a sentence for
-%% people. Safe before the applications are up.
+%% @doc Everything that handover says, through logger: structured reports with a sentence for people. As OTP's own, they have
+%% the domain [otp], which the default handler prints (it drops domains it does not know), and a label:
+%% `{handover, Event}'. Safe before the applications are up.
 -module(handover_log).
 
 -export([event/3, format/1]).
@@ -9,36 +10,36 @@
 -type event() :: setup_failed | fell_back | carrier_ended | carrier_log | stock_epmd | epmd_down | epmd_up
                | not_registered | bad_message | bad_fd | unsupported_option.
 
-%% @doc Logs one event. Meta of every report: `#{domain => [handover]}'.
+%% @doc Logs one event.
 -spec event(debug | info | notice | warning | error, event(), map()) -> ok.
 event(Level, Event, Fields) ->
-    logger:log(Level, Fields#{event => Event}, #{domain => [handover], report_cb => fun ?MODULE:format/1}).
+    logger:log(Level, Fields#{label => {handover, Event}}, #{domain => [otp], report_cb => fun ?MODULE:format/1}).
 
 %% @doc The sentence of a report.
 -spec format(map()) -> {io:format(), [term()]}.
-format(#{event := setup_failed, node := Node, reason := Reason, detail := Detail}) ->
+format(#{label := {handover, setup_failed}, node := Node, reason := Reason, detail := Detail}) ->
     {"handover: no connection to ~ts: ~ts~ts", [Node, explain(Reason), detail(Detail)]};
-format(#{event := fell_back, node := Node, reason := Reason}) ->
+format(#{label := {handover, fell_back}, node := Node, reason := Reason}) ->
     {"handover: ~ts is dialled directly: ~ts", [Node, explain(Reason)]};
-format(#{event := carrier_ended, reason := Reason, restart_ms := Ms}) ->
+format(#{label := {handover, carrier_ended}, reason := Reason, restart_ms := Ms}) ->
     {"handover: the carrier program ended (~tp); it is started again in ~b ms, live links are not touched", [Reason, Ms]};
-format(#{event := carrier_log, text := Text, fields := Fields}) ->
+format(#{label := {handover, carrier_log}, text := Text, fields := Fields}) ->
     {"handover: ~ts~ts", [Text, [io_lib:format(" ~ts=~ts", [K, text(V)]) || {K, V} <- Fields]]};
-format(#{event := stock_epmd, port := Port}) ->
+format(#{label := {handover, stock_epmd}, port := Port}) ->
     {"handover: the EPMD at port ~b of this host is not handover's: nobody can be handed over to this node, others "
      "reach it at its own listen port only. Stop that epmd and start ~ts in its place",
      [Port, handover_config:program("epmd")]};
-format(#{event := epmd_down, detail := Detail}) ->
+format(#{label := {handover, epmd_down}, detail := Detail}) ->
     {"handover: lost EPMD (~ts); this node registers again when one is back, live links are not touched", [Detail]};
-format(#{event := epmd_up, kind := Kind}) ->
+format(#{label := {handover, epmd_up}, kind := Kind}) ->
     {"handover: registered with EPMD again (~ts)", [Kind]};
-format(#{event := not_registered, name := Name, reason := Reason}) ->
+format(#{label := {handover, not_registered}, name := Name, reason := Reason}) ->
     {"handover: ~ts is not registered with EPMD, so nobody can be handed over to it: ~ts", [Name, explain(Reason)]};
-format(#{event := bad_message, message := Message}) ->
+format(#{label := {handover, bad_message}, message := Message}) ->
     {"handover: the carrier program said what this version does not know: ~tp", [Message]};
-format(#{event := bad_fd, reason := Reason}) ->
+format(#{label := {handover, bad_fd}, reason := Reason}) ->
     {"handover: a connection could not be taken over: ~tp", [Reason]};
-format(#{event := unsupported_option, option := Option, reason := Reason}) ->
+format(#{label := {handover, unsupported_option}, option := Option, reason := Reason}) ->
     {"handover: socket option ~tp can't be set on a connection that stands: ~tp", [Option, Reason]}.
 
 %% internal
