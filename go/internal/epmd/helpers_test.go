@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -17,7 +16,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"handover/go/internal/epmdproto"
-	"handover/go/internal/fdpass"
 )
 
 // patience bounds every wait of these tests; none takes long unless it fails.
@@ -179,121 +177,6 @@ func (ts *testServer) register(t *testing.T, r epmdproto.Alive2Req) (net.Conn, u
 
 func plainNode(name string) epmdproto.Alive2Req {
 	return epmdproto.Alive2Req{Port: 1234, NodeType: 77, Highest: 6, Lowest: 5, Name: name}
-}
-
-// fakeNode is a node that takes handovers, and its carrier.
-type fakeNode struct {
-	t         *testing.T
-	heartbeat net.Conn
-	path      string
-	listener  *net.UnixListener
-}
-
-// node registers one that listens on a socket, but answers nothing yet.
-func (ts *testServer) node(t *testing.T, name string) *fakeNode {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	l := listenUnix(t, "unixpacket", path)
-	r := plainNode(name)
-	r.Extra = []byte(epmdproto.Extra)
-	heartbeat, _ := ts.register(t, r)
-	return &fakeNode{t: t, heartbeat: heartbeat, path: path, listener: l}
-}
-
-// asked waits for 'h'.
-func (n *fakeNode) asked() {
-	n.t.Helper()
-	var b [3]byte
-	if _, err := io.ReadFull(n.heartbeat, b[:]); err != nil || !bytes.Equal(b[:], epmdproto.HandoverAsk) {
-		n.t.Fatalf("on the heartbeat: % x, %v", b, err)
-	}
-}
-
-// offer answers with the path of the node's socket.
-func (n *fakeNode) offer() {
-	n.t.Helper()
-	b, err := epmdproto.AppendHandoverPath(nil, n.path)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	send(n.t, n.heartbeat, b)
-}
-
-// open waits for 'h', answers, and accepts the channel.
-func (n *fakeNode) open() *fakeChannel {
-	n.t.Helper()
-	n.asked()
-	n.offer()
-	return n.accept()
-}
-
-func (n *fakeNode) accept() *fakeChannel {
-	n.t.Helper()
-	_ = n.listener.SetDeadline(time.Now().Add(patience))
-	c, err := n.listener.AcceptUnix()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	n.t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
-	return &fakeChannel{n.t, c}
-}
-
-type fakeChannel struct {
-	t *testing.T
-	*net.UnixConn
-}
-
-// take receives one connection; it is acknowledged by ack.
-func (ch *fakeChannel) take() (epmdproto.Passed, *os.File) {
-	ch.t.Helper()
-	buf := make([]byte, 64)
-	n, fd, err := receive(ch, buf)
-	if err != nil {
-		ch.t.Fatal(err)
-	}
-	f := os.NewFile(uintptr(fd), "passed")
-	ch.t.Cleanup(func() { _ = f.Close() })
-	p, err := epmdproto.ParsePass(buf[:n])
-	if err != nil {
-		ch.t.Fatal(err)
-	}
-	return p, f
-}
-
-func receive(ch *fakeChannel, buf []byte) (n, fd int, err error) {
-	return fdpass.Receive(ch.UnixConn, buf)
-}
-
-func (ch *fakeChannel) ack(id uint64, r epmdproto.Result) {
-	ch.t.Helper()
-	send(ch.t, ch.UnixConn, epmdproto.AppendAck(nil, epmdproto.Ack{ID: id, Result: r}))
-}
-
-func handoverReq(t *testing.T, name string) []byte {
-	t.Helper()
-	b, err := epmdproto.AppendHandoverReq(nil, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// initiate sends HANDOVER_REQ on a connection of its own.
-func (ts *testServer) initiate(t *testing.T, name string) *net.TCPConn {
-	t.Helper()
-	c := ts.dial(t)
-	send(t, c, handoverReq(t, name))
-	return c
-}
-
-// refused reads an answer that is the given result and the server's close.
-func refused(t *testing.T, c net.Conn, want epmdproto.Result) {
-	t.Helper()
-	b, err := io.ReadAll(c)
-	if err != nil || !bytes.Equal(b, []byte{'i', byte(want)}) {
-		t.Errorf("got % x, %v; want 'i' and %v", b, err, want)
-	}
 }
 
 func peerOf(c net.Conn) netip.AddrPort {
