@@ -1,0 +1,88 @@
+package main
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// underSystemd starts the program with listening sockets as systemd passes them.
+func underSystemd(t *testing.T, notify string, files ...*os.File) (*exec.Cmd, *strings.Builder) {
+	t.Helper()
+	cmd := command(1, "-systemd")
+	// LISTEN_PID is the program's own, which only a shell before it can know.
+	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify, "LISTEN_FDS="+string(rune('0'+len(files))))
+	cmd.ExtraFiles = files
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	})
+	return cmd, &stderr
+}
+
+func listenerFile(t *testing.T, network, addr string) (*os.File, int) {
+	t.Helper()
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		t.Skipf("skipped: no such listener here: %v", err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f, l.Addr().(*net.TCPAddr).Port
+}
+
+func TestSystemd(t *testing.T) {
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: t.TempDir() + "/notify"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notify.Close()
+	socket, port := listenerFile(t, "tcp4", "127.0.0.1:0")
+	cmd, stderr := underSystemd(t, notify.LocalAddr().String(), socket)
+	_ = notify.SetDeadline(time.Now().Add(patience))
+	buf := make([]byte, 256)
+	n, err := notify.Read(buf)
+	if err != nil || !strings.Contains(string(buf[:n]), "READY=1") {
+		t.Fatalf("%q, %v; stderr %q", buf[:n], err, stderr)
+	}
+	register(t, port, "n")
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSystemdRefuses(t *testing.T) {
+	t.Run("no socket", func(t *testing.T) {
+		cmd, stderr := underSystemd(t, "")
+		if err := cmd.Wait(); err == nil || !strings.Contains(stderr.String(), "provides no sockets") {
+			t.Errorf("%v, %q", err, stderr)
+		}
+	})
+	t.Run("both families", func(t *testing.T) {
+		both, _ := listenerFile(t, "tcp", "[::]:0")
+		cmd, stderr := underSystemd(t, "", both)
+		if err := cmd.Wait(); err == nil || !strings.Contains(stderr.String(), "BindIPv6Only=ipv6-only") {
+			t.Errorf("%v, %q", err, stderr)
+		}
+	})
+}
