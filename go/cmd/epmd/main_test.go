@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,8 +12,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"handover/go/internal/epmdproto"
 )
 
 const (
@@ -29,62 +26,6 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
-}
-
-func command(port int, args ...string) *exec.Cmd {
-	self, err := os.Executable()
-	if err != nil {
-		panic(err)
-	}
-	cmd := exec.Command(self, args...)
-	// The race detector would sleep for a second at each exit.
-	cmd.Env = append(os.Environ(), mainEnv+"=1", "GORACE=atexit_sleep_ms=0", "ERL_EPMD_ADDRESS=127.0.0.1", fmt.Sprint("ERL_EPMD_PORT=", port))
-	return cmd
-}
-
-// run returns what the program prints, and its exit status.
-func run(t *testing.T, port int, args ...string) (stdout, stderr string, code int) {
-	t.Helper()
-	var out, errOut bytes.Buffer
-	cmd := command(port, args...)
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-func register(t *testing.T, port int, name string) net.Conn {
-	t.Helper()
-	c, err := net.Dial("tcp4", "127.0.0.1:"+strconv.Itoa(port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
-	b, err := epmdproto.Alive2Req{Port: 1234, NodeType: 77, Highest: 6, Lowest: 5, Name: name}.Append(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	if r, err := epmdproto.ReadAlive2Resp(c); err != nil || r.Result != 0 {
-		t.Fatal(r, err)
-	}
-	return c
 }
 
 // TestTranscript drives a daemon from its start to its end.
@@ -135,26 +76,31 @@ func TestKillRefused(t *testing.T) {
 	}
 }
 
-// foreground starts an EPMD and waits until it answers.
-func foreground(t *testing.T, port int, args ...string) *exec.Cmd {
-	t.Helper()
-	cmd := command(port, args...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if cmd.ProcessState == nil {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
+// TestOutOfFiles: an EPMD that can open no more files goes on where it was as
+// soon as it can.
+func TestOutOfFiles(t *testing.T) {
+	port := freePort(t)
+	cmd := command(port)
+	cmd.Args = append([]string{"sh", "-c", `ulimit -n 24; exec "$0"`}, cmd.Path)
+	cmd.Path = "/bin/sh"
+	var stderr syncBuffer
+	cmd.Stderr = &stderr
+	await(t, cmd, port)
+	var nodes []net.Conn
+	for i := range 24 { // more than there is room for: the last ones wait
+		c := dial(t, port)
+		if err := sendAlive2(c, fmt.Sprint("n", i)); err != nil {
+			t.Fatal(err)
 		}
-	})
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if _, _, code := run(t, port, "-started"); code == 0 {
-			return cmd
-		}
+		nodes = append(nodes, c)
 	}
-	t.Fatal("epmd does not answer")
-	return nil
+	if !within(func() bool { return strings.Contains(stderr.String(), "accept failed") }) {
+		t.Errorf("the log: %q", stderr.String())
+	}
+	for _, c := range nodes {
+		_ = c.Close()
+	}
+	register(t, port, "after")
 }
 
 // TestPortTaken: something that is not an EPMD is named, by the daemon's parent
@@ -235,29 +181,4 @@ func daemonOf(t *testing.T, port int) string {
 	}
 	t.Fatal("no daemon")
 	return ""
-}
-
-func TestArgs(t *testing.T) {
-	env := map[string]string{"ERL_EPMD_PORT": "5000", "ERL_EPMD_ADDRESS": "192.0.2.1", "ERL_EPMD_RELAXED_COMMAND_CHECK": ""}
-	getenv := func(key string) (string, bool) { v, ok := env[key]; return v, ok }
-	o, err := parseArgs(strings.Fields("-d -debug -packet_timeout 5 -delay_accept 1 -delay_write 2 -daemon -systemd"), getenv)
-	want := options{addresses: "192.0.2.1", port: 5000, debug: 2, daemon: true, systemd: true, relaxed: true,
-		packetTimeout: 5 * time.Second, delayAccept: time.Second, delayWrite: 2 * time.Second}
-	if err != nil || o != want {
-		t.Errorf("%+v, %v", o, err)
-	}
-	if o, err = parseArgs(strings.Fields("-address 192.0.2.2 -port 6000 -stop n"), getenv); err != nil ||
-		o.addresses != "192.0.2.2" || o.port != 6000 || o.command != "-stop" || o.name != "n" {
-		t.Errorf("%+v, %v", o, err)
-	}
-	for _, args := range []string{"-port", "-port 0", "-port 65536", "-port x", "-port -1", "-packet_timeout 0", "-address",
-		"-names -port 5", "-kill x", "-stop", "-stop a b", "-nonsense", "names"} {
-		if _, err := parseArgs(strings.Fields(args), getenv); !errors.Is(err, errUsage) {
-			t.Errorf("%q: %v", args, err)
-		}
-	}
-	env["ERL_EPMD_PORT"] = "nonsense"
-	if _, err := parseArgs(nil, getenv); err == nil || !strings.Contains(err.Error(), "ERL_EPMD_PORT") {
-		t.Errorf("a bad ERL_EPMD_PORT: %v", err)
-	}
 }

@@ -24,7 +24,8 @@ type Options struct {
 	// MaxClients is how many connections may be open that are no node's; more
 	// are closed at once. Default 8,192.
 	MaxClients int
-	// LocalReserve is how many of MaxClients are for local peers only. Default 256.
+	// LocalReserve is how many of MaxClients are for local peers only.
+	// Default 256, or a quarter of MaxClients where that is less.
 	LocalReserve int
 	// HandoverTimeout is the time for one handover, from its request to the
 	// node's ACK. Default 4 s; initiators give up at 7 s.
@@ -53,7 +54,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.PacketTimeout, 60*time.Second)
 	setDefault(&o.MaxOld, registry.DefaultMaxOld)
 	setDefault(&o.MaxClients, 8192)
-	setDefault(&o.LocalReserve, 256)
+	setDefault(&o.LocalReserve, min(256, o.MaxClients/4))
 	setDefault(&o.HandoverTimeout, 4*time.Second)
 	setDefault(&o.MaxNodePasses, 64)
 	setDefault(&o.MaxPasses, 512)
