@@ -18,7 +18,7 @@
 
 -define(MESSAGE_SIZE, 64).
 -define(CONTROL_SIZE, 64).
--define(POLL_MS, 20).
+-define(LAST_PAUSE_MS, 40).
 -define(STALL_MS, 15000).
 
 %% @doc Connects to the carrier's fd socket and makes sure that the process behind it is the one this node started.
@@ -62,11 +62,14 @@ fds(Control) ->
     [Fd || #{level := socket, type := rights, data := Data} <- Control, <<Fd:32/native>> <= Data].
 
 %% @doc Makes a distribution socket of Fd, owned by the caller. On failure the fd is still the caller's to close.
+%%
+%% HANDOVER_REQ and the name, HANDOVER_RESP and the status are small writes with no answer between them: without nodelay
+%% the second would wait for the far end's delayed ACK, 40 ms. dist_util sets what `dist_nodelay' says when the link is up.
 -spec adopt(module(), fd(), [term()]) -> {ok, port()} | {error, term()}.
 adopt(Driver, Fd, Options) ->
     case Driver:fdopen(Fd, [{active, false}]) of
         {ok, Socket} ->
-            lists:foreach(fun(Option) -> set(Socket, Option) end, Options),
+            lists:foreach(fun(Option) -> set(Socket, Option) end, [{nodelay, true} | Options]),
             {ok, Socket};
         {error, _} = Error ->
             Error
@@ -87,22 +90,29 @@ set(Socket, Option) ->
 %% which OTP would leave to TCP's own timeout.
 -spec await_port_end(port(), fd()) -> ok.
 await_port_end(Socket, Fd) ->
-    await_port_end(Socket, Fd, undefined, now_ms() + ?STALL_MS).
+    await_port_end(Socket, Fd, 0, undefined, now_ms() + ?STALL_MS).
 
-await_port_end(Socket, Fd, Acked, GiveUp) ->
+await_port_end(Socket, Fd, Pause, Acked, GiveUp) ->
     case erlang:port_info(Socket, name) of
         undefined -> ok;
-        _ -> await_port_end_later(Socket, Fd, Acked, GiveUp)
+        _ -> await_port_end_later(Socket, Fd, Pause, Acked, GiveUp)
     end.
 
-await_port_end_later(Socket, Fd, Acked, GiveUp) ->
-    receive after ?POLL_MS -> ok end,
+%% Without output to flush the port is gone in microseconds, and the peer waits for the FIN.
+await_port_end_later(Socket, Fd, Pause, Acked, GiveUp) when Pause < ?LAST_PAUSE_MS ->
+    pause(Pause div 4),
+    await_port_end(Socket, Fd, Pause + 1, Acked, GiveUp);
+await_port_end_later(Socket, Fd, Pause, Acked, GiveUp) ->
+    pause(Pause),
     Now = now_ms(),
     case bytes_acked(Fd) of
-        Acked when Now > GiveUp -> shutdown(Fd), await_port_end(Socket, Fd, Acked, Now + ?STALL_MS);
-        Acked -> await_port_end(Socket, Fd, Acked, GiveUp);
-        More -> await_port_end(Socket, Fd, More, Now + ?STALL_MS)
+        Acked when Now > GiveUp -> shutdown(Fd), await_port_end(Socket, Fd, Pause, Acked, Now + ?STALL_MS);
+        Acked -> await_port_end(Socket, Fd, Pause, Acked, GiveUp);
+        More -> await_port_end(Socket, Fd, Pause, More, Now + ?STALL_MS)
     end.
+
+pause(0) -> erlang:yield();
+pause(Ms) -> receive after Ms -> ok end.
 
 now_ms() ->
     erlang:monotonic_time(millisecond).

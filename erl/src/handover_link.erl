@@ -16,6 +16,8 @@
                 fd :: non_neg_integer() | undefined}).
 
 -define(CONTROLLER_MS, 10000).
+-define(SUPERSEDED_POLL_MS, 20).
+-define(SUPERSEDED_POLLS, 15).
 
 %% @doc Starts the keeper of a connection that the calling process sets up to Node.
 -spec start(node()) -> pid().
@@ -109,21 +111,29 @@ say(Reason, Detail, #setup{node = Node} = S) ->
     handover_log:event(warning, setup_failed, #{node => Node, reason => Reason, detail => Detail}),
     S#setup{said = true}.
 
-%% A setup that loses to one from the other side is killed by net_kernel and is no failure.
+%% When both nodes connect at once net_kernel ends one of the two setups: remarked. A link that is taken down the moment it
+%% is up ends with disconnect. Some end with shutdown just before the other is up: worth a moment's wait, since shutdown is
+%% the reason of failures as well.
 say_death(_Reason, #setup{said = true} = S) ->
     S;
-say_death(Reason, #setup{node = Node} = S) ->
-    case lists:member(Node, nodes(connected)) of
+say_death(Reason, S) when Reason =:= remarked; Reason =:= disconnect ->
+    S#setup{said = true};
+say_death(shutdown, #setup{node = Node} = S) ->
+    case is_connected_soon(Node, ?SUPERSEDED_POLLS) of
         true -> S#setup{said = true};
-        false -> say_death(Reason, Node, S)
-    end.
-
-say_death(setup_timer_timeout, _Node, #setup{stage = Stage} = S) ->
+        false -> say(handshake, "closed by the other node", S)
+    end;
+say_death(setup_timer_timeout, #setup{stage = Stage} = S) ->
     say(timeout, io_lib:format("while ~ts", [Stage]), S);
-say_death(killed, _Node, S) ->
-    say(handshake, "superseded by a connection from the other node", S);
-say_death(Reason, _Node, #setup{stage = Stage} = S) ->
+say_death(Reason, #setup{stage = Stage} = S) ->
     say(handshake, io_lib:format("~ts: ~tp", [Stage, Reason]), S).
+
+is_connected_soon(Node, Polls) ->
+    case lists:member(Node, nodes(connected)) of
+        true -> true;
+        false when Polls =:= 0 -> false;
+        false -> receive after ?SUPERSEDED_POLL_MS -> is_connected_soon(Node, Polls - 1) end
+    end.
 
 %% the side that is connected to
 
