@@ -121,6 +121,19 @@ func TestHalfAnAnswer(t *testing.T) {
 	ts.log.says(t, "heartbeat broken")
 }
 
+// inLine waits until a node has so many unread connections and waiting initiators.
+func (ts *testServer) inLine(t *testing.T, name string, unread, queued int) {
+	t.Helper()
+	line := &nodeOf(ts.names.Lookup([]byte(name))).line
+	if !within(func() bool {
+		ts.gate.mu.Lock()
+		defer ts.gate.mu.Unlock()
+		return line.unread == unread && len(line.queue) == queued
+	}) {
+		t.Errorf("%s never had %d unread and %d waiting", name, unread, queued)
+	}
+}
+
 // TestStoppedCarrier: connections that were passed and are not acknowledged are
 // closed at the deadline, without a byte; they keep counting as the node's, so
 // that no more than MaxNodePasses are ever unread; further initiators are told.
@@ -128,20 +141,9 @@ func TestStoppedCarrier(t *testing.T) {
 	ts := start(t, Options{HandoverTimeout: short, MaxNodePasses: 2, MaxNodeQueue: 3})
 	_, ch := ts.openNode(t, "stopped")
 	passed := []net.Conn{ts.initiate(t, "stopped"), ts.initiate(t, "stopped")}
-	line := &nodeOf(ts.names.Lookup([]byte("stopped"))).line
-	inLine := func(unread, queued int) {
-		t.Helper()
-		if !within(func() bool {
-			ts.gate.mu.Lock()
-			defer ts.gate.mu.Unlock()
-			return line.unread == unread && len(line.queue) == queued
-		}) {
-			t.Errorf("unread %d, queued %d", line.unread, len(line.queue))
-		}
-	}
-	inLine(2, 0)
+	ts.inLine(t, "stopped", 2, 0)
 	queued := []net.Conn{ts.initiate(t, "stopped"), ts.initiate(t, "stopped"), ts.initiate(t, "stopped")}
-	inLine(2, 3)
+	ts.inLine(t, "stopped", 2, 3)
 	refused(t, ts.initiate(t, "stopped"), epmdproto.Overloaded)
 	_, other := ts.openNode(t, "other")
 	ts.handOver(t, "other", other)
@@ -151,7 +153,7 @@ func TestStoppedCarrier(t *testing.T) {
 	if !within(func() bool { ts.gate.mu.Lock(); defer ts.gate.mu.Unlock(); return ts.gate.taken == 0 }) {
 		t.Error("places are kept after the deadline")
 	}
-	inLine(2, 0)
+	ts.inLine(t, "stopped", 2, 0)
 	// The carrier goes on: it has both connections, and EPMD wrote nothing there.
 	for range passed {
 		p, f := ch.take()
@@ -163,7 +165,7 @@ func TestStoppedCarrier(t *testing.T) {
 			t.Errorf("on a passed connection: %q", got)
 		}
 	}
-	inLine(0, 0)
+	ts.inLine(t, "stopped", 0, 0)
 	ts.handOver(t, "stopped", ch)
 }
 
@@ -172,6 +174,7 @@ func TestLateAckOfBrokenChannel(t *testing.T) {
 	ts := start(t, Options{HandoverTimeout: short, MaxNodePasses: 1})
 	n, ch := ts.openNode(t, "n")
 	c := ts.initiate(t, "n")
+	ts.inLine(t, "n", 1, 0)
 	refused(t, ts.initiate(t, "n"), epmdproto.NoAnswer)
 	_ = ch.Close()
 	if got := readAll(t, c); got != "" {
