@@ -1,6 +1,7 @@
 package epmd
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -137,31 +138,55 @@ func TestAsStock(t *testing.T) {
 	}
 }
 
+// startStock starts a stock epmd on a free port, and again where somebody else
+// was faster to take it.
 func startStock(t *testing.T, program string, relaxed bool) string {
 	t.Helper()
-	free, err := net.Listen("tcp4", "127.0.0.1:0")
+	for range 20 {
+		free, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := free.Addr().String()
+		_ = free.Close()
+		args := []string{"-d", "-d", "-port", addr[strings.LastIndex(addr, ":")+1:]}
+		if relaxed {
+			args = append(args, "-relaxed_command_check")
+		}
+		if runStock(t, exec.Command(program, args...)) {
+			return addr
+		}
+	}
+	t.Fatal("the stock epmd finds no port")
+	return ""
+}
+
+// runStock says whether it listens; if not, it has ended.
+func runStock(t *testing.T, cmd *exec.Cmd) bool {
+	t.Helper()
+	cmd.Env = append(os.Environ(), "ERL_EPMD_ADDRESS=127.0.0.1")
+	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := free.Addr().String()
-	_ = free.Close()
-	args := []string{"-port", addr[strings.LastIndex(addr, ":")+1:]}
-	if relaxed {
-		args = append(args, "-relaxed_command_check")
-	}
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(os.Environ(), "ERL_EPMD_ADDRESS=127.0.0.1")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	if !within(func() bool { return listening(addr) }) {
-		t.Fatal("the stock epmd does not listen")
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "entering the main select() loop") {
+			drained := make(chan struct{})
+			go func() { _, _ = io.Copy(io.Discard, stderr); close(drained) }()
+			t.Cleanup(func() {
+				_ = cmd.Process.Kill()
+				<-drained
+				_ = cmd.Wait()
+			})
+			return true
+		}
 	}
-	return addr
+	_ = cmd.Wait()
+	return false
 }
 
 // gap is apart enough for two reads at the other end, mostly.
