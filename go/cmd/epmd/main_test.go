@@ -86,14 +86,26 @@ func TestOutOfFiles(t *testing.T) {
 	cmd.Stderr = &stderr
 	await(t, cmd, port)
 	var nodes []net.Conn
-	for i := range 24 { // more than there is room for: the last ones wait
+	full := func() bool { return strings.Contains(stderr.String(), "accept failed") }
+	for i := range 24 { // more than there is room for: the last one waits
 		c := dial(t, port)
 		if err := sendAlive2(c, fmt.Sprint("n", i)); err != nil {
 			t.Fatal(err)
 		}
 		nodes = append(nodes, c)
+		answered := func() bool {
+			_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+			n, _ := c.Read(make([]byte, 6))
+			return n > 0
+		}
+		if !within(func() bool { return full() || answered() }) {
+			t.Fatalf("node %d: neither an answer nor a log line: %q", i, stderr.String())
+		}
+		if full() {
+			break
+		}
 	}
-	if !within(func() bool { return strings.Contains(stderr.String(), "accept failed") }) {
+	if !full() {
 		t.Errorf("the log: %q", stderr.String())
 	}
 	for _, c := range nodes {
