@@ -10,12 +10,12 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
     [connects, every_link_is_through_epmd, large_terms, links_and_monitors, hidden, short_names, dynamic_name,
-     no_dist_listen, stop_and_start_under_another_name, remote_shell, peer_nodes, dist_options, listen_range,
+     no_dist_listen, stop_and_start_under_another_name, remote_shell, peer_nodes, dist_options, same_options_as_inet_tcp, listen_range, erl_epmd_port,
      ipv6, duplicate_name, starts_epmd, does_not_start_epmd,
-     carrier_killed, carrier_stopped, epmd_killed,
+     carrier_killed, carrier_stopped, epmd_killed, owner_killed, guard_killed,
      remote_epmd_stock, remote_node_without_extra, fallback_off, stock_node_reaches_us, local_epmd_stock,
      listen_off, epmd_module_address_please,
-     reasons, simultaneous_connects, node_dies_in_handshake, unknown_config].
+     reasons, remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake, unknown_config].
 
 init_per_testcase(_, Config) ->
     [{epmd_port, handover_ct:free_port()} | Config].
@@ -222,6 +222,14 @@ listen_range(Config) ->
                  ?assert(Listen >= Port andalso Listen =< Port + 9)
          end).
 
+%% -erl_epmd_port: OTP's way without any EPMD.
+erl_epmd_port(Config) ->
+    Listen = integer_to_list(handover_ct:free_port()),
+    Options = #{args => ["-erl_epmd_port", Listen], env => [{"HANDOVER_START_EPMD", "false"}]},
+    Quiet = #{args => ["-erl_epmd_port", Listen, "-dist_listen", "false"]},
+    with(none, [{a, Options}, {b, Quiet}], Config,
+         fun(A, B) -> ?assertEqual(name(A), handover_ct:connect(B, A)) end).
+
 ipv6(Config) ->
     case gen_tcp:listen(0, [inet6, {ip, {0,0,0,0,0,0,0,1}}]) of
         {ok, Socket} ->
@@ -315,6 +323,34 @@ epmd_killed(Config) ->
               end
       end).
 
+%% Our own process that owns the carrier dies: as if the carrier had.
+owner_killed(Config) ->
+    with(handover, [a, b], Config,
+         fun(A, B) ->
+                 Node = handover_ct:connect(A, B),
+                 Link = handover_ct:dist_port(A, Node),
+                 Carrier = handover_ct:carrier(A),
+                 {links, Links} = call(A, erlang, process_info, [call(A, erlang, whereis, [handover_sup]), links]),
+                 [call(A, erlang, exit, [P, kill]) || P <- Links, P =/= call(A, erlang, whereis, [net_sup])],
+                 handover_ct:until(fun() -> maps:get(epmd, call(A, handover, info, [])) =:= handover end),
+                 handover_ct:until(fun() -> not handover_ct:alive(Carrier) end),
+                 ?assertEqual(Link, handover_ct:dist_port(A, Node)),
+                 ?assertEqual(name(A), handover_ct:connect(B, A))
+         end).
+
+%% The worst: even the guard is killed. The node and its links live, and it goes on as a stock node.
+guard_killed(Config) ->
+    with(handover, [a, b, c], Config,
+         fun(A, B, C) ->
+                 Node = handover_ct:connect(A, B),
+                 Link = handover_ct:dist_port(A, Node),
+                 Carrier = handover_ct:carrier(A),
+                 true = call(A, erlang, exit, [call(A, erlang, whereis, [handover_sup]), kill]),
+                 handover_ct:until(fun() -> not handover_ct:alive(Carrier) end),
+                 ?assertEqual(Link, handover_ct:dist_port(A, Node)),
+                 ?assertEqual(name(C), handover_ct:connect(A, C))
+         end).
+
 %% falls back
 
 remote_epmd_stock(Config) ->
@@ -400,6 +436,39 @@ reasons(Config) ->
                  ?assertEqual(bad_name, Reason('a@short')),
                  ?assertEqual(epmd_unreachable, Reason('a@127.0.0.2')),
                  ?assertEqual(4, length(events(Logs, setup_failed)))
+         end).
+
+%% Something else on a remote EPMD's port: it says nonsense, or nothing, or hangs up.
+remote_port_is_not_epmds(Config) ->
+    with({handover, ["-address", "127.0.0.1"]}, [{a, #{args => ["-kernel", "net_setuptime", "2"]}}], Config,
+         fun(A) ->
+                 Port = ?config(epmd_port, Config),
+                 Reason = fun(Answer) ->
+                                  handover_ct:with_server({127,0,0,3}, Port, Answer,
+                                    fun() -> {error, {R, _}} = call(A, handover, connect, ['x@127.0.0.3']), R end)
+                          end,
+                 ?assertEqual(bad_answer, Reason(<<"HTTP/1.1 400 Bad Request\r\n\r\n">>)),
+                 ?assertEqual(bad_answer, Reason(<<"i", 77>>)),
+                 ?assertEqual(timeout, Reason(<<>>)),
+                 ?assertEqual(direct_failed, Reason(close))         % as a stock EPMD; it is asked for the port then
+         end).
+
+local_port_is_not_epmds(Config) ->
+    Port = ?config(epmd_port, Config),
+    Output = fun(Answer) ->
+                     handover_ct:with_server({127,0,0,1}, Port, Answer, fun() -> handover_ct:failing_node("a", Port, []) end)
+             end,
+    [?assertMatch({match, _}, re:run(Text, Pattern), Text)
+     || {Answer, Pattern} <- [{<<"HTTP/1.1 400 Bad Request\r\n\r\n">>, "epmd_bad_answer"}, {close, "epmd_closed"}],
+        Text <- [Output(Answer)]].
+
+wrong_cookie(Config) ->
+    with(handover, [a, b], Config,
+         fun(A, B) ->
+                 true = call(A, erlang, set_cookie, [name(B), wrong]),
+                 Before = [handover_ct:own_fds(P) || P <- [A, B]],
+                 ?assertMatch({error, {handshake, _}}, call(A, handover, connect, [name(B)])),
+                 [handover_ct:own_fds_are(P, Fds) || {P, Fds} <- lists:zip([A, B], Before)]
          end).
 
 simultaneous_connects(Config) ->

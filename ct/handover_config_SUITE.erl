@@ -55,5 +55,9 @@ bad_values(_) ->
 %% Each key is in the page that lists them, with its default.
 documented(_) ->
     {ok, Page} = file:read_file(filename:join([handover_ct:root(), "docs", "OPERATIONS.md"])),
-    [?assertMatch({Key, {match, _}}, {Key, re:run(Page, io_lib:format("\\| `~s` \\| `~p` \\|", [Key, Default]))})
+    [?assertMatch({Key, {match, _}}, {Key, re:run(Page, ["\\| `", atom_to_list(Key), "` \\| `", text(Default), "` \\|"],
+                                                    [unicode])})
      || {Key, Default, _} <- handover_config:keys()].
+
+text("") -> "\"\"";
+text(Default) -> io_lib:format("~p", [Default]).

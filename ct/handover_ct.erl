@@ -1,7 +1,8 @@
 %% What the suites share: EPMDs and nodes of their own on a port of their own, conditions with deadlines, counts of fds.
 -module(handover_ct).
 
--export([root/0, free_port/0, program/1, ebin/0, start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1, kill/2]).
+-export([root/0, free_port/0, program/1, ebin/0, start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1, kill/2,
+         with_server/4]).
 -export([start_node/2, stop_node/1, call/4, call/5, connect/2, name/1]).
 -export([remsh/3, failing_node/3, failing_node/4, node_output/3]).
 -export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, socket_files/0, carrier/1, alive/1, logs/1, epmd_names/2, dist_port/2]).
@@ -67,6 +68,26 @@ stop_epmd(Epmd) ->
 kill(OsPid, Signal) ->
     "" = os:cmd(lists:flatten(io_lib:format("kill -~s ~b", [Signal, OsPid]))),
     ok.
+
+%% Runs Fun while something that is no EPMD listens there: it answers each connection with these bytes, or closes it.
+with_server(Ip, Port, Answer, Fun) ->
+    {ok, Listener} = gen_tcp:listen(Port, [binary, {active, false}, {ip, Ip}, {reuseaddr, true}]),
+    Server = spawn_link(fun() -> serve(Listener, Answer) end),
+    try Fun()
+    after
+        unlink(Server),
+        exit(Server, kill),
+        gen_tcp:close(Listener)
+    end.
+
+serve(Listener, Answer) ->
+    {ok, Socket} = gen_tcp:accept(Listener),
+    {ok, _} = gen_tcp:recv(Socket, 0, ?DEADLINE_MS),
+    case Answer of
+        close -> ok = gen_tcp:close(Socket);
+        _ -> gen_tcp:send(Socket, Answer)
+    end,
+    serve(Listener, Answer).
 
 %% What a client of EPMD at Port sees.
 epmd_names(Ip, Port) ->
@@ -164,7 +185,7 @@ failing_node(Name, Port, Env) ->
     failing_node(Name, Port, Env, []).
 
 failing_node(Name, Port, Env, Args) ->
-    run_node(Name, Port, Env, Args ++ ["-eval", "io:format(\"started~n\"), halt()."]).
+    run_node(Name, Port, Env, Args ++ ["-eval", "io:format(\"node_is_up~n\"), halt()."]).
 
 %% What a node prints that starts and stops at an EPMD of Kind.
 node_output(Name, Port, Kind) ->

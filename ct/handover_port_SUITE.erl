@@ -45,7 +45,7 @@ frame(Term) ->
 fails_with(Output, Pattern) ->
     ?assertMatch({match, _}, re:run(Output, Pattern, [dotall]), Output),
     ?assertMatch({match, _}, re:run(Output, "carrier_down"), Output),
-    ?assertEqual(nomatch, re:run(Output, "started"), Output).
+    ?assertEqual(nomatch, re:run(Output, "^node_is_up", [multiline]), Output).
 
 no_program(Config) -> fails_with(boot(none, Config), "priv/handover.*enoent").
 

@@ -36,7 +36,7 @@ init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
     Timer = dist_util:start_timer(SetupTime),
     ok = check_ip(Driver, Socket),
     dist_util:handshake_other_started(
-      (common(Socket))#hs_data{kernel_pid = Kernel, this_node = MyNode, timer = Timer, allowed = Allowed,
+      (common(Socket, [binary]))#hs_data{kernel_pid = Kernel, this_node = MyNode, timer = Timer, allowed = Allowed,
                                f_send = fun Driver:send/2,
                                f_recv = fun Driver:recv/3,
                                f_address = fun remote_address/2}).
@@ -47,7 +47,7 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
     {Send, Recv} = transport(Via, Driver, maps:get(f_answer, O)),
     Up = maps:get(f_up, O),
     dist_util:handshake_we_started(
-      (common(Socket))#hs_data{kernel_pid = maps:get(kernel, O), other_node = maps:get(node, O),
+      (common(Socket, []))#hs_data{kernel_pid = maps:get(kernel, O), other_node = maps:get(node, O),
                                this_node = maps:get(my_node, O), timer = maps:get(timer, O),
                                other_version = maps:get(version, O), request_type = maps:get(type, O),
                                f_send = Send, f_recv = Recv,
@@ -56,12 +56,13 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
 
 %% internal
 
-common(Socket) ->
+%% More: that OTP sets binary mode on the connections it accepts and not on those it makes.
+common(Socket, More) ->
     #hs_data{socket = Socket,
              this_flags = 0,
              f_setopts_pre_nodeup = fun(S) -> inet:setopts(S, [{active, false}, {packet, 4}, nodelay()]) end,
              f_setopts_post_nodeup =
-                 fun(S) -> inet:setopts(S, [{active, true}, {deliver, port}, {packet, 4}, binary, nodelay()]) end,
+                 fun(S) -> inet:setopts(S, [{active, true}, {deliver, port}, {packet, 4}, nodelay() | More]) end,
              f_getll = fun inet:getll/1,
              mf_tick = fun ?MODULE:tick/1,
              mf_getstat = fun ?MODULE:getstat/1,

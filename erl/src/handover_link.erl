@@ -11,7 +11,7 @@
                 node :: node(),
                 stage = started :: atom(),
                 said = false :: boolean(),        % a failure was reported or there is none
-                port = none :: none | reference(),
+                port = none :: none | reference(),    % monitor; its 'DOWN' says `process' when a signal ended the port
                 socket :: port() | undefined,
                 fd :: non_neg_integer() | undefined}).
 
@@ -65,7 +65,7 @@ setup(#setup{pid = Pid, monitor = Monitor, port = PortMonitor} = S) ->
         {failed, Reason, Detail} -> setup(say(Reason, Detail, S));
         up -> ended(S#setup{said = true});
         {'DOWN', Monitor, process, Pid, Reason} -> ended(say_death(Reason, S));
-        {'DOWN', PortMonitor, port, _, _} -> setup(close(S))
+        {'DOWN', PortMonitor, _, _, _} -> setup(close(S))
     end.
 
 %% What is left to do is to wait for the port, if there is one.
@@ -73,7 +73,7 @@ ended(#setup{port = none}) ->
     ok;
 ended(#setup{port = PortMonitor} = S) ->
     receive
-        {'DOWN', PortMonitor, port, _, _} -> _ = close(S), ok
+        {'DOWN', PortMonitor, _, _, _} -> _ = close(S), ok
     end.
 
 do_dial(Request, #setup{pid = Pid} = S) ->
@@ -146,7 +146,7 @@ init_accept(Kernel, Fd, #{family := Family, peer := Peer}) ->
         {ok, Socket} ->
             Monitor = erlang:monitor(port, Socket),
             controller(Kernel, Driver, Socket),
-            receive {'DOWN', Monitor, port, _, _} -> ok end,
+            receive {'DOWN', Monitor, _, _, _} -> ok end,
             handover_fd:await_port_end(Socket, Fd);
         {error, Reason} ->
             handover_log:event(warning, bad_fd, #{reason => {Reason, Peer}})
