@@ -18,7 +18,14 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+child=
+# shellcheck disable=SC2317 # the trap calls it
+finish() {
+    # --kill-child: all that runs in the chroot ends with it
+    [ -z "$child" ] || kill -KILL "$child" 2>/dev/null || true
+    rm -rf "$work"
+}
+trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
 install_into() {
@@ -61,7 +68,9 @@ inside() {
         [ -e "$root/etc/hosts" ] || printf "127.0.0.1 localhost %s\n::1 localhost\n" "$(uname -n)" >"$root/etc/hosts"
         mount --bind "$copy" "$root/tmp/handover"
         chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
-    ' sh "$root" "$work/copy" "$@"
+    ' sh "$root" "$work/copy" "$@" &
+    child=$! # a signal ends wait, and would not end unshare
+    wait "$child"
 }
 
 copy_repository() {

@@ -2,7 +2,8 @@
 # Runs the Common Test suites of ct/, by rebar3. A run that is empty, breaks off or leaves out a suite fails.
 #   ct/run.sh [REPORT [ARGUMENT OF rebar3 ct …]]     e.g.  ct/run.sh /dev/stdout --suite ct/handover_fd_SUITE
 # REPORT (default: stdout): a line a case, `ok|skip|FAIL Suite:Case [Reason]`. Exit status 1 if anything failed.
-# Hosts that the suites left (ct/hosts.sh) are taken down, also when the run is interrupted.
+# A process that a suite left behind is a failure. What is left, hosts (ct/hosts.sh) too, is ended, also when the run is
+# interrupted.
 set -eu
 cd "$(dirname "$0")/.."
 [ -t 1 ] || export TERM=dumb # no colours in a log
@@ -14,10 +15,31 @@ HANDOVER_CT_REPORT=$(mktemp)
 HANDOVER_HOSTS_LIST=$(mktemp)
 export HANDOVER_CT_REPORT HANDOVER_HOSTS_LIST
 
+# left_behind: the pids of what the suites started, which has the name of this run's report in its environment
+left_behind() (
+    mark=HANDOVER_CT_REPORT=$HANDOVER_CT_REPORT
+    unset HANDOVER_CT_REPORT # or grep and cut would find themselves
+    grep -lsF "$mark" /proc/[0-9]*/environ | cut -d / -f 3
+)
+
+# shellcheck disable=SC2317 # the trap calls it
 finish() {
     while read -r prefix; do ct/hosts.sh down "$prefix" || true; done <"$HANDOVER_HOSTS_LIST"
+    for pid in $(left_behind); do kill -KILL "$pid" 2>/dev/null || true; done
     rm -f "$HANDOVER_CT_REPORT" "$HANDOVER_HOSTS_LIST"
 }
+
+# report_left_behind: after 10 s for what is about to end
+report_left_behind() {
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        [ -n "$(left_behind)" ] || return 0
+        sleep 1
+    done
+    for pid in $(left_behind); do
+        fail "left behind, process $pid: $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | cut -c 1-300)"
+    done
+}
+
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
@@ -35,6 +57,7 @@ else
         grep -q " $suite:" "$HANDOVER_CT_REPORT" || fail "$suite ran no case"
     done
 fi
+report_left_behind
 [ "$status" -ne 124 ] || fail "the run did not end within $deadline s"
 grep -q '^\(ok\|FAIL\) ' "$HANDOVER_CT_REPORT" || fail "no case ran"
 grep -qx 'done' "$HANDOVER_CT_REPORT" || fail "the run broke off, see above"
