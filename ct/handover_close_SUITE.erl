@@ -148,7 +148,9 @@ arrived(Ref, AtLeast) ->
 thousand_handovers(_Config) ->
     Port = handover_ct:free_port(),
     Epmd = handover_ct:start_epmd(handover, Port),
-    [A, B] = [handover_ct:start_node(N, #{epmd_port => Port}) || N <- [a, b]],
+    %% never: rpc's observer asks each new node for its features, and would connect again behind a disconnect
+    Options = #{epmd_port => Port, args => ["-kernel", "dist_auto_connect", "never"]},
+    [A, B] = [handover_ct:start_node(N, Options) || N <- [a, b]],
     try
         ok = call(A, handover_ct_work, connect_and_disconnect, [name(B), 5]),
         OsPids = [handover_ct:epmd_os_pid(Epmd), handover_ct:carrier(A), handover_ct:carrier(B), os_pid(A), os_pid(B)],
