@@ -34,7 +34,8 @@ controller(Kernel, Driver, Socket) ->
     receive
         {Kernel, controller, Pid} ->
             _ = Driver:controlling_process(Socket, Pid),
-            Pid ! {self(), controller};
+            Pid ! {self(), controller},
+            ok;
         {Kernel, unsupported_protocol} ->
             exit(unsupported_protocol)
     end.

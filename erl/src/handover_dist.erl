@@ -72,14 +72,14 @@ has_address(_, _) ->
 
 %% net_kernel:setopts(new, ...) comes here first; what it changes for handed-over connections it leaves in kernel's
 %% environment, where socket_options/2 finds it.
--spec setopts(listen() | undefined, list()) -> ok | {error, term()}.
+-spec setopts(listen() | port() | undefined, list()) -> ok | {error, term()}.
 setopts(Listen, Options) ->
     case [O || {Key, _} = O <- Options, lists:member(Key, [active, deliver, packet])] of
         [] -> on_socket(Listen, fun(Socket) -> inet:setopts(Socket, Options) end, ok);
         Bad -> {error, {badopts, Bad}}
     end.
 
--spec getopts(listen() | undefined, list()) -> {ok, list()} | {error, term()}.
+-spec getopts(listen() | port() | undefined, list()) -> {ok, list()} | {error, term()}.
 getopts(Listen, Options) ->
     on_socket(Listen, fun(Socket) -> inet:getopts(Socket, Options) end, {ok, []}).
 

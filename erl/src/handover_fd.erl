@@ -126,7 +126,8 @@ bytes_acked(Fd) ->
                  end).
 
 shutdown(Fd) ->
-    with_dup(Fd, fun(Dup) -> socket:shutdown(Dup, read_write) end).
+    _ = with_dup(Fd, fun(Dup) -> socket:shutdown(Dup, read_write) end),
+    ok.
 
 with_dup(Fd, Fun) ->
     case socket:open(Fd, #{dup => true}) of
