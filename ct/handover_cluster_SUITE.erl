@@ -15,7 +15,8 @@ all() ->
      carrier_killed, carrier_stopped, epmd_killed, owner_killed, guard_killed,
      remote_epmd_stock, remote_node_without_extra, fallback_off, stock_node_reaches_us, local_epmd_stock,
      listen_off, epmd_module_address_please,
-     reasons, remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake, unknown_config].
+     reasons, remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake,
+     connects_during_shutdown, unknown_config].
 
 init_per_testcase(_, Config) ->
     [{epmd_port, handover_ct:free_port()} | Config].
@@ -435,7 +436,8 @@ reasons(Config) ->
                  ?assertEqual(unknown_host, Reason('a@host.invalid')),
                  ?assertEqual(bad_name, Reason('a@short')),
                  ?assertEqual(epmd_unreachable, Reason('a@127.0.0.2')),
-                 ?assertEqual(4, length(events(Logs, setup_failed)))
+                 ?assertEqual(4, length(events(Logs, setup_failed))),
+                 ?assertEqual([], call(A, ets, tab2list, [sys_dist]))       % nothing half open
          end).
 
 %% Something else on a remote EPMD's port: it says nonsense, or nothing, or hangs up.
@@ -496,6 +498,21 @@ node_dies_in_handshake(Config) ->
                  handover_ct:until(fun() -> handover_ct:own_fds(A) =/= Before end),
                  handover_ct:kill(list_to_integer(call(B, os, getpid, [])), "KILL"),
                  receive Answer -> ?assertMatch({error, {_, _}}, Answer) end,
+                 handover_ct:own_fds_are(A, Before)
+         end).
+
+%% A node that goes down while others connect to it: they get true or false, and nothing is left half open.
+connects_during_shutdown(Config) ->
+    with(handover, [a, b], Config,
+         fun(A, B) ->
+                 Node = name(B),
+                 Before = handover_ct:own_fds(A),
+                 Self = self(),
+                 spawn_link(fun() -> Self ! {last, call(A, handover_ct_work, connect_until_down, [Node])} end),
+                 handover_ct:until(fun() -> call(B, erlang, nodes, [hidden]) ++ call(B, erlang, nodes, []) =/= [] end),
+                 ok = call(B, init, stop, []),
+                 receive {last, Last} -> ?assertEqual(no_such_node, Last) end,
+                 handover_ct:until(fun() -> call(A, ets, tab2list, [sys_dist]) =:= [] end),
                  handover_ct:own_fds_are(A, Before)
          end).
 

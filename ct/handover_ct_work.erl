@@ -4,7 +4,7 @@
 -export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0,
          listening_ports/0, port_of/1, flood/2, flood_later/2, packets_taken/1,
          packets_taken_and_disconnect/1, is_suspended/1, receive_until_nodedown/1, con_pid/1,
-         connect_and_disconnect/2]).
+         connect_and_disconnect/2, connect_until_down/1]).
 
 %% Sends a term of Size bytes there and gives the hash that the other side found.
 send_large(Node, Size) ->
@@ -115,3 +115,10 @@ connect_and_disconnect(Node, N) ->
     true = monitor_node(Node, true),
     true = erlang:disconnect_node(Node),
     receive {nodedown, Node} -> connect_and_disconnect(Node, N - 1) after 10000 -> {no_nodedown, N} end.
+
+%% Connects and disconnects until EPMD no longer knows the node.
+connect_until_down(Node) ->
+    case handover:connect(Node) of
+        {error, {no_such_node, _}} -> no_such_node;
+        _ -> _ = erlang:disconnect_node(Node), connect_until_down(Node)
+    end.

@@ -90,7 +90,7 @@ own(Fd, #{family := Family}, #setup{pid = Pid} = S) ->
     case handover_fd:adopt(Driver, Fd, handover_dist:socket_options(inet_dist_connect_options, [])) of
         {ok, Socket} ->
             Monitor = erlang:monitor(port, Socket),
-            _ = Driver:controlling_process(Socket, Pid),
+            give(Driver, Socket, Pid),
             Pid ! {self(), {ok, Socket}},
             S#setup{port = Monitor, socket = Socket, fd = Fd};
         {error, Reason} ->
@@ -158,7 +158,7 @@ controller(Kernel, Driver, Socket) ->
     Kernel ! {accept, self(), Socket, Driver:family(), handover_dist:protocol()},
     receive
         {Kernel, controller, Pid} ->
-            _ = Driver:controlling_process(Socket, Pid),
+            give(Driver, Socket, Pid),
             Pid ! {self(), controller};
         {Kernel, unsupported_protocol} ->
             Driver:close(Socket);
@@ -168,6 +168,13 @@ controller(Kernel, Driver, Socket) ->
             Driver:close(Socket)
     end,
     demonitor(Monitor, [flush]).
+
+%% A process that has ended can't own the port: it would stay with this one, and open.
+give(Driver, Socket, Pid) ->
+    case Driver:controlling_process(Socket, Pid) of
+        ok -> ok;
+        {error, _} -> Driver:close(Socket)
+    end.
 
 driver(inet) -> inet_tcp;
 driver(inet6) -> inet6_tcp.
