@@ -53,6 +53,7 @@ func (c *conn) read(b []byte) (int, error) {
 		if err := c.park(); err != nil {
 			return 0, err
 		}
+		c.s.waiting.add(c)
 		return c.file.Read(b)
 	case err != nil:
 		return 0, os.NewSyscallError("read", err)

@@ -27,6 +27,13 @@ type Options struct {
 	// LocalReserve is how many of MaxClients are for local peers only.
 	// Default 256, or a quarter of MaxClients where that is less.
 	LocalReserve int
+	// MaxWaiting is how many of MaxClients may be open without having asked;
+	// beyond that each new one ends one that was there, chosen at random.
+	// Default a quarter of MaxClients.
+	MaxWaiting int
+	// MaxWaitingSource is the same for those of one IPv4 address or IPv6 /64 that
+	// is not this host's. Default a quarter of MaxWaiting.
+	MaxWaitingSource int
 	// HandoverTimeout is the time for one handover, from its request to the
 	// node's ACK. Default 4 s; initiators give up at 7 s.
 	HandoverTimeout time.Duration
@@ -55,6 +62,8 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxOld, registry.DefaultMaxOld)
 	setDefault(&o.MaxClients, 8192)
 	setDefault(&o.LocalReserve, min(256, o.MaxClients/4))
+	setDefault(&o.MaxWaiting, max(1, o.MaxClients/4))
+	setDefault(&o.MaxWaitingSource, max(1, o.MaxWaiting/4))
 	setDefault(&o.HandoverTimeout, 4*time.Second)
 	setDefault(&o.MaxNodePasses, 64)
 	setDefault(&o.MaxPasses, 512)

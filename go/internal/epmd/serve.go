@@ -13,6 +13,9 @@ func (s *Server) serve(c *conn) {
 	defer c.close()
 	b := buffers.Get().(*requestBuffer)
 	request, err := c.readRequest(b)
+	if c.file != nil && !s.waiting.remove(c) {
+		err = errDropped
+	}
 	if err != nil {
 		buffers.Put(b)
 		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("closed without an answer")

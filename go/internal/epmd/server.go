@@ -15,6 +15,8 @@ type Server struct {
 	o     Options
 	names *registry.Registry
 	gate  *gate
+	// waiting has the connections whose request is not there yet.
+	waiting *waiting
 	// owner is the uid that holds a TCP socket of this host.
 	owner func(local, remote netip.AddrPort) (uint32, error)
 
@@ -31,12 +33,13 @@ type Server struct {
 func New(o Options) *Server {
 	o = o.withDefaults()
 	return &Server{
-		o:     o,
-		names: registry.New(o.MaxOld),
-		gate:  newGate(o),
-		owner: peercred.TCPOwner,
-		end:   make(chan struct{}),
-		conns: make(map[*conn]struct{}),
+		o:       o,
+		names:   registry.New(o.MaxOld),
+		gate:    newGate(o),
+		waiting: newWaiting(o),
+		owner:   peercred.TCPOwner,
+		end:     make(chan struct{}),
+		conns:   make(map[*conn]struct{}),
 	}
 }
 

@@ -228,7 +228,7 @@ func TestPacketTimeout(t *testing.T) {
 // TestMaxClients: connections that ask nothing take no place from those of the
 // same host beyond the reserve, and none from nodes.
 func TestMaxClients(t *testing.T) {
-	ts := start(t, Options{MaxClients: 4, LocalReserve: 2})
+	ts := start(t, Options{MaxClients: 4, LocalReserve: 2, MaxWaiting: 4})
 	ts.register(t, plainNode("n"))
 	if !within(func() bool { return ts.clients.Load() == 0 }) {
 		t.Error("a node counts as a client")
