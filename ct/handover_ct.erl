@@ -3,6 +3,7 @@
 
 -export([root/0, free_port/0, program/1, ebin/0, start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1, kill/2,
          with_server/4]).
+-export([with/4, with_nodes/3]).
 -export([start_node/2, stop_node/1, call/4, call/5, connect/2, name/1]).
 -export([remsh/3, failing_node/3, failing_node/4, node_output/3]).
 -export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, socket_files/0, carrier/1, alive/1, logs/1, epmd_names/2, dist_port/2]).
@@ -150,6 +151,33 @@ connect(Peer, Other) ->
     Node = name(Other),
     pong = call(Peer, net_adm, ping, [Node]),
     Node.
+
+%% Runs Fun with an EPMD (none, handover, stock or {Kind, Args}) and nodes (Name or {Name, Options}), as its arguments, that
+%% are gone afterwards, whatever happens.
+with(Epmd, Specs, Port, Fun) ->
+    Handle = case Epmd of
+                 none -> none;
+                 {Kind, Args} -> start_epmd(Kind, Port, Args);
+                 Kind -> start_epmd(Kind, Port)
+             end,
+    try with_nodes(Specs, Port, Fun)
+    after
+        Handle =:= none orelse stop_epmd(Handle)
+    end.
+
+with_nodes(Specs, Port, Fun) ->
+    with_nodes(Specs, Port, [], Fun).
+
+with_nodes([], _Port, Nodes, Fun) ->
+    apply(Fun, lists:reverse(Nodes));
+with_nodes([{Name, Options} | Specs], Port, Nodes, Fun) ->
+    Peer = start_node(Name, Options#{epmd_port => maps:get(epmd_port, Options, Port)}),
+    try with_nodes(Specs, Port, [Peer | Nodes], Fun)
+    after
+        catch stop_node(Peer)
+    end;
+with_nodes([Name | Specs], Port, Nodes, Fun) ->
+    with_nodes([{Name, #{}} | Specs], Port, Nodes, Fun).
 
 %% Nodes by their output
 
