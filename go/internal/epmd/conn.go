@@ -38,7 +38,8 @@ type conn struct {
 	split  bool   // the bytes behind the length came later than it
 }
 
-// read is io.Reader's, but reads what is there without a goroutine switch.
+// read is io.Reader's, but reads what is there without a goroutine switch, and
+// returns no byte and no error where it is the first that has to wait.
 func (c *conn) read(b []byte) (int, error) {
 	if c.file != nil {
 		return c.file.Read(b)
@@ -54,7 +55,7 @@ func (c *conn) read(b []byte) (int, error) {
 			return 0, err
 		}
 		c.s.waiting.add(c)
-		return c.file.Read(b)
+		return 0, nil // how much to read may depend on split
 	case err != nil:
 		return 0, os.NewSyscallError("read", err)
 	case n == 0:
