@@ -1,0 +1,117 @@
+%% How many round trips a connect takes, counted on the wire and not by a clock: two hosts are joined by a delay line (go/cmd/
+%% delayline) so long that nothing crosses unless one side waits for the other, and tcpdump says which way packets went.
+%%
+%%   PREFIX-a 198.18.0.1  ===== TUN, 300 ms each way =====  198.18.0.2 PREFIX-b
+-module(handover_flights_SUITE).
+
+-include_lib("common_test/include/ct.hrl").
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+suite() -> [{timetrap, {minutes, 2}}].
+
+all() -> [stock_takes_five, handover_takes_three, falling_back_takes_seven].
+
+-define(CHALLENGE_ACK_LENGTH, 19).     % Length:16, 'a', Digest:16 bytes: the last packet of a handshake
+
+init_per_suite(Config) ->
+    case os:cmd(filename:join([handover_ct:root(), "ct", "hosts.sh"]) ++ " check") of
+        "" -> needs_tcpdump(os:find_executable("tcpdump"), Config);
+        Reason -> {skip, string:trim(Reason)}
+    end.
+
+needs_tcpdump(false, _) ->
+    {skip, "tcpdump is missing: make deps installs it"};
+needs_tcpdump(Tcpdump, Config) ->
+    Delayline = filename:join(?config(priv_dir, Config), "delayline"),
+    "" = os:cmd("cd " ++ handover_ct:root() ++ " && go build -o " ++ Delayline ++ " ./go/cmd/delayline"),
+    [{tcpdump, Tcpdump}, {delayline, Delayline} | Config].
+
+end_per_suite(_) -> ok.
+
+init_per_testcase(Case, Config) ->
+    Prefix = lists:concat(["hfl", os:getpid(), "-", erlang:phash2(Case, 100)]),
+    Namespaces = [Prefix ++ "-a", Prefix ++ "-b"],
+    [begin "" = os:cmd("ip netns add " ++ Ns), "" = os:cmd("ip -n " ++ Ns ++ " link set lo up") end || Ns <- Namespaces],
+    Line = delay_line(Namespaces, Config),
+    [{namespaces, Namespaces}, {line, Line} | Config].
+
+end_per_testcase(_, Config) ->
+    port_close(?config(line, Config)),
+    [begin
+         _ = os:cmd("ip netns pids " ++ Ns ++ " | xargs -r kill -KILL"),
+         "" = os:cmd("ip netns del " ++ Ns)
+     end || Ns <- ?config(namespaces, Config)],
+    ok.
+
+delay_line([A, B], Config) ->
+    Line = open_port({spawn_executable, ?config(delayline, Config)},
+                     [{args, ["-a", A, "-b", B, "-addr-a", "198.18.0.1/30", "-addr-b", "198.18.0.2/30", "-delay", "300ms"]},
+                      {line, 200}]),
+    receive {Line, {data, {eol, "ready" ++ _}}} -> Line after 10000 -> error(no_delay_line) end.
+
+stock_takes_five(Config) ->
+    ?assertEqual(5, round_trips("inet_tcp", "inet_tcp", Config)).
+
+handover_takes_three(Config) ->
+    ?assertEqual(3, round_trips("handover_tcp", "handover_tcp", Config)).
+
+%% To a stock EPMD: one for TCP and one for its refusal, then the stock five.
+falling_back_takes_seven(Config) ->
+    ?assertEqual(7, round_trips("handover_tcp", "inet_tcp", Config)).
+
+%% From SYN to the challenge's acknowledgement.
+round_trips(ProtoA, ProtoB, Config) ->
+    [NsA, NsB] = ?config(namespaces, Config),
+    A = node(a, "198.18.0.1", NsA, ProtoA),
+    B = node(b, "198.18.0.2", NsB, ProtoB),
+    try
+        Capture = capture(NsA, Config),
+        ?assertEqual(true, handover_ct:call(A, net_kernel, connect_node, [handover_ct:name(B)])),
+        Directions = directions(Capture, []),
+        ct:pal("~s -> ~s: ~p", [ProtoA, ProtoB, Directions]),
+        length(Directions) div 2
+    after
+        [handover_ct:stop_node(P) || P <- [A, B]]
+    end.
+
+node(Name, Ip, Ns, Proto) ->
+    Proto =:= "inet_tcp" andalso os:cmd("ip netns exec " ++ Ns ++ " " ++ os:find_executable("epmd") ++ " -daemon"),
+    handover_ct:start_node(Name, #{epmd_port => 4369, proto => Proto, host => Ip,
+                                   exec => {os:find_executable("ip"), ["netns", "exec", Ns, os:find_executable("erl")]}}).
+
+capture(Ns, Config) ->
+    [Device] = [D || D <- string:lexemes(os:cmd("ip -n " ++ Ns ++ " -br link | cut -d ' ' -f 1"), "\n"), D =/= "lo"],
+    Port = open_port({spawn_executable, os:find_executable("ip")},
+                     [{args, ["netns", "exec", Ns, ?config(tcpdump, Config), "-n", "-l", "--immediate-mode", "-i", Device, "tcp"]},
+                      {line, 1000}, stderr_to_stdout]),
+    receive {Port, {data, {eol, "listening on" ++ _}}} -> Port
+    after 10000 -> error(no_capture)
+    end.
+
+%% The turns of the conversation: packets that say something (SYN, FIN, RST or bytes), those of one side in a row as one.
+directions(Port, Turns) ->
+    receive
+        {Port, {data, {eol, Line}}} ->
+            case re:run(Line, "IP 198\\.18\\.0\\.([12])\\.[0-9]+ > .*Flags \\[([^]]*)\\].*length ([0-9]+)",
+                        [{capture, all_but_first, list}]) of
+                {match, [From, Flags, Length]} ->
+                    Says = Length =/= "0" orelse lists:any(fun(F) -> lists:member(F, Flags) end, "SFR"),
+                    directions(Port, turn(From, Says, Turns), From, list_to_integer(Length));
+                nomatch ->
+                    directions(Port, Turns)
+            end
+    after 20000 -> error({no_challenge_ack, lists:reverse(Turns)})
+    end.
+
+directions(Port, Turns, "2", ?CHALLENGE_ACK_LENGTH) ->
+    {os_pid, OsPid} = erlang:port_info(Port, os_pid),
+    handover_ct:kill(OsPid, "TERM"),
+    lists:reverse(Turns);
+directions(Port, Turns, _, _) ->
+    directions(Port, Turns).
+
+turn(_, false, Turns) -> Turns;
+turn(From, true, [From | _] = Turns) -> Turns;
+turn(From, true, Turns) -> [From | Turns].
