@@ -36,7 +36,7 @@ both_ways(Config, Fun) ->
                  end,
                  Fun(A, B, Before)
              after
-                 [catch handover_ct:stop_node(P) || P <- [A, B]]
+                 [handover_ct:stop_node(P) || P <- [A, B]]
              end
          end || Dials <- [dialled, was_dialled]]
     after
@@ -71,7 +71,7 @@ killed_node(Config) ->
 
 halted_node(Config) ->
     both_ways(Config, fun(A, B, [FdsA, _]) ->
-                              catch call(B, erlang, halt, [0, [{flush, false}]]),
+                              exit_of(fun() -> call(B, erlang, halt, [0, [{flush, false}]]) end),
                               no_nodes(A),
                               fds_are(A, FdsA)
                       end).
@@ -136,7 +136,7 @@ stopped_distribution(Config) ->
 receiver(A, B) ->
     Self = self(),
     Ref = make_ref(),
-    spawn(fun() -> Self ! {Ref, catch call(B, handover_ct_work, receive_until_nodedown, [name(A)], 90000)} end),
+    spawn(fun() -> Self ! {Ref, exit_of(fun() -> call(B, handover_ct_work, receive_until_nodedown, [name(A)], 90000) end)} end),
     handover_ct:until(fun() -> is_pid(call(B, erlang, whereis, [receiver])) end),
     Ref.
 
@@ -171,3 +171,7 @@ nothing_new(Before, Now) ->
 
 no_more(Before, Now) ->
     lists:all(fun({B, N}) -> N =< B end, lists:zip(Before, Now)) orelse {before, Before, now, Now}.
+
+%% The result of Fun, or how the call ended.
+exit_of(Fun) ->
+    try Fun() catch exit:Reason -> {exit, Reason} end.

@@ -49,7 +49,7 @@ bad_values(_) ->
          {error, {handover_config, Text}} = handover_config:check(),
          ?assertMatch({_, {match, _}}, {Key, re:run(Text, [atom_to_list(Key), " is .* it must be "])}),
          application:unset_env(handover, Key)
-     end || {Key, Value} <- [{listen, maybe}, {listen, "yes"}, {fallback, 1}, {socket_dir, "relative"}, {socket_dir, 7},
+     end || {Key, Value} <- [{listen, 'maybe'}, {listen, "yes"}, {fallback, 1}, {socket_dir, "relative"}, {socket_dir, 7},
                              {log_level, loud}, {start_epmd, "no"}]].
 
 %% Each key is in the page that lists them, with its default.

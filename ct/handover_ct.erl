@@ -134,8 +134,9 @@ args(Options) ->
 env(#{epmd_port := Port} = Options) ->
     [{"ERL_EPMD_PORT", integer_to_list(Port)} | maps:get(env, Options, [])].
 
+%% Fine too when it has ended.
 stop_node(Peer) ->
-    peer:stop(Peer).
+    try peer:stop(Peer) catch exit:_ -> ok end.
 
 call(Peer, M, F, A) ->
     call(Peer, M, F, A, 2 * ?DEADLINE_MS).
@@ -174,7 +175,7 @@ with_nodes([{Name, Options} | Specs], Port, Nodes, Fun) ->
     Peer = start_node(Name, Options#{epmd_port => maps:get(epmd_port, Options, Port)}),
     try with_nodes(Specs, Port, [Peer | Nodes], Fun)
     after
-        catch stop_node(Peer)
+        stop_node(Peer)
     end;
 with_nodes([Name | Specs], Port, Nodes, Fun) ->
     with_nodes([{Name, #{}} | Specs], Port, Nodes, Fun).

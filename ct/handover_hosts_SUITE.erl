@@ -44,7 +44,7 @@ in_host(N, Command, Config) ->
 
 with(Nodes, Fun) ->
     try apply(Fun, Nodes)
-    after [catch handover_ct:stop_node(P) || P <- Nodes]
+    after [handover_ct:stop_node(P) || P <- Nodes]
     end.
 
 call(Peer, M, F, A) -> handover_ct:call(Peer, M, F, A).
