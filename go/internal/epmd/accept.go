@@ -114,7 +114,7 @@ func (a *acceptor) acceptSome(listener int) error {
 		switch err {
 		case nil:
 			a.backoff = minBackoff
-			a.s.admit(&conn{s: a.s, fd: fd, peer: addrPort(sa), deadline: time.Now().Add(a.s.o.PacketTimeout)})
+			a.s.admit(&conn{s: a.s, fd: fd, peer: addrPort(sa), deadline: time.Now().Add(a.s.o.RequestTimeout)})
 		case unix.EAGAIN:
 			return nil
 		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO, unix.EPERM:

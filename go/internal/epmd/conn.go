@@ -42,7 +42,7 @@ type conn struct {
 // returns no byte and no error where it is the first that has to wait.
 func (c *conn) read(b []byte) (int, error) {
 	if c.file != nil {
-		return c.file.Read(b)
+		return c.await(b)
 	}
 	n, err := retry(unix.Read, c.fd, b)
 	switch {
@@ -62,6 +62,21 @@ func (c *conn) read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+// await waits for bytes until the deadline, and no longer than for PacketTimeout:
+// with the stock EPMD's grain of a second. A heartbeat has no deadline.
+func (c *conn) await(b []byte) (int, error) {
+	if !c.deadline.IsZero() {
+		until := time.Now().Add(c.s.o.PacketTimeout + time.Second)
+		if until.After(c.deadline) {
+			until = c.deadline
+		}
+		if err := c.file.SetReadDeadline(until); err != nil {
+			return 0, err
+		}
+	}
+	return c.file.Read(b)
 }
 
 // Read makes a conn an io.Reader.
@@ -143,6 +158,7 @@ func (c *conn) close() {
 		_ = unix.Close(c.fd)
 		return
 	}
+	c.s.waiting.remove(c)
 	c.s.untrack(c)
 	_ = c.file.Close()
 }

@@ -68,7 +68,6 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 		s.o.Log.Warn().Err(err).Stringer("peer", c.peer).Msg("registration refused")
 		s.waiting.add(c)
 		_, _ = c.read(make([]byte, 1))
-		s.waiting.remove(c)
 	case !sent:
 		n.leave(errGone, "the answer to ALIVE2_REQ could not be sent")
 	default:

@@ -14,8 +14,13 @@ type Options struct {
 	Port int
 	// RelaxedCommandCheck allows KILL with registered nodes, and STOP.
 	RelaxedCommandCheck bool
-	// PacketTimeout is the time for a whole request, from accept. Default 60 s.
+	// PacketTimeout is how long a client may be silent before its request is
+	// whole, give or take a second. Default 60 s.
 	PacketTimeout time.Duration
+	// RequestTimeout is the time from accept for a whole request, however it drips
+	// in, and for the client to read the answer. Default 60 s, or PacketTimeout
+	// where that is more.
+	RequestTimeout time.Duration
 	// DelayAccept and DelayWrite simulate a busy server, as the stock EPMD does.
 	DelayAccept, DelayWrite time.Duration
 	// MaxOld is how many names are remembered after they were given up. Default
@@ -59,6 +64,7 @@ const (
 
 func (o Options) withDefaults() Options {
 	setDefault(&o.PacketTimeout, 60*time.Second)
+	setDefault(&o.RequestTimeout, max(60*time.Second, o.PacketTimeout))
 	setDefault(&o.MaxOld, registry.DefaultMaxOld)
 	setDefault(&o.MaxClients, 8192)
 	setDefault(&o.LocalReserve, min(256, o.MaxClients/4))

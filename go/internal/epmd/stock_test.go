@@ -201,10 +201,24 @@ func TestNotLocal(t *testing.T) {
 	}
 }
 
-// TestPacketTimeout: a request has to be whole by then, however it drips in; a
-// heartbeat may be silent for ever.
+// TestPacketTimeout: a client may not be silent for so long before its request is
+// whole; a heartbeat may for ever.
 func TestPacketTimeout(t *testing.T) {
 	ts := start(t, Options{PacketTimeout: time.Second})
+	ts.register(t, plainNode("n"))
+	c, began := ts.dial(t), time.Now()
+	send(t, c, []byte{0, 1})
+	if got := readAll(t, c); got != "" || time.Since(began) < time.Second {
+		t.Errorf("%q after %v", got, time.Since(began))
+	}
+	if ts.names.Len() != 1 {
+		t.Error("the heartbeat timed out")
+	}
+}
+
+// TestRequestTimeout: a request has to be whole by then, however it drips in.
+func TestRequestTimeout(t *testing.T) {
+	ts := start(t, Options{RequestTimeout: time.Second})
 	ts.register(t, plainNode("n"))
 	c := ts.dial(t)
 	began := time.Now()

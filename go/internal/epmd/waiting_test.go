@@ -137,6 +137,7 @@ func TestWaitingIsForgotten(t *testing.T) {
 	c := ts.dial(t)
 	send(t, c, []byte{0})
 	ts.waits(t, 1, 0)
+	refused(t, ts.initiate(t, "nobody"), epmdproto.NoSuchNode)
 	send(t, c, []byte{1, 'n'})
 	if got := readAll(t, c); got != ts.portWord() {
 		t.Errorf("%q", got)
