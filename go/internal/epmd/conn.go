@@ -72,11 +72,15 @@ func (c *conn) await(b []byte) (int, error) {
 		if until.After(c.deadline) {
 			until = c.deadline
 		}
-		if err := c.file.SetReadDeadline(until); err != nil {
+		if err := c.setReadDeadline(until); err != nil {
 			return 0, err
 		}
 	}
-	return c.file.Read(b)
+	n, err := c.file.Read(b)
+	if err != nil && c.s.leaving.frozen.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = errFrozen
+	}
+	return n, err
 }
 
 // Read makes a conn an io.Reader.
@@ -116,6 +120,7 @@ func (c *conn) park() error {
 	if !c.s.track(c) {
 		return net.ErrClosed
 	}
+	c.ifFrozen()
 	return nil
 }
 
@@ -125,7 +130,14 @@ func (c *conn) setDeadline(t time.Time) error {
 	if c.file == nil {
 		return nil
 	}
+	defer c.ifFrozen()
 	return c.file.SetDeadline(t)
+}
+
+// setReadDeadline bounds the reads of a parked connection.
+func (c *conn) setReadDeadline(t time.Time) error {
+	defer c.ifFrozen()
+	return c.file.SetReadDeadline(t)
 }
 
 // hangUp ends a parked connection from outside the goroutine that serves it,

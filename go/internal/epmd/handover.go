@@ -14,6 +14,11 @@ import (
 // handover brings c to the node of that name, or tells the initiator why not.
 // What the initiator sent behind its request stays unread.
 func (s *Server) handover(c *conn, name string) {
+	if !s.beginHandover() {
+		s.setAside(c, []byte(name), nil)
+		return
+	}
+	defer s.endHandover()
 	passed, err := s.bringTo(c, name)
 	result := resultOf(err)
 	if event := s.o.Log.Debug(); event.Enabled() {
@@ -91,7 +96,7 @@ func resultOf(err error) epmdproto.Result {
 		return refused.result
 	case isAny(err, epmdproto.ErrName, errNoSuchNode, errGone):
 		return epmdproto.NoSuchNode
-	case isAny(err, errFull, unix.ETOOMANYREFS, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM):
+	case isAny(err, errFull, errFrozen, unix.ETOOMANYREFS, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM):
 		return epmdproto.Overloaded
 	case isAny(err, errNoAnswer, errLate, os.ErrDeadlineExceeded):
 		return epmdproto.NoAnswer

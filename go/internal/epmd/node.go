@@ -24,9 +24,10 @@ type node struct {
 
 	writing sync.Mutex // held to write on the heartbeat
 
-	mu      sync.Mutex // guards what follows
-	left    error      // why gone is closed, or nil
-	asked   bool       // an 'h' is unanswered: there is never more than one
+	mu      sync.Mutex   // guards what follows
+	left    error        // why gone is closed, or nil
+	asked   bool         // an 'h' is unanswered: there is never more than one
+	said    bytes.Buffer // what has come of the answer to 'h'; listen's alone
 	answers chan pathAnswer
 	channel *channel // the open one, or nil
 	opening *opening // the attempt under way, or nil
@@ -89,19 +90,21 @@ func newNode(s *Server, c *conn, req epmdproto.Alive2Req) *node {
 func (n *node) live() {
 	c := n.heartbeat
 	c.uncount()
-	log := n.s.o.Log.With().Str("node", n.entry.Name).Logger()
-	log.Info().Uint16("port", n.entry.Port).Uint32("creation", n.entry.Creation()).
+	n.s.o.Log.Info().Str("node", n.entry.Name).Uint16("port", n.entry.Port).Uint32("creation", n.entry.Creation()).
 		Bool("handover", n.entry.TakesHandovers()).Msg("registered")
 	err := c.setDeadline(time.Time{})
 	for err == nil {
 		err = n.listen()
 	}
-	if ended(err) {
+	switch {
+	case errors.Is(err, errFrozen):
+		n.setAside()
+	case ended(err):
 		n.leave(errGone, err.Error())
-		return
+	default:
+		n.s.o.Log.Warn().Str("node", n.entry.Name).Err(err).Msg("heartbeat broken, unregistering the node")
+		n.leave(err, err.Error())
 	}
-	log.Warn().Err(err).Msg("heartbeat broken, unregistering the node")
-	n.leave(err, err.Error())
 }
 
 // ended says whether a heartbeat came to an end as heartbeats do.
@@ -115,9 +118,12 @@ var errUnasked = errors.New("epmd: the node sent what it was not asked for")
 // listen waits for the node to say something. The heartbeat can be listened to
 // on as long as it returns nil.
 func (n *node) listen() error {
-	var first [1]byte
-	if _, err := n.heartbeat.read(first[:]); err != nil {
-		return err
+	if n.said.Len() == 0 {
+		var first [1]byte
+		if _, err := n.heartbeat.read(first[:]); err != nil {
+			return err
+		}
+		n.said.Write(first[:])
 	}
 	n.mu.Lock()
 	asked := n.asked
@@ -126,18 +132,20 @@ func (n *node) listen() error {
 		return errUnasked
 	}
 	// Once begun, an answer has to come to its end.
-	if err := n.heartbeat.file.SetReadDeadline(time.Now().Add(n.s.o.HandoverTimeout)); err != nil {
+	if err := n.heartbeat.setReadDeadline(time.Now().Add(n.s.o.HandoverTimeout)); err != nil {
 		return err
 	}
-	path, err := epmdproto.ReadHandoverPath(io.MultiReader(bytes.NewReader(first[:]), n.heartbeat))
+	before := bytes.NewReader(bytes.Clone(n.said.Bytes()))
+	path, err := epmdproto.ReadHandoverPath(io.MultiReader(before, io.TeeReader(n.heartbeat, &n.said)))
 	if err != nil && !errors.Is(err, epmdproto.ErrPath) {
 		return err
 	}
+	n.said.Reset()
 	n.mu.Lock()
 	n.asked = false
 	n.answers <- pathAnswer{path, err} // has room: one question, one answer
 	n.mu.Unlock()
-	return n.heartbeat.file.SetReadDeadline(time.Time{})
+	return n.heartbeat.setReadDeadline(time.Time{})
 }
 
 // leave takes the node's name away and ends all that is under way to it, with err

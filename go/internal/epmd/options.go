@@ -51,6 +51,9 @@ type Options struct {
 	MaxPasses int
 	// MaxNodeQueue is how many more may wait for room, a node. Default 256.
 	MaxNodeQueue int
+	// Trial says, before an upgrade, whether the successor can go on from such a
+	// state, which has no open files. Without it there is no upgrade.
+	Trial func(*State) error
 	// Log takes warnings (a node's or a peer's fault), and requests at debug level.
 	Log zerolog.Logger
 }

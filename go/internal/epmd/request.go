@@ -41,8 +41,8 @@ func (c *conn) readHeader() (length int, opcode byte, err error) {
 
 // readRequest reads a request, opcode first, into b. The stock EPMD reads all
 // that is there together with the length, and closes when that is too much; so
-// does this, but for HANDOVER_REQ, which is read to the byte. On errAgain it may
-// be called again.
+// does this, but for HANDOVER_REQ, which is read to the byte. On errAgain and
+// errFrozen it may be called again.
 func (c *conn) readRequest(b *requestBuffer) ([]byte, error) {
 	length, opcode, err := c.readHeader()
 	if err != nil {
@@ -59,7 +59,7 @@ func (c *conn) readRequest(b *requestBuffer) ([]byte, error) {
 			limit = len(b)
 		}
 		n, err := c.read(b[got:limit])
-		if err == errAgain {
+		if err == errAgain || err == errFrozen {
 			c.body = append([]byte(nil), b[1:got]...)
 		}
 		if err != nil {

@@ -1,6 +1,7 @@
 package epmd
 
 import (
+	"errors"
 	"strings"
 
 	"handover/go/internal/epmdproto"
@@ -15,6 +16,11 @@ func (s *Server) serve(c *conn) {
 	request, err := c.readRequest(b)
 	if c.file != nil && !s.waiting.remove(c) {
 		err = errDropped
+	}
+	if errors.Is(err, errFrozen) {
+		buffers.Put(b)
+		s.setAside(c, c.body, nil)
+		return
 	}
 	if err != nil {
 		buffers.Put(b)
@@ -81,6 +87,10 @@ func (s *Server) answer(c *conn, request []byte) (then func()) {
 	case epmdproto.OpKill:
 		if s.local(c, "KILL_REQ") {
 			s.kill(c)
+		}
+	case epmdproto.OpUpgrade:
+		if s.local(c, "UPGRADE_REQ") {
+			return func() { s.upgrade(c) }
 		}
 	case epmdproto.OpStop:
 		if s.local(c, "STOP_REQ") {

@@ -17,6 +17,7 @@ type Server struct {
 	gate  *gate
 	// waiting has the connections whose request is not there yet.
 	waiting *waiting
+	leaving leaving
 	// owner is the uid that holds a TCP socket of this host.
 	owner func(local, remote netip.AddrPort) (uint32, error)
 
@@ -32,7 +33,7 @@ type Server struct {
 // New returns a server that does nothing until Serve.
 func New(o Options) *Server {
 	o = o.withDefaults()
-	return &Server{
+	s := &Server{
 		o:       o,
 		names:   registry.New(o.MaxOld),
 		gate:    newGate(o),
@@ -41,11 +42,13 @@ func New(o Options) *Server {
 		end:     make(chan struct{}),
 		conns:   make(map[*conn]struct{}),
 	}
+	s.leaving.init()
+	return s
 }
 
 // Serve answers on the listeners until [Server.Close] or an allowed KILL. It
 // closes the listeners and every connection, and returns when the last goroutine
-// is gone. The listeners must be of one address family each (IPV6_V6ONLY): a
+// is gone; for an upgrade it leaves them, see [Server.Left]. The listeners must be of one address family each (IPV6_V6ONLY): a
 // connection of a dual-stack one can't be adopted by a node.
 func (s *Server) Serve(listeners []*net.TCPListener) error {
 	a, err := newAcceptor(s, listeners)
@@ -56,6 +59,10 @@ func (s *Server) Serve(listeners []*net.TCPListener) error {
 	s.wg.Go(a.run)
 	<-s.end
 	a.stop()
+	if s.leaving.frozen.Load() {
+		s.freeze(a)
+		return nil
+	}
 	for _, c := range s.parked() {
 		c.hangUp()
 	}
@@ -66,18 +73,19 @@ func (s *Server) Serve(listeners []*net.TCPListener) error {
 // Close makes Serve return. It may be called more than once, and before Serve.
 func (s *Server) Close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.ending {
 		s.ending = true
 		close(s.end)
 	}
+	s.mu.Unlock()
+	s.leaving.close()
 }
 
 // track says no when the server is about to end.
 func (s *Server) track(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ending {
+	if s.ending && !s.leaving.frozen.Load() {
 		return false
 	}
 	s.conns[c] = struct{}{}

@@ -11,6 +11,8 @@ const (
 	OpKill       = 'k'
 	OpStop       = 's'
 	OpHandover   = 'h'
+	OpStatus     = 'j'
+	OpUpgrade    = 'u'
 	opAlive2Resp = 'y'
 	opAlive2X    = 'v'
 	opPort2Resp  = 'w'
@@ -46,6 +48,10 @@ const (
 	passHeader   = 13
 	passVersion  = 1
 	wideCreation = 6
+	// UpgradeOK answers UPGRADE_REQ, from the new program; UpgradeNo and why not
+	// answers it from the old one, which goes on.
+	UpgradeOK = "OK"
+	UpgradeNo = "NO"
 	// NoCreation is the creation that goes with a refused ALIVE2_REQ.
 	NoCreation = 99
 )

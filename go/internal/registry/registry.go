@@ -76,7 +76,7 @@ func (r *Registry) Register(n *Node) error {
 		r.forgetOldest()
 		n.creation = nextCreation(rand.Uint32())
 	case before.live:
-		return fmt.Errorf("%w: %q", ErrTaken, n.Name)
+		return taken(n.Name)
 	default:
 		r.old.remove(before)
 		n.creation = nextCreation(before.creation)
@@ -153,6 +153,8 @@ func (r *Registry) retire(n *Node) bool {
 	r.old.pushFront(stone)
 	return true
 }
+
+func taken(name string) error { return fmt.Errorf("%w: %q", ErrTaken, name) }
 
 func (r *Registry) forgetOldest() {
 	for r.old.len > r.maxOld {
