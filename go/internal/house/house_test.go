@@ -20,7 +20,11 @@ var mayImport = map[string][]string{
 	"house":     {},
 	"portproto": {"etf", "epmdproto"},
 	"registry":  {"epmdproto"},
-	"epmd":      {"registry", "fdpass", "peercred", "epmdproto"},
+	"policy":    {},
+	"status":    {"epmdproto"},
+	"metrics":   {"status"},
+	"epmdconf":  {"policy"},
+	"epmd":      {"registry", "fdpass", "peercred", "policy", "status", "epmdproto"},
 	"carrier":   {"fdpass", "peercred", "portproto", "epmdproto"},
 }
 

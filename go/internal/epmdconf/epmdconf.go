@@ -1,0 +1,110 @@
+// Package epmdconf reads the file of `epmd -config`: TOML, since operators know it
+// and its errors have lines. docs/OPERATIONS.md has the keys.
+package epmdconf
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"handover/go/internal/policy"
+)
+
+// MaxSize is the length of the longest file, in bytes.
+const MaxSize = 1 << 20
+
+// Config is what a file says.
+type Config struct {
+	// Metrics is where metrics are told by HTTP; the zero value is nowhere.
+	Metrics netip.AddrPort
+	// Policy is nil where everything is allowed.
+	Policy *policy.Policy
+}
+
+// file is the shape of the file.
+type file struct {
+	Metrics metricsAddr `toml:"metrics"`
+	policy.Rules
+}
+
+type metricsAddr struct{ netip.AddrPort }
+
+func (m *metricsAddr) UnmarshalText(text []byte) (err error) {
+	m.AddrPort, err = ParseMetrics(string(text))
+	return err
+}
+
+// ParseMetrics reads where to tell metrics: an IP address, not a name, with a port.
+func ParseMetrics(s string) (netip.AddrPort, error) {
+	addr, err := netip.ParseAddrPort(s)
+	if err != nil || addr.Port() == 0 {
+		return netip.AddrPort{}, fmt.Errorf("%q is no address for metrics: it is IP:PORT or [IPV6]:PORT", s)
+	}
+	return addr, nil
+}
+
+// Load reads a file. The error names the file, the line where there is one, the
+// key and what is wrong.
+func Load(name string) (Config, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	c, err := Parse(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", name, err)
+	}
+	return c, nil
+}
+
+// Parse reads the text of a file.
+func Parse(text []byte) (Config, error) {
+	if len(text) > MaxSize {
+		return Config{}, fmt.Errorf("longer than %d bytes", MaxSize)
+	}
+	var f file
+	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		return Config{}, withLine(err)
+	}
+	p, err := policy.New(f.Rules)
+	if err != nil {
+		return Config{}, err
+	}
+	return Config{Metrics: f.Metrics.AddrPort, Policy: p}, nil
+}
+
+// withLine says where the decoder stopped.
+func withLine(err error) error {
+	var unknown *toml.StrictMissingError
+	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
+		line, _ := unknown.Errors[0].Position()
+		return fmt.Errorf("line %d: unknown key %q", line, strings.Join(unknown.Errors[0].Key(), "."))
+	}
+	var bad *toml.DecodeError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	line, _ := bad.Position()
+	what := strings.TrimPrefix(bad.Error(), "toml: ")
+	// The library tells Go's types, which are not the operator's.
+	if kind, ok := strings.CutPrefix(what, "cannot decode TOML "); ok {
+		kind, _, _ = strings.Cut(kind, " into")
+		what = "the value is of the wrong type, " + kind
+	}
+	if key := strings.Join(bad.Key(), "."); key != "" {
+		what = key + ": " + what
+	}
+	return fmt.Errorf("line %d: %s", line, what)
+}

@@ -1,0 +1,157 @@
+// Package policy decides what an EPMD answers to peers of other hosts: who may
+// ask for what, which names they may see, which nodes they may be handed over to,
+// and how often one source may ask. It knows no network and no file.
+//
+//	request --> source allowed? --> rate left? --> name seen? --> node offered? --> answer
+//	               | no                | no           | no           | no
+//	               v                   v              v              v
+//	            Source               Rate           Hidden          Node
+package policy
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Request is what a peer asks for.
+type Request uint8
+
+// The requests that policy is about.
+const (
+	Lookup Request = iota
+	Handover
+	Names
+)
+
+// Reason says why a request is refused.
+type Reason uint8
+
+// The reasons. Allowed is the zero value.
+const (
+	Allowed Reason = iota
+	Source         // the peer is in no network of the request's list
+	Rate           // the source asks too often
+	Hidden         // the name is hidden from other hosts
+	Node           // the node may not be handed over to
+)
+
+// String is the reason as logs and metrics have it.
+func (r Reason) String() string {
+	return [...]string{"allowed", "source", "rate", "hidden", "node"}[r]
+}
+
+// Rules are the operator's, as the file has them. The zero value allows all.
+type Rules struct {
+	Allow Allow `toml:"allow"`
+	Nodes Nodes `toml:"nodes"`
+	Rate  Rates `toml:"rate"`
+}
+
+// Allow says who may ask: a list that is nil allows every peer, an empty one none.
+type Allow struct {
+	Lookups   []Network `toml:"lookups"`
+	Handovers []Network `toml:"handovers"`
+	Names     []Network `toml:"names"`
+}
+
+// Nodes says which nodes other hosts see and reach.
+type Nodes struct {
+	// Hidden names do not exist for other hosts.
+	Hidden []Pattern `toml:"hidden"`
+	// Handover: where it is not nil, only these may be handed over to.
+	Handover []Pattern `toml:"handover"`
+}
+
+// Rates says how often one source may ask.
+type Rates struct {
+	// PerSecond is in requests; 0 is no limit.
+	PerSecond float64 `toml:"per_second"`
+	// Burst is how many at once; 0 is twice PerSecond, and at least 1.
+	Burst int `toml:"burst"`
+}
+
+// Limits of what a file may ask for.
+const (
+	MaxEntries = 1024
+	MaxRate    = 1_000_000
+)
+
+// Policy answers for one set of rules. It is safe for concurrent use.
+type Policy struct {
+	rules Rules
+	rate  *limiter // nil: no limit
+}
+
+// New returns nil where the rules allow everything. The error names the key.
+func New(r Rules) (*Policy, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	p := &Policy{rules: r}
+	if r.Rate.PerSecond > 0 {
+		burst := r.Rate.Burst
+		if burst == 0 {
+			burst = int(max(1, math.Ceil(2*r.Rate.PerSecond)))
+		}
+		p.rate = newLimiter(r.Rate.PerSecond, burst)
+	}
+	a, n := r.Allow, r.Nodes
+	if p.rate == nil && a.Lookups == nil && a.Handovers == nil && a.Names == nil && len(n.Hidden) == 0 && n.Handover == nil {
+		return nil, nil
+	}
+	return p, nil
+}
+
+func (r Rules) check() error {
+	for key, n := range map[string]int{
+		"allow.lookups": len(r.Allow.Lookups), "allow.handovers": len(r.Allow.Handovers), "allow.names": len(r.Allow.Names),
+		"nodes.hidden": len(r.Nodes.Hidden), "nodes.handover": len(r.Nodes.Handover),
+	} {
+		if n > MaxEntries {
+			return fmt.Errorf("%s has %d entries, %d is the most", key, n, MaxEntries)
+		}
+	}
+	rate, burst := r.Rate.PerSecond, r.Rate.Burst
+	switch {
+	case !(rate >= 0 && rate <= MaxRate): // NaN too
+		return fmt.Errorf("rate.per_second is %v; it is a number from 0 (no limit) to %d", rate, MaxRate)
+	case burst < 0 || burst > MaxRate:
+		return fmt.Errorf("rate.burst is %d; it is a number from 0 (twice per_second) to %d", burst, MaxRate)
+	case burst > 0 && rate == 0:
+		return fmt.Errorf("rate.burst is %d and rate.per_second is not set", burst)
+	}
+	return nil
+}
+
+// Check says whether a peer of another host may have its request answered. source
+// is what counts as one for the rate limit; name is empty for Names.
+func (p *Policy) Check(what Request, peer netip.Addr, source netip.Prefix, name string) Reason {
+	from := [...][]Network{Lookup: p.rules.Allow.Lookups, Handover: p.rules.Allow.Handovers, Names: p.rules.Allow.Names}[what]
+	switch {
+	case from != nil && !contains(from, peer.Unmap().WithZone("")):
+		return Source
+	case p.rate != nil && !p.rate.take(source, time.Now()):
+		return Rate
+	case what == Names:
+		return Allowed
+	case p.Hides(name):
+		return Hidden
+	case what == Handover && p.rules.Nodes.Handover != nil && !matches(p.rules.Nodes.Handover, name):
+		return Node
+	}
+	return Allowed
+}
+
+// Hides says whether a name does not exist for other hosts.
+func (p *Policy) Hides(name string) bool { return matches(p.rules.Nodes.Hidden, name) }
+
+func contains(networks []Network, peer netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(n Network) bool { return n.prefix.Contains(peer) })
+}
+
+func matches(patterns []Pattern, name string) bool {
+	return slices.ContainsFunc(patterns, func(p Pattern) bool { return p.match.MatchString(name) })
+}

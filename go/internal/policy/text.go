@@ -1,0 +1,67 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+)
+
+// Network is a range of addresses: "10.0.0.0/8", "2001:db8::/32", or one address.
+type Network struct{ prefix netip.Prefix }
+
+// UnmarshalText reads a network. The error names the text and what is wrong.
+func (n *Network) UnmarshalText(text []byte) error {
+	s := string(text)
+	prefix, err := netip.ParsePrefix(s)
+	if addr, addrErr := netip.ParseAddr(s); err != nil && addrErr == nil && addr.Zone() == "" {
+		prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q is no network: it is ADDRESS/BITS or an IP address", s)
+	case prefix.Addr().Is4In6():
+		return fmt.Errorf("%q is an IPv4 network in IPv6 clothes: write it as IPv4", s)
+	case prefix != prefix.Masked():
+		return fmt.Errorf("%q has bits set behind its first %d: is it %v?", s, prefix.Bits(), prefix.Masked())
+	}
+	n.prefix = prefix
+	return nil
+}
+
+// MarshalText is the inverse.
+func (n Network) MarshalText() ([]byte, error) { return n.prefix.MarshalText() }
+
+// Pattern is a node's name (the part before "@") with "*" for any characters and
+// "?" for one.
+type Pattern struct {
+	text  string
+	match *regexp.Regexp
+}
+
+var wildcards = strings.NewReplacer(`\*`, `.*`, `\?`, `.`)
+
+// maxPattern is in bytes: that of the longest name, and some for wildcards.
+const maxPattern = 2048
+
+// UnmarshalText reads a pattern. The error names the text and what is wrong.
+func (p *Pattern) UnmarshalText(text []byte) error {
+	s := string(text)
+	switch {
+	case s == "":
+		return fmt.Errorf("an empty pattern matches no node; leave it out")
+	case strings.Contains(s, "@"):
+		return fmt.Errorf("%q has an @: a pattern is of the name before it, all nodes here are of this host", s)
+	case len(s) > maxPattern:
+		return fmt.Errorf("a pattern of %d bytes; %d is the most", len(s), maxPattern)
+	}
+	match, err := regexp.Compile(`(?s)\A` + wildcards.Replace(regexp.QuoteMeta(s)) + `\z`)
+	if err != nil {
+		return fmt.Errorf("%q is no pattern: %w", s, err)
+	}
+	*p = Pattern{text: s, match: match}
+	return nil
+}
+
+// MarshalText is the inverse.
+func (p Pattern) MarshalText() ([]byte, error) { return []byte(p.text), nil }
