@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -102,8 +103,11 @@ func list(c io.Reader, stdout io.Writer) int {
 		fmt.Fprintln(stdout, "epmd: no response from local epmd")
 		return 1
 	}
-	fmt.Fprintf(stdout, "epmd: up and running on port %d with data:\n", binary.BigEndian.Uint32(port[:]))
+	// In one piece, as from stdio: there are readers that read once.
+	out := bufio.NewWriter(stdout)
+	defer out.Flush()
+	fmt.Fprintf(out, "epmd: up and running on port %d with data:\n", binary.BigEndian.Uint32(port[:]))
 	// As in the stock epmd, an answer that breaks off is an answer.
-	_, _ = io.Copy(stdout, c)
+	_, _ = io.Copy(out, c)
 	return 0
 }
