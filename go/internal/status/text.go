@@ -1,0 +1,86 @@
+package status
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Text is the status for a person: what is at work first, then what was counted.
+func (s Status) Text() string {
+	var b strings.Builder
+	up := time.Duration(s.Seconds * float64(time.Second)).Round(time.Second)
+	policy := "no policy: every host may ask for everything"
+	if s.Policy {
+		policy = "a policy for other hosts"
+	}
+	fmt.Fprintf(&b, "epmd on port %d, pid %d, up %v, %s\n", s.Port, s.PID, up, policy)
+	fmt.Fprintf(&b, "nodes        %d, %d old names\n", len(s.Nodes), s.OldNames)
+	c, ch := s.Connections, s.Channels
+	fmt.Fprintf(&b, "connections  %d open, %d of them have not asked; %d accepted, %d ended without a request\n", c.Open, c.Waiting, c.Accepted, c.Silent)
+	fmt.Fprintf(&b, "channels     %d open, %d opening, %d none; %d connections under way, %d queued\n", ch.Open, ch.Opening, ch.None, ch.Passing, ch.Queued)
+	for _, request := range slices.Sorted(maps.Keys(s.Requests)) {
+		fmt.Fprintf(&b, "requests     %s: %s\n", request, counts(s.Requests[request]))
+	}
+	fmt.Fprintf(&b, "handovers    %s\n", counts(s.Handovers))
+	if n := s.HandoverSeconds.Count(); n > 0 {
+		fmt.Fprintf(&b, "             half within %s, 99 %% within %s\n", s.HandoverSeconds.within(0.5), s.HandoverSeconds.within(0.99))
+	}
+	fmt.Fprintf(&b, "refusals     %s\n", counts(s.Refusals))
+	b.WriteString(s.table())
+	return b.String()
+}
+
+// counts leaves out what never was.
+func counts(m map[string]uint64) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if m[k] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", m[k], k))
+		}
+	}
+	if parts == nil {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// within is the upper bound of the bucket that has the share's last observation.
+func (h Histogram) within(share float64) string {
+	want, seen := share*float64(h.Count()), uint64(0)
+	for i, bound := range h.Bounds {
+		if seen += h.Counts[i]; float64(seen) >= want {
+			return time.Duration(bound * float64(time.Second)).String()
+		}
+	}
+	return "no bound that is counted"
+}
+
+func (s Status) table() string {
+	if len(s.Nodes) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nNODE\tPORT\tCREATION\tCHANNEL\tUNREAD\tQUEUED")
+	for _, n := range s.Nodes {
+		channel := "takes no handovers"
+		if n.Handover {
+			channel = n.Channel
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%d\t%d\n", plain(n.Name), n.Port, n.Creation, channel, n.Unread, n.Queued)
+	}
+	_ = w.Flush()
+	return b.String()
+}
+
+// plain keeps what a node calls itself from moving a terminal's cursor.
+func plain(name string) string {
+	if quoted := fmt.Sprintf("%q", name); quoted != `"`+name+`"` {
+		return quoted
+	}
+	return name
+}
