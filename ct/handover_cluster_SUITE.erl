@@ -11,7 +11,7 @@ suite() -> [{timetrap, {minutes, 2}}].
 all() ->
     [connects, every_link_is_through_epmd, large_terms, links_and_monitors, hidden, short_names, dynamic_name,
      no_dist_listen, stop_and_start_under_another_name, remote_shell, peer_nodes, dist_options,
-     same_options_as_inet_tcp, listen_range, erl_epmd_port, ipv6, duplicate_name, starts_epmd, does_not_start_epmd,
+     same_options_as_inet_tcp, listen_range, erl_epmd_port, ipv6, both_protocols, duplicate_name, starts_epmd, does_not_start_epmd,
      listen_off, epmd_module_address_please, unknown_config].
 
 init_per_testcase(_, Config) ->
@@ -219,6 +219,14 @@ ipv6(Config) ->
         {error, Reason} ->
             {skip, lists:flatten(io_lib:format("no IPv6 on this machine: ~p", [Reason]))}
     end.
+
+%% Two protocols of ours: as with inet_tcp and inet6_tcp, the first one serves, and the node starts.
+both_protocols(Config) ->
+    with(handover, [{a, #{proto => ["handover_tcp", "handover_tcp6"]}}, b], Config,
+         fun(A, B) ->
+                 handover_ct:connect(A, B),
+                 handover_ct:connect(B, A)
+         end).
 
 duplicate_name(Config) ->
     with(handover, [a], Config,

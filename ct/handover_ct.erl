@@ -5,7 +5,7 @@
          with_server/4]).
 -export([with/4, with_nodes/3]).
 -export([start_node/2, stop_node/1, call/4, call/5, connect/2, name/1]).
--export([remsh/3, failing_node/3, failing_node/4, node_output/3]).
+-export([remsh/3, failing_node/3, failing_node/4, node_output/3, run_node/5]).
 -export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, socket_files/0, carrier/1, alive/1, logs/1, epmd_names/2, dist_port/2]).
 
 -define(DEADLINE_MS, 15000).
@@ -106,7 +106,7 @@ all(Socket, Acc) ->
 
 %% Nodes
 
-%% Options: epmd_port (must), proto ("handover_tcp"), host ("127.0.0.1"), names (longnames), args, env, exec,
+%% Options: epmd_port (must), proto ("handover_tcp" or several), host ("127.0.0.1"), names (longnames), args, env, exec,
 %% undistributed (false).
 start_node(Name, Options) ->
     Host = maps:get(host, Options, "127.0.0.1"),
@@ -125,11 +125,14 @@ with_exec(#{exec := Exec}, Start) -> Start#{exec => Exec};
 with_exec(_, Start) -> Start.
 
 args(Options) ->
-    ["-proto_dist", maps:get(proto, Options, "handover_tcp"),
-     "-start_epmd", "false", "-setcookie", "handover_ct", "-connect_all", "false",
+    ["-proto_dist"] ++ protocols(maps:get(proto, Options, "handover_tcp")) ++
+    ["-start_epmd", "false", "-setcookie", "handover_ct", "-connect_all", "false",
      "-pa", ebin(), "-pa", filename:dirname(code:which(?MODULE)),
      "-kernel", "prevent_overlapping_partitions", "false"]
         ++ maps:get(args, Options, []).
+
+protocols([C | _] = Protocol) when is_integer(C) -> [Protocol];
+protocols(Protocols) -> Protocols.
 
 env(#{epmd_port := Port} = Options) ->
     [{"ERL_EPMD_PORT", integer_to_list(Port)} | maps:get(env, Options, [])].
@@ -224,8 +227,12 @@ node_output(Name, Port, Kind) ->
     end.
 
 run_node(Name, Port, Env, Args) ->
+    run_node(Name, Port, Env, Args, "handover_tcp").
+
+%% What a node prints from its start to its end.
+run_node(Name, Port, Env, Args, Proto) ->
     Erl = open_port({spawn_executable, os:find_executable("erl")},
-                    [{args, ["-noinput", "-name", Name ++ "@127.0.0.1" | args(#{})] ++ Args},
+                    [{args, ["-noinput", "-name", Name ++ "@127.0.0.1" | args(#{proto => Proto})] ++ Args},
                      {env, [{"ERL_EPMD_PORT", integer_to_list(Port)}, {"ERL_CRASH_DUMP", "/dev/null"} | Env]},
                      stderr_to_stdout, exit_status]),
     output(Erl, []).

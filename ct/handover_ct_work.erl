@@ -4,7 +4,8 @@
 -export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0,
          listening_ports/0, port_of/1, flood/2, flood_later/2, packets_taken/1,
          packets_taken_and_disconnect/1, is_suspended/1, receive_until_nodedown/1, con_pid/1,
-         connect_and_disconnect/2, connect_until_down/1]).
+         connect_and_disconnect/2, connect_until_down/1,
+         modules/0, reload/1, handover_at_process_limit/2]).
 
 %% Sends a term of Size bytes there and gives the hash that the other side found.
 send_large(Node, Size) ->
@@ -121,4 +122,31 @@ connect_until_down(Node) ->
     case handover:connect(Node) of
         {error, {no_such_node, _}} -> no_such_node;
         _ -> _ = erlang:disconnect_node(Node), connect_until_down(Node)
+    end.
+
+modules() ->
+    _ = application:load(handover),
+    {ok, Modules} = application:get_key(handover, modules),
+    Modules.
+
+reload(Module) ->
+    code:purge(Module),
+    code:load_file(Module).
+
+%% Asks EPMD to be handed over to this very node when it can't make another process; what came, and what then.
+handover_at_process_limit(Port, Name) ->
+    {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {active, false}]),
+    Pids = all_processes([]),
+    try
+        ok = gen_tcp:send(Socket, [<<(length(Name) + 1):16>>, "h", Name]),
+        {gen_tcp:recv(Socket, 4, 10000), gen_tcp:recv(Socket, 0, 10000)}
+    after
+        [exit(P, kill) || P <- Pids]
+    end.
+
+all_processes(Pids) ->
+    try spawn(timer, sleep, [infinity]) of
+        Pid -> all_processes([Pid | Pids])
+    catch
+        error:system_limit -> Pids
     end.

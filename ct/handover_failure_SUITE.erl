@@ -10,7 +10,8 @@
 suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
-    [carrier_killed, carrier_stopped, epmd_killed, owner_killed, guard_killed, remote_epmd_stock,
+    [carrier_killed, carrier_stopped, epmd_killed, owner_killed, guard_killed, code_reloaded,
+     process_limit, remote_epmd_stock,
      remote_node_without_extra, fallback_off, stock_node_reaches_us, local_epmd_stock, reasons,
      remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake,
      connects_during_shutdown].
@@ -117,6 +118,36 @@ guard_killed(Config) ->
                  ?assertEqual(name(C), handover_ct:connect(A, C))
          end).
 
+%% A hot upgrade, twice: the links' processes are in none of the code that goes, and their fds are closed at the end.
+code_reloaded(Config) ->
+    with(handover, [a, b], Config,
+         fun(A, B) ->
+                 Before = [handover_ct:own_fds(P) || P <- [A, B]],
+                 Node = handover_ct:connect(A, B),
+                 Link = handover_ct:dist_port(A, Node),
+                 Modules = call(A, handover_ct_work, modules, []),
+                 ?assert(lists:member(handover_link, Modules)),
+                 [?assertEqual({module, M}, call(P, handover_ct_work, reload, [M]))
+                  || _ <- [1, 2], P <- [A, B], M <- Modules],
+                 ?assertEqual(Link, handover_ct:dist_port(A, Node)),
+                 ?assertEqual(true, call(A, erlang, disconnect_node, [Node])),
+                 [handover_ct:own_fds_are(P, Fds) || {P, Fds} <- lists:zip([A, B], Before)],
+                 ?assertMatch(#{carrier := up, restarts := 0}, call(A, handover, info, [])),
+                 ?assertEqual(Node, handover_ct:connect(A, B))
+         end).
+
+%% A node at its limit of processes loses the connections that come then, and nothing else.
+process_limit(Config) ->
+    Port = ?config(epmd_port, Config),
+    with(handover, [{a, #{args => ["+P", "1024"]}}, b], Config,
+         fun(A, B) ->
+                 Carrier = handover_ct:carrier(A),
+                 ?assertEqual({{ok, <<"i", 0, 6:16>>}, {error, closed}},
+                              call(A, handover_ct_work, handover_at_process_limit, [Port, "a"])),
+                 ?assertMatch(#{carrier := up, restarts := 0, os_pid := Carrier}, call(A, handover, info, [])),
+                 ?assertEqual(name(A), handover_ct:connect(B, A))
+         end).
+
 %% falls back
 
 remote_epmd_stock(Config) ->
@@ -177,6 +208,7 @@ reasons(Config) ->
                  ?assertEqual(no_such_node, Reason('nobody@127.0.0.1')),
                  ?assertEqual(unknown_host, Reason('a@host.invalid')),
                  ?assertEqual(bad_name, Reason('a@short')),
+                 ?assertEqual(bad_name, Reason(nohost)),
                  ?assertEqual(epmd_unreachable, Reason('a@127.0.0.2')),
                  ?assertEqual(4, length(events(Logs, setup_failed))),
                  ?assertEqual([], call(A, ets, tab2list, [sys_dist]))       % nothing half open

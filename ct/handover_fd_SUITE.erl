@@ -48,7 +48,7 @@ exactly_one_fd(_) ->
     {ok, Socket} = socket:open(inet, dgram, udp),
     {ok, Number} = socket:getopt(Socket, otp, fd),
     Before = fds(),
-    ?assertEqual({error, {fds, 0, <<"none">>}}, passed(<<"none">>, [])),
+    ?assertEqual({no_fd, <<"none">>}, passed(<<"none">>, [])),
     ?assertEqual({error, {fds, 2, <<"two">>}}, passed(<<"two">>, [Number, Number])),
     ?assertEqual({error, {fds, 9, <<"many">>}}, passed(<<"many">>, lists:duplicate(9, Number))),
     ?assertEqual(Before, fds()),

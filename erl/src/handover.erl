@@ -13,6 +13,12 @@
 %% @doc As net_kernel:connect_node/1, with the reason in place of `false'. Detail is text for people, and may be empty.
 -spec connect(node()) -> ok | {error, {reason(), Detail :: iodata()}}.
 connect(Node) when is_atom(Node) ->
+    case handover_dist:is_node_name(Node) of
+        true -> connect_node(Node);
+        false -> {error, {bad_name, "not of the form name@host"}}
+    end.
+
+connect_node(Node) ->
     Since = erlang:monotonic_time(),
     case net_kernel:connect_node(Node) of
         true -> ok;

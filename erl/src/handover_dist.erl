@@ -1,7 +1,7 @@
 %% @doc What the callbacks of handover_tcp_dist and handover_tcp6_dist have in common. `Driver' is inet_tcp or inet6_tcp.
 -module(handover_dist).
 
--export([childspecs/0, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
+-export([childspecs/1, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
 -export([listener/1, protocol/0, epmd_call/2, socket_options/2]).
 
 -export_type([listen/0]).
@@ -22,7 +22,23 @@
 
 %% callbacks
 
--spec childspecs() -> {ok, [supervisor:child_spec()]}.
+%% Of several protocols of ours (`-proto_dist handover_tcp handover_tcp6') the first brings the child.
+-spec childspecs(Protocol :: string()) -> {ok, [supervisor:child_spec()]}.
+childspecs(Protocol) ->
+    {ok, [Protocols]} = init:get_argument(proto_dist),
+    case lists:filter(fun(P) -> lists:prefix("handover_tcp", P) end, Protocols) of
+        [Protocol | _] -> preload(), childspecs();
+        _ -> {ok, []}
+    end.
+
+%% While files can be opened: a node that has run out of them could not load, say, what logs that.
+preload() ->
+    _ = application:load(handover),
+    case application:get_key(handover, modules) of
+        {ok, Modules} -> lists:foreach(fun code:ensure_loaded/1, Modules);
+        undefined -> ok                  % no handover.app in the path
+    end.
+
 childspecs() ->
     {ok, [#{id => handover_sup,
             start => {handover_sup, start_link, []},

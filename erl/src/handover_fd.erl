@@ -43,7 +43,7 @@ connect_checked(Socket, Path, OsPid) ->
     end.
 
 %% @doc The next message, if one is there. After `select' a message `{'$socket', Socket, select, _}' says when to come back.
--spec recv(socket:socket()) -> {ok, Header :: binary(), fd()} | select | {error, closed | term()}.
+-spec recv(socket:socket()) -> {ok, Header :: binary(), fd()} | {no_fd, Header :: binary()} | select | {error, closed | term()}.
 recv(Socket) ->
     case socket:recvmsg(Socket, ?MESSAGE_SIZE, ?CONTROL_SIZE, [cmsg_cloexec], nowait) of
         {ok, #{iov := [<<>>], ctrl := []}} -> {error, closed};
@@ -54,6 +54,8 @@ recv(Socket) ->
 
 one_fd(Header, [Fd]) ->
     {ok, Header, Fd};
+one_fd(Header, []) ->
+    {no_fd, Header};                 % this node has too many files open: the kernel dropped it
 one_fd(Header, Fds) ->
     lists:foreach(fun close/1, Fds),
     {error, {fds, length(Fds), Header}}.

@@ -32,7 +32,11 @@ accept(Driver, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
 %% @private
 -spec init_accept(module(), pid(), pid(), port(), node(), [node()], timeout()) -> no_return().
 init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
-    receive {Acceptor, controller} -> ok end,
+    Monitor = monitor(process, Acceptor),
+    receive
+        {Acceptor, controller} -> demonitor(Monitor, [flush]);
+        {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)     % it gave up: this node was busy for too long
+    end,
     Timer = dist_util:start_timer(SetupTime),
     ok = check_ip(Driver, Socket),
     dist_util:handshake_other_started(

@@ -4,7 +4,7 @@
 -module(handover_link).
 
 -export([start/1, dial/2, stage/2, failed/3, up/1, accept/3]).
--export([init_setup/2, init_accept/3]).
+-export([init_setup/2, init_accept/3, ended/1, accepted/3]).
 
 -record(setup, {pid :: pid(),
                 monitor :: reference(),
@@ -69,11 +69,16 @@ setup(#setup{pid = Pid, monitor = Monitor, port = PortMonitor} = S) ->
     end.
 
 %% What is left to do is to wait for the port, if there is one.
+%% A link may outlive two upgrades of this module: asleep, no process is in this code, so none is killed with the old one.
+%% @private
+-spec ended(#setup{}) -> ok.
 ended(#setup{port = none}) ->
     ok;
 ended(#setup{port = PortMonitor} = S) ->
     receive
-        {'DOWN', PortMonitor, _, _, _} -> _ = close(S), ok
+        {'DOWN', PortMonitor, _, _, _} -> _ = close(S), ok;
+        _ -> ended(S)
+    after 0 -> erlang:hibernate(?MODULE, ended, [S])
     end.
 
 do_dial(Request, #setup{pid = Pid} = S) ->
@@ -146,12 +151,23 @@ init_accept(Kernel, Fd, #{family := Family, peer := Peer}) ->
         {ok, Socket} ->
             Monitor = erlang:monitor(port, Socket),
             controller(Kernel, Driver, Socket),
-            receive {'DOWN', Monitor, _, _, _} -> ok end,
-            handover_fd:await_port_end(Socket, Fd);
+            accepted(Monitor, Socket, Fd);
         {error, Reason} ->
-            handover_log:event(warning, bad_fd, #{reason => {Reason, Peer}})
-    end,
-    handover_fd:close(Fd).
+            handover_log:event(warning, bad_fd, #{reason => {Reason, Peer}}),
+            handover_fd:close(Fd)
+    end.
+
+%% As ended/1.
+%% @private
+-spec accepted(reference(), port(), non_neg_integer()) -> ok.
+accepted(Monitor, Socket, Fd) ->
+    receive
+        {'DOWN', Monitor, _, _, _} ->
+            handover_fd:await_port_end(Socket, Fd),
+            handover_fd:close(Fd);
+        _ -> accepted(Monitor, Socket, Fd)
+    after 0 -> erlang:hibernate(?MODULE, accepted, [Monitor, Socket, Fd])
+    end.
 
 controller(Kernel, Driver, Socket) ->
     Monitor = monitor(process, Kernel),

@@ -4,7 +4,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/2, register/2, connect/2, os_pid/1, stop/1]).
+-export([start_link/2, register/2, connect/2, stop/1]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(HELLO_MS, 5000).
@@ -24,9 +24,10 @@
              fds = none :: none | socket:socket(),
              next = 1 :: pos_integer(),
              register = none :: none | pos_integer(),   % Id of a registration that nobody waits for
+             complained = none :: atom(),               % why that failed last: each reason is logged once
              asked = #{} :: #{pos_integer() => #asked{}}}).
 
-%% @doc Starts the program. Guard is told with handover_sup:ready/2 when both have said hello.
+%% @doc Starts the program. Guard is told with handover_sup:ready/3 when both have said hello.
 -spec start_link(pid(), none | map()) -> {ok, pid()}.
 start_link(Guard, Registration) ->
     gen_server:start_link(?MODULE, {Guard, Registration}, []).
@@ -39,10 +40,6 @@ register(Worker, Registration) ->
 -spec connect(pid(), map()) -> {ok, non_neg_integer(), handover_proto:connection()} | {error, atom(), binary()}.
 connect(Worker, #{timeout := Timeout} = Request) ->
     gen_server:call(Worker, {connect, Request, Timeout + ?ANSWER_MARGIN_MS}, infinity).
-
--spec os_pid(pid()) -> non_neg_integer().
-os_pid(Worker) ->
-    try gen_server:call(Worker, os_pid) catch exit:_ -> 0 end.
 
 %% @doc Unregisters the node and ends the program, in less than net_sup's patience.
 -spec stop(pid()) -> ok.
@@ -59,16 +56,14 @@ init({Guard, Registration}) ->
 %% @private
 handle_continue(hello, #st{guard = Guard} = S) ->
     case hello(S) of
-        {ok, Ready} ->
-            handover_sup:ready(Guard, self()),
+        {ok, #st{os_pid = OsPid} = Ready} ->
+            handover_sup:ready(Guard, self(), OsPid),
             {noreply, receive_fds(register_again(Ready))};
         {error, Reason, Failed} ->
             {stop, {shutdown, Reason}, Failed}
     end.
 
 %% @private
-handle_call(os_pid, _From, #st{os_pid = OsPid} = S) ->
-    {reply, OsPid, S};
 handle_call({Command, Request, Timeout}, {Pid, _} = From, #st{next = Id, asked = Asked} = S) ->
     command({Command, Id, Request}, S),
     Question = #asked{from = From, monitor = monitor(process, Pid),
@@ -91,6 +86,8 @@ handle_info({'$socket', Fds, select, _}, #st{fds = Fds} = S) ->
     {noreply, receive_fds(S)};
 handle_info(fds_closed, S) ->
     {stop, {shutdown, fd_socket_closed}, S};
+handle_info({Port, hangs}, #st{port = Port} = S) ->
+    {stop, {shutdown, hangs}, S};
 handle_info({Port, {exit_status, Status}}, #st{port = Port} = S) ->
     {stop, {shutdown, {exit_status, Status}}, S#st{port = none}};
 handle_info({'EXIT', Port, Reason}, #st{port = Port} = S) ->
@@ -109,12 +106,15 @@ handle_info(_, S) ->
 %% @private
 terminate(_Reason, #st{port = none}) ->
     ok;
-terminate(_Reason, #st{port = Port} = S) ->
+terminate(_Reason, #st{port = Port, os_pid = OsPid} = S) ->
     command(stop, S),
     receive
         {Port, {exit_status, _}} -> ok;
         {'EXIT', Port, _} -> ok
-    after ?STOP_MS -> ok
+    after ?STOP_MS ->
+            %% It hangs, and would keep the name: the port is open, so the number is still this program's.
+            _ = OsPid > 0 andalso os:cmd("kill -KILL " ++ integer_to_list(OsPid)),
+            ok
     end.
 
 %% internal: start
@@ -165,9 +165,11 @@ hello_answered({ok, {refused, Reason, Detail}}, S) ->
 hello_answered({_, Other}, S) ->
     {error, {bad_hello, Other}, S}.
 
+%% A program that reads nothing must not suspend this process too: it is taken for one that has ended.
 command(Command, #st{port = Port}) ->
-    try port_command(Port, handover_proto:encode(Command)) of
-        true -> ok
+    try port_command(Port, handover_proto:encode(Command), [nosuspend]) of
+        true -> ok;
+        false -> self() ! {Port, hangs}, ok
     catch
         error:badarg -> ok       % the port has ended: its 'EXIT' is in the mailbox
     end.
@@ -177,14 +179,14 @@ command(Command, #st{port = Port}) ->
 event({registered, Id, _Creation, Kind}, #st{register = Id} = S) ->
     registered(Kind),
     handover_log:event(notice, epmd_up, #{kind => Kind}),
-    S#st{register = none};
+    S#st{register = none, complained = none};
 event({registered, Id, Creation, Kind}, S) ->
     registered(Kind),
     answer(Id, {ok, Creation, Kind}, S);
-event({error, Id, Reason, Detail}, #st{register = Id} = S) ->
-    handover_log:event(warning, epmd_down, #{detail => [atom_to_list(Reason), ": ", Detail]}),
+event({error, Id, Reason, Detail}, #st{register = Id, complained = Complained} = S) ->
+    Reason =:= Complained orelse handover_log:event(warning, epmd_down, #{detail => [atom_to_list(Reason), ": ", Detail]}),
     erlang:send_after(?AGAIN_MS, self(), register_again),
-    S#st{register = none};
+    S#st{register = none, complained = Reason};
 event({error, Id, Reason, Detail}, S) ->
     answer(Id, {error, Reason, Detail}, S);
 event({epmd, up, Kind}, S) ->
@@ -221,6 +223,9 @@ receive_fds(#st{fds = Fds} = S) ->
     case handover_fd:recv(Fds) of
         {ok, Header, Fd} ->
             receive_fds(connection(handover_proto:connection(Header), Fd, S));
+        {no_fd, Header} ->
+            handover_log:event(error, bad_fd, #{reason => emfile}),
+            receive_fds(lost(handover_proto:connection(Header), S));
         select ->
             S;
         {error, closed} ->
@@ -244,6 +249,9 @@ connection({error, Reason}, Fd, S) ->
     handover_log:event(error, bad_fd, #{reason => Reason}),
     handover_fd:close(Fd),
     S.
+
+lost({ok, #{kind := asked, id := Id}}, S) -> answer(Id, {error, overloaded, <<"too many open files in this node">>}, S);
+lost(_, S) -> S.
 
 %% internal: questions
 

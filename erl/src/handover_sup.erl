@@ -9,7 +9,7 @@
 -behaviour(gen_server).
 
 -export([start_link/0, register/1, accept/1, connect/1, failed/3, last_failure/2, info/0]).
--export([ready/2, handed_over/2, registration_changed/1]).
+-export([ready/3, handed_over/2, registration_changed/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(BACKOFF_FIRST_MS, 50).
@@ -21,6 +21,7 @@
 -define(FAILURE_WAIT_MS, 500).
 
 -record(st, {worker = none :: none | pid(),          % a handover_port that said hello
+             os_pid = 0 :: non_neg_integer(),         % of the worker's program
              starting = none :: none | pid(),
              started = 0 :: integer(),
              backoff = ?BACKOFF_FIRST_MS :: pos_integer(),
@@ -75,8 +76,8 @@ info() ->
 %% from handover_port
 
 %% @private
--spec ready(pid(), pid()) -> ok.
-ready(Guard, Worker) -> gen_server:cast(Guard, {ready, Worker}).
+-spec ready(pid(), pid(), OsPid :: pos_integer()) -> ok.
+ready(Guard, Worker, OsPid) -> gen_server:cast(Guard, {ready, Worker, OsPid}).
 
 %% @private
 -spec handed_over(non_neg_integer(), handover_proto:connection()) -> ok.
@@ -99,7 +100,7 @@ handle_call(worker, From, #st{worker = none, waiting = Waiting} = S) ->
 handle_call(worker, _From, #st{worker = Worker} = S) ->
     {reply, {ok, Worker}, S};
 handle_call({accept, Kernel}, _From, #st{early = Early} = S) ->
-    lists:foreach(fun({Fd, Connection}) -> handover_link:accept(Kernel, Fd, Connection) end, lists:reverse(Early)),
+    lists:foreach(fun({Fd, Connection}) -> hand_on(Kernel, Fd, Connection) end, lists:reverse(Early)),
     {reply, ok, S#st{kernel = Kernel, early = []}};
 handle_call({last_failure, Node, Since}, From, S) ->
     last_failure(maps:get(Node, S#st.failures, none), Node, Since, From, S);
@@ -107,9 +108,9 @@ handle_call(info, _From, S) ->
     {reply, info(S), S}.
 
 %% @private
-handle_cast({ready, Worker}, #st{starting = Worker, waiting = Waiting} = S) ->
+handle_cast({ready, Worker, OsPid}, #st{starting = Worker, waiting = Waiting} = S) ->
     lists:foreach(fun(From) -> gen_server:reply(From, {ok, Worker}) end, Waiting),
-    {noreply, S#st{worker = Worker, starting = none, waiting = []}};
+    {noreply, S#st{worker = Worker, os_pid = OsPid, starting = none, waiting = []}};
 handle_cast({keep, Registration, Kind}, S) ->
     {noreply, S#st{registration = Registration, epmd = Kind}};
 handle_cast({epmd, Epmd}, S) ->
@@ -139,16 +140,21 @@ terminate(_Reason, #st{worker = Worker, starting = Starting}) ->
 %% internal: the worker
 
 with_worker(Fun) ->
-    try gen_server:call(?MODULE, worker, ?REGISTER_MS) of
-        {ok, Worker} -> Fun(Worker);
-        {error, carrier_down, _} = Error -> Error
+    try
+        case gen_server:call(?MODULE, worker, ?REGISTER_MS) of
+            {ok, Worker} -> Fun(Worker);
+            {error, carrier_down, _} = Error -> Error
+        end
     catch
         exit:{Reason, _} -> {error, carrier_down, Reason}
     end.
 
 start_worker(#st{registration = Registration} = S) ->
-    {ok, Worker} = handover_port:start_link(self(), Registration),
-    S#st{starting = Worker, started = now_ms()}.
+    try handover_port:start_link(self(), Registration) of
+        {ok, Worker} -> S#st{starting = Worker, started = now_ms()}
+    catch
+        error:Reason -> restart_later(Reason, S#st{started = now_ms()})
+    end.
 
 %% Who waits for a program that does not even start is told why; who asks later waits for the next try.
 restart_later(Reason, #st{started = Started, backoff = Backoff, restarts = Restarts, waiting = Waiting} = S) ->
@@ -168,13 +174,23 @@ now_ms() ->
 %% internal: connections
 
 take(Fd, Connection, #st{kernel = Kernel} = S) when is_pid(Kernel) ->
-    handover_link:accept(Kernel, Fd, Connection),
+    hand_on(Kernel, Fd, Connection),
     S;
 take(Fd, Connection, #st{early = Early} = S) when length(Early) < ?MAX_EARLY ->
     S#st{early = [{Fd, Connection} | Early]};
 take(Fd, _Connection, S) ->
     handover_fd:close(Fd),
     S.
+
+%% A node at its limit of processes loses the connection, not the guard.
+hand_on(Kernel, Fd, Connection) ->
+    try handover_link:accept(Kernel, Fd, Connection) of
+        _ -> ok
+    catch
+        error:Reason ->
+            handover_fd:close(Fd),
+            handover_log:event(warning, bad_fd, #{reason => Reason})
+    end.
 
 %% internal: failures
 
@@ -199,5 +215,5 @@ answer_curious(Which, Answer, Curious) ->
 
 info(#st{worker = none, restarts = Restarts, epmd = Epmd}) ->
     #{carrier => down, epmd => Epmd, restarts => Restarts};
-info(#st{worker = Worker, restarts = Restarts, epmd = Epmd}) ->
-    #{carrier => up, epmd => Epmd, restarts => Restarts, os_pid => handover_port:os_pid(Worker)}.
+info(#st{os_pid = OsPid, restarts = Restarts, epmd = Epmd}) ->
+    #{carrier => up, epmd => Epmd, restarts => Restarts, os_pid => OsPid}.

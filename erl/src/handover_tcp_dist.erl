@@ -15,7 +15,7 @@
 %% `file', `io', `inet:getaddr' with a host name and `application:ensure_all_started' are not to be used yet.
 -spec childspecs() -> {ok, [supervisor:child_spec()]}.
 childspecs() ->
-    handover_dist:childspecs().
+    handover_dist:childspecs("handover_tcp").
 
 %% @doc Opens the ordinary listen port, unless `listen' is off, and registers the node with EPMD.
 -spec listen(Name :: atom(), Host :: string()) ->
