@@ -48,7 +48,7 @@ func parseArgs(args []string, getenv func(string) (string, bool)) (o options, er
 	return o, err
 }
 
-var commands = map[string]bool{"-names": true, "-started": true, "-dump": true, "-kill": true, "-stop": true}
+var commands = map[string]bool{"-names": true, "-started": true, "-dump": true, "-kill": true, "-stop": true, "-upgrade": true}
 
 func (o options) parseCommand(args []string) (options, error) {
 	o.command = args[0]

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"handover/go/internal/epmdproto"
@@ -34,7 +35,7 @@ func (o options) call(stdout, stderr io.Writer) int {
 	defer c.Close()
 	op := map[string]byte{
 		"-names": epmdproto.OpNames, "-started": epmdproto.OpNames, "-dump": epmdproto.OpDump,
-		"-kill": epmdproto.OpKill, "-stop": epmdproto.OpStop,
+		"-kill": epmdproto.OpKill, "-stop": epmdproto.OpStop, "-upgrade": epmdproto.OpUpgrade,
 	}[o.command]
 	if _, err := c.Write(epmdproto.AppendRequest(nil, op, o.name)); err != nil {
 		fmt.Fprintln(stdout, "epmd: Can't write to epmd")
@@ -45,6 +46,8 @@ func (o options) call(stdout, stderr io.Writer) int {
 		return killed(c, stdout)
 	case "-stop":
 		return stopped(c, stdout)
+	case "-upgrade":
+		return upgraded(c, stdout, stderr)
 	}
 	return list(c, stdout)
 }
@@ -79,6 +82,24 @@ func stopped(c io.Reader, stdout io.Writer) int {
 	}
 	fmt.Fprintln(stdout, answer)
 	return 0
+}
+
+func upgraded(c io.Reader, stdout, stderr io.Writer) int {
+	answer, err := io.ReadAll(io.LimitReader(c, 4096))
+	if string(answer) == epmdproto.UpgradeOK {
+		fmt.Fprintln(stdout, "Upgraded")
+		return 0
+	}
+	reason, no := strings.CutPrefix(string(answer), epmdproto.UpgradeNo)
+	switch {
+	case no:
+		fmt.Fprintf(stderr, "epmd: not upgraded: %s\n", reason)
+	case err != nil:
+		fmt.Fprintf(stderr, "epmd: not known whether it is upgraded: %v\n", err)
+	default:
+		fmt.Fprintln(stderr, "epmd: not upgraded: the running epmd closed without an answer; is it the stock one?")
+	}
+	return 1
 }
 
 // readWord reads an answer of that length, and says on stdout where it is shorter.

@@ -32,10 +32,6 @@ var errRunning = errors.New("there is already a epmd running")
 
 // daemonize starts the daemon and returns when it listens, or why it does not.
 func daemonize() error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("starting the daemon: %w", err)
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("starting the daemon: %w", err)
@@ -45,7 +41,7 @@ func daemonize() error {
 	if err := unix.CloseRange(readyFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
 		return fmt.Errorf("starting the daemon: close_range: %w", err)
 	}
-	cmd := exec.Command(self, os.Args[1:]...)
+	cmd := exec.Command(programFile, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", readyEnv, readyFD))
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{w}

@@ -23,6 +23,17 @@ func main() {
 	if o.command != "" {
 		os.Exit(o.call(os.Stdout, os.Stderr))
 	}
+	before, err := inherit()
+	if err == nil && before != nil {
+		if before.mode == trialMode {
+			fmt.Print(readyWord)
+			os.Exit(0)
+		}
+		err = goOn(o, before)
+	}
+	if err != nil || before != nil {
+		os.Exit(status(err, o))
+	}
 	ready := readiness()
 	if o.daemon && ready == nil {
 		os.Exit(status(daemonize(), o))

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync/atomic"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	sddaemon "github.com/coreos/go-systemd/v22/daemon"
@@ -25,25 +26,44 @@ func serve(o options, ready *os.File) error {
 	if err != nil {
 		return err
 	}
-	opts := epmd.Options{
-		Port: int(o.port), RelaxedCommandCheck: o.relaxed, PacketTimeout: o.packetTimeout,
-		DelayAccept: o.delayAccept, DelayWrite: o.delayWrite,
-		MaxClients: maxClients(), Log: newLog(o.debug, ready != nil),
+	opts := serverOptions(o, ready != nil)
+	for _, l := range listeners {
+		opts.Log.Debug().Stringer("on", l.Addr()).Msg("listening")
 	}
-	if o.debug > 0 {
-		opts.MaxOld = debugOld
+	return keepServing(o, opts, ready != nil, func(s *epmd.Server) error { return s.Serve(listeners) })
+}
+
+// goOn is serve for a program that takes the place of another one.
+func goOn(o options, before *predecessor) error {
+	daemon := before.mode == "daemon"
+	opts := serverOptions(o, daemon)
+	opts.Log.Info().Int("nodes", len(before.state.Nodes)).Msg("upgraded")
+	return keepServing(o, opts, daemon, func(s *epmd.Server) error { return s.ServeOn(before.state) })
+}
+
+// keepServing serves, also after an upgrade that did not come to pass.
+func keepServing(o options, opts epmd.Options, daemon bool, serve func(*epmd.Server) error) error {
+	for {
+		server := epmd.New(opts)
+		signals := handleSignals(server)
+		tellSystemd(o, opts)
+		err := serve(server)
+		left := server.Left()
+		if left == nil || signals.ending.Load() {
+			return err
+		}
+		opts.Log.Error().Err(succeed(left, daemon)).Msg("upgrade failed; going on as before")
+		signals.stop()
+		serve = func(s *epmd.Server) error { return s.ServeOn(left) }
 	}
-	server := epmd.New(opts)
-	closeOnSignal(server)
+}
+
+func tellSystemd(o options, opts epmd.Options) {
 	if o.systemd {
 		if _, err := sddaemon.SdNotify(false, sddaemon.SdNotifyReady+"\nSTATUS=Processing port mapping requests..."); err != nil {
 			opts.Log.Warn().Err(err).Msg("telling systemd that this is ready")
 		}
 	}
-	for _, l := range listeners {
-		opts.Log.Debug().Stringer("on", l.Addr()).Msg("listening")
-	}
-	return server.Serve(listeners)
 }
 
 func listen(o options) ([]*net.TCPListener, error) {
@@ -100,11 +120,42 @@ func maxClients() int {
 	return int(min(limit.Cur/2, 8192))
 }
 
-func closeOnSignal(s *epmd.Server) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+func serverOptions(o options, daemon bool) epmd.Options {
+	opts := epmd.Options{
+		Port: int(o.port), RelaxedCommandCheck: o.relaxed, PacketTimeout: o.packetTimeout,
+		DelayAccept: o.delayAccept, DelayWrite: o.delayWrite,
+		MaxClients: maxClients(), Log: newLog(o.debug, daemon), Trial: trial,
+	}
+	if o.debug > 0 {
+		opts.MaxOld = debugOld
+	}
+	return opts
+}
+
+// signals are handled for one server: SIGTERM and SIGINT end it, SIGUSR2 is an
+// upgrade.
+type signals struct {
+	ending atomic.Bool
+	c      chan os.Signal
+}
+
+func handleSignals(s *epmd.Server) *signals {
+	g := &signals{c: make(chan os.Signal, 4)}
+	signal.Notify(g.c, unix.SIGTERM, unix.SIGINT, unix.SIGUSR2)
 	go func() {
-		<-signals
-		s.Close()
+		for sig := range g.c {
+			if sig == unix.SIGUSR2 {
+				go func() { _ = s.Upgrade() }() // the log has the error
+				continue
+			}
+			g.ending.Store(true)
+			s.Close()
+		}
 	}()
+	return g
+}
+
+func (g *signals) stop() {
+	signal.Stop(g.c)
+	close(g.c)
 }

@@ -2,7 +2,7 @@ package main
 
 const usage = `usage: epmd [-d|-debug] [DbgExtra...] [-address List]
             [-port No] [-daemon] [-relaxed_command_check] [-systemd]
-       epmd [-d|-debug] [-port No] [-names|-kill|-stop name]
+       epmd [-d|-debug] [-port No] [-names|-kill|-stop name|-upgrade]
 
 Regular options
     -address List
@@ -34,6 +34,9 @@ Interactive options
     -stop Name
         Unregister a name; the running epmd must have been started with
         -relaxed_command_check.
+    -upgrade
+        Let the running epmd go on as the program that its file is now,
+        with every registration; for its own user and root.
 
 Environment: ERL_EPMD_ADDRESS (as -address), ERL_EPMD_PORT (as -port),
 ERL_EPMD_RELAXED_COMMAND_CHECK (as -relaxed_command_check, whatever its value).
