@@ -1,9 +1,9 @@
 # Every target is a line here and a script elsewhere: the recipes hold no logic, so that any make will do.
 .POSIX:
-.PHONY: help deps go build test check demo matrix clean
+.PHONY: help deps go build test check demo matrix conformance soak fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 deps: ## install what is missing (Debian and its kin: by apt; elsewhere: says what to install)
 	@.ci/deps.sh
@@ -25,6 +25,15 @@ demo: deps build ## two hosts, a firewall that lets nothing but port 4369 throug
 
 matrix: deps build ## build and test on OTP 27 and 29, in Debian chroots under a cache folder
 	@.ci/matrix.sh
+
+conformance: deps build ## OTP's own epmd_SUITE against the stock epmd and against priv/epmd; must end equal
+	@.ci/conformance.sh
+
+soak: ## what takes too long for the tests, SOAKTIME=3m a part: prints what the daemon held under load
+	@.ci/soak.sh
+
+fuzz: ## every fuzz target for FUZZTIME=60s, one worker each
+	@.ci/fuzz.sh
 
 clean: ## remove what was built
 	@rm -rf _build erl/_build priv/epmd priv/handover

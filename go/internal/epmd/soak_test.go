@@ -1,0 +1,34 @@
+//go:build soak
+
+package epmd
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// TestSoakGenerated compares streams of new seeds with the stock epmd's answers,
+// for SOAKTIME. A seed that fails is to be added to TestGenerated.
+func TestSoakGenerated(t *testing.T) {
+	length, err := time.ParseDuration(os.Getenv("SOAKTIME"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := exec.LookPath("epmd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams := 0
+	for end := time.Now().Add(length); time.Now().Before(end) && !t.Failed(); {
+		seed, relaxed := rand.Uint64(), rand.IntN(2) == 0
+		t.Run(fmt.Sprintf("relaxed=%v,seed=%d", relaxed, seed), func(t *testing.T) {
+			compareGenerated(t, program, relaxed, seed, 200)
+		})
+		streams += 200
+	}
+	fmt.Printf("%d streams compared\n", streams)
+}
