@@ -141,6 +141,7 @@ func (a *acceptor) failed(err error) {
 
 // admit answers c here when it can do so without waiting, else in a goroutine.
 func (s *Server) admit(c *conn) {
+	s.stats.accepted.Add(1)
 	if s.o.DelayWrite == 0 {
 		c.nowait = true
 		if s.tryLookup(c) {
@@ -151,6 +152,7 @@ func (s *Server) admit(c *conn) {
 	open := s.clients.Add(1)
 	c.counted = true
 	if open > int64(s.o.MaxClients) || open > int64(s.o.MaxClients-s.o.LocalReserve) && !c.isLocal() {
+		s.stats.refusals[refusedClients].Add(1)
 		s.o.Log.Debug().Stringer("peer", c.peer).Msg("too many connections, closing this one")
 		c.close()
 		return

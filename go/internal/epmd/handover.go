@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/policy"
 )
 
 // handover brings c to the node of that name, or tells the initiator why not.
@@ -19,8 +20,10 @@ func (s *Server) handover(c *conn, name string) {
 		return
 	}
 	defer s.endHandover()
+	start := time.Now()
 	passed, err := s.bringTo(c, name)
 	result := resultOf(err)
+	s.stats.handover(result, start)
 	if event := s.o.Log.Debug(); event.Enabled() {
 		event.Stringer("peer", c.peer).Str("node", name).Bool("passed", passed).
 			Stringer("result", result).AnErr("error", err).Msg("HANDOVER_REQ")
@@ -41,6 +44,9 @@ var (
 func (s *Server) bringTo(c *conn, name string) (passed bool, err error) {
 	if err := epmdproto.ValidName(name); err != nil {
 		return false, err
+	}
+	if reason := s.check(c, policy.Handover, []byte(name)); reason != policy.Allowed {
+		return false, policyError{reason}
 	}
 	entry := s.names.Lookup([]byte(name))
 	if entry == nil {
@@ -89,9 +95,12 @@ func channelBroken(err error) bool {
 // resultOf gives the result to tell the initiator, or to log.
 func resultOf(err error) epmdproto.Result {
 	var refused resultError
+	var byPolicy policyError
 	switch {
 	case err == nil:
 		return epmdproto.OK
+	case errors.As(err, &byPolicy):
+		return byPolicy.result()
 	case errors.As(err, &refused):
 		return refused.result
 	case isAny(err, epmdproto.ErrName, errNoSuchNode, errGone):

@@ -6,11 +6,13 @@ import (
 )
 
 // namesList is the answer to NAMES: "Port:32", then "name N at port P\n" a node,
-// the most recent first.
-func (s *Server) namesList() []byte {
+// the most recent first, of those that the asker may see.
+func (s *Server) namesList(seen func(name string) bool) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(s.o.Port))
 	for _, n := range s.names.Live() {
-		b = fmt.Appendf(b, "name %s at port %d\n", n.Name, n.Port)
+		if seen(n.Name) {
+			b = fmt.Appendf(b, "name %s at port %d\n", n.Name, n.Port)
+		}
 	}
 	return b
 }

@@ -66,12 +66,14 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 	n.writing.Unlock()
 	switch {
 	case err != nil:
+		s.stats.request(kindRegister, outcomeRefused)
 		s.o.Log.Warn().Err(err).Stringer("peer", c.peer).Msg("registration refused")
 		s.waiting.add(c)
 		_, _ = c.read(make([]byte, 1))
 	case !sent:
 		n.leave(errGone, "the answer to ALIVE2_REQ could not be sent")
 	default:
+		s.stats.request(kindRegister, outcomeOK)
 		n.live()
 	}
 }

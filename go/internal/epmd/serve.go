@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/policy"
 	"handover/go/internal/registry"
 )
 
@@ -24,6 +25,7 @@ func (s *Server) serve(c *conn) {
 	}
 	if err != nil {
 		buffers.Put(b)
+		s.stats.silent.Add(1)
 		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("closed without an answer")
 		return
 	}
@@ -54,6 +56,7 @@ func (s *Server) tryLookup(c *conn) bool {
 		return false
 	}
 	if err != nil {
+		s.stats.silent.Add(1)
 		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("closed without an answer")
 	}
 	c.close()
@@ -72,31 +75,38 @@ func (s *Server) answer(c *conn, request []byte) (then func()) {
 	case epmdproto.OpAlive2:
 		req, err := epmdproto.ParseAlive2(request)
 		switch {
-		case !s.local(c, "ALIVE2_REQ"):
+		case !s.local(c, kindRegister):
 		case err != nil:
+			s.stats.request(kindRegister, outcomeBad)
 			s.o.Log.Warn().Err(err).Stringer("peer", c.peer).Msg("ALIVE2_REQ closed without an answer")
 		default:
 			return func() { s.register(c, req) }
 		}
 	case epmdproto.OpNames:
-		return func() { s.reply(c, s.namesList()) }
+		return func() { s.sendNames(c) }
 	case epmdproto.OpDump:
-		if s.local(c, "DUMP_REQ") {
+		if s.local(c, kindDump) {
+			s.stats.request(kindDump, outcomeOK)
 			return func() { s.reply(c, s.dumpList()) }
 		}
+	case epmdproto.OpStatus:
+		if s.local(c, kindStatus) {
+			return func() { s.sendStatus(c) }
+		}
 	case epmdproto.OpKill:
-		if s.local(c, "KILL_REQ") {
+		if s.local(c, kindKill) {
 			s.kill(c)
 		}
 	case epmdproto.OpUpgrade:
-		if s.local(c, "UPGRADE_REQ") {
+		if s.local(c, kindUpgrade) {
 			return func() { s.upgrade(c) }
 		}
 	case epmdproto.OpStop:
-		if s.local(c, "STOP_REQ") {
+		if s.local(c, kindStop) {
 			s.stop(c, request[1:])
 		}
 	default:
+		s.stats.request(kindUnknown, outcomeBad)
 		s.o.Log.Debug().Stringer("peer", c.peer).Uint8("opcode", request[0]).Msg("unknown request")
 	}
 	return nil
@@ -115,11 +125,13 @@ func (s *Server) reply(c *conn, answer []byte) bool {
 }
 
 // local says whether the peer may do this, and logs it where not.
-func (s *Server) local(c *conn, what string) bool {
+func (s *Server) local(c *conn, what kind) bool {
 	if c.isLocal() {
 		return true
 	}
-	s.o.Log.Warn().Stringer("peer", c.peer).Str("request", what).Msg("refused, the peer is not on this host")
+	s.stats.request(what, outcomeRefused)
+	s.stats.refusals[refusedRemote].Add(1)
+	s.stats.refused.Warn().Stringer("peer", c.peer).Str("request", kindTexts[what]).Msg("refused, the peer is not on this host")
 	return false
 }
 
@@ -131,20 +143,29 @@ func (s *Server) lookup(c *conn, request []byte) {
 	if len(name) > 0 && name[len(name)-1] == 0 {
 		name = name[:len(name)-1]
 	}
+	if s.check(c, policy.Lookup, name) != policy.Allowed {
+		s.stats.request(kindLookup, outcomeRefused)
+		s.reply(c, epmdproto.AppendPort2Unknown(nil))
+		return
+	}
 	// Most names that are asked for exist, and need no look at their shape.
 	n := s.names.Lookup(name)
 	if n != nil && len(name) > 0 && len(name) < epmdproto.MaxNameChars {
+		s.stats.request(kindLookup, outcomeOK)
 		s.reply(c, nodeOf(n).port2)
 		return
 	}
 	if err := validLookup(string(name)); err != nil {
+		s.stats.request(kindLookup, outcomeBad)
 		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("PORT_PLEASE2 closed without an answer")
 		return
 	}
 	if n == nil {
+		s.stats.request(kindLookup, outcomeNotFound)
 		s.reply(c, epmdproto.AppendPort2Unknown(nil))
 		return
 	}
+	s.stats.request(kindLookup, outcomeOK)
 	s.reply(c, nodeOf(n).port2)
 }
 
@@ -152,9 +173,11 @@ func (s *Server) lookup(c *conn, request []byte) {
 func (s *Server) kill(c *conn) {
 	if !s.o.RelaxedCommandCheck && s.names.Len() > 0 {
 		s.o.Log.Warn().Stringer("peer", c.peer).Msg("KILL_REQ refused, there are live nodes")
+		s.stats.request(kindKill, outcomeRefused)
 		s.reply(c, []byte("NO"))
 		return
 	}
+	s.stats.request(kindKill, outcomeOK)
 	s.reply(c, []byte("OK"))
 	s.o.Log.Info().Stringer("peer", c.peer).Msg("KILL_REQ, ending")
 	s.Close()
@@ -165,17 +188,21 @@ func (s *Server) kill(c *conn) {
 func (s *Server) stop(c *conn, name []byte) {
 	if !s.o.RelaxedCommandCheck {
 		s.o.Log.Warn().Stringer("peer", c.peer).Msg("STOP_REQ refused, needs -relaxed_command_check")
+		s.stats.request(kindStop, outcomeRefused)
 		return
 	}
 	if len(name) == 0 {
+		s.stats.request(kindStop, outcomeBad)
 		return
 	}
 	upToNUL, _, _ := strings.Cut(string(name), "\x00")
 	n := s.names.UnregisterName(upToNUL)
 	if n == nil {
+		s.stats.request(kindStop, outcomeNotFound)
 		s.reply(c, []byte("NOEXISTSTOPPED"))
 		return
 	}
+	s.stats.request(kindStop, outcomeOK)
 	nodeOf(n).leave(errGone, "STOP_REQ")
 	s.reply(c, []byte("STOPPED"))
 }

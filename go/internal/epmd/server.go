@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"handover/go/internal/peercred"
+	"handover/go/internal/policy"
 	"handover/go/internal/registry"
 )
 
@@ -18,6 +19,8 @@ type Server struct {
 	// waiting has the connections whose request is not there yet.
 	waiting *waiting
 	leaving leaving
+	stats   *stats
+	policy  atomic.Pointer[policy.Policy] // nil: everything is allowed
 	// owner is the uid that holds a TCP socket of this host.
 	owner func(local, remote netip.AddrPort) (uint32, error)
 
@@ -38,6 +41,7 @@ func New(o Options) *Server {
 		names:   registry.New(o.MaxOld),
 		gate:    newGate(o),
 		waiting: newWaiting(o),
+		stats:   newStats(o),
 		owner:   peercred.TCPOwner,
 		end:     make(chan struct{}),
 		conns:   make(map[*conn]struct{}),

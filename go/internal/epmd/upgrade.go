@@ -198,8 +198,10 @@ func (s *Server) upgrade(c *conn) {
 		err = s.Upgrade()
 	}
 	if err != nil {
+		s.stats.request(kindUpgrade, outcomeRefused)
 		s.reply(c, []byte(epmdproto.UpgradeNo+err.Error()))
 		return
 	}
+	s.stats.request(kindUpgrade, outcomeOK)
 	s.setAside(c, nil, []byte(epmdproto.UpgradeOK))
 }

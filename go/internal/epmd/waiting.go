@@ -48,6 +48,7 @@ func (w *waiting) add(c *conn) {
 	if victim != nil {
 		w.take(victim)
 		victim.hangUp()
+		victim.s.stats.refusals[refusedWaiting].Add(1)
 		w.say(victim)
 	}
 	if local {
