@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
@@ -170,7 +171,11 @@ func (c *carrier) takeOne(conn *net.UnixConn, highest uint16) error {
 	}
 	id, known := passID(buf[:n])
 	if err != nil {
-		c.log.Warn().Err(err).Uint64("id", id).Msg("refusing what EPMD passed")
+		level := zerolog.WarnLevel
+		if errors.Is(err, unix.ENOTCONN) {
+			level = zerolog.DebugLevel // the initiator has hung up: anybody can do that, as often as they like
+		}
+		c.log.WithLevel(level).Err(err).Uint64("id", id).Msg("refusing what EPMD passed")
 	}
 	if !known {
 		return fmt.Errorf("carrier: a message that can't be answered: %w", err)

@@ -105,14 +105,13 @@ func (s *fdSocket) adopt(conn *net.UnixConn) (err error) {
 }
 
 // watchFD returns when the BEAM closes its end, which it does when it is done
-// with this carrier.
+// with this carrier: the end of stdin is about to be seen too.
 func (c *carrier) watchFD(s *fdSocket) error {
 	defer context.AfterFunc(c.ctx, func() { _ = s.conn.Close() })()
-	_, err := s.conn.Read(make([]byte, 1))
-	if err == nil {
-		err = errors.New("unexpected bytes")
+	if _, err := s.conn.Read(make([]byte, 1)); err == nil {
+		return errors.New("carrier: unexpected bytes from the BEAM on the fd socket")
 	}
-	return fmt.Errorf("carrier: the BEAM left the fd socket: %w", err)
+	return errEOF
 }
 
 func (s *fdSocket) close() {

@@ -162,7 +162,7 @@ func TestStdoutBroken(t *testing.T) {
 func TestFDSocketClosed(t *testing.T) {
 	b := newBEAM(t, Options{})
 	b.fds.Close()
-	if err := b.expectEnd(); err == nil || !strings.Contains(err.Error(), "left the fd socket") {
+	if err := b.expectEnd(); err != nil {
 		t.Errorf("%v", err)
 	}
 	b.nothingLeft()

@@ -69,12 +69,10 @@ func (c *carrier) keep(h *heartbeat, req portproto.Register) {
 		if c.ctx.Err() != nil {
 			return
 		}
-		c.log.Warn().Err(err).Stringer("epmd", req.EPMD).Msg("lost EPMD")
 		c.out.send(portproto.EPMDDown{Detail: err.Error()})
 		if h = c.aliveAgain(req); h == nil {
 			return
 		}
-		c.log.Info().Stringer("epmd", req.EPMD).Msg("registered again")
 		c.out.send(portproto.EPMDUp{Kind: h.kind})
 	}
 }

@@ -93,7 +93,7 @@ func (d *socketDir) claim(ours bool) error {
 func (d *socketDir) fallBack(why error) error {
 	path, err := os.MkdirTemp("", "handover-")
 	if err != nil {
-		return errors.Join(why, err)
+		return fmt.Errorf("%w; and %w", why, err)
 	}
 	d.path, d.temporary, d.note = path, true, "sockets go to a fresh directory: "+why.Error()
 	return os.Chmod(path, dirMode)

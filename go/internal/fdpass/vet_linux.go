@@ -25,7 +25,7 @@ func VetTCP(fd int) (netip.AddrPort, error) {
 	sa, err := unix.Getpeername(fd)
 	switch {
 	case errors.Is(err, unix.ENOTCONN):
-		return none, &VetError{Is: "a TCP socket that is not connected"}
+		return none, &VetError{Is: "a TCP socket that is not connected", Err: unix.ENOTCONN}
 	case err != nil:
 		return none, sysError("getpeername", err)
 	}
