@@ -2,6 +2,7 @@ package epmd
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
+var errFuzz = errors.New("not in a fuzz test")
+
 // FuzzRequest sends a stream and its end to a server, whole and then byte by byte.
 // Whatever it is, the answer is one that EPMD gives, no name stays, and nobody
 // waits on.
@@ -23,6 +26,8 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Add([]byte(framed("h@") + "behind"))
 	s := New(Options{RelaxedCommandCheck: true})
+	// Nobody may upgrade.
+	s.owner = func(netip.AddrPort, netip.AddrPort) (uint32, error) { return 0, errFuzz }
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 1<<13 { // more than a socket may hold with nobody reading
 			return
@@ -91,7 +96,7 @@ func (s *Server) stream(t *testing.T, b []byte, apart bool) []byte {
 // anAnswer says whether EPMD ever says that.
 func anAnswer(got []byte) bool {
 	switch string(got) {
-	case "", "OK", "NO", "STOPPED", "NOEXISTSTOPPED", "w\x01", "i\x01", "\x00\x00\x00\x00":
+	case "", "OK", "NO", epmdproto.UpgradeNo + errFuzz.Error(), "STOPPED", "NOEXISTSTOPPED", "w\x01", "i\x01", "\x00\x00\x00\x00":
 		return true
 	}
 	if bytes.HasPrefix(got, []byte("\x00\x00\x00\x00old/unused name <")) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -101,8 +102,11 @@ func opcode(stream string) byte {
 // deliberate is why a stream is answered otherwise than by the stock epmd, or "".
 // docs/OPERATIONS.md has the same list under the same names.
 func deliberate(stream string) string {
-	if opcode(stream) == epmdproto.OpHandover {
+	switch opcode(stream) {
+	case epmdproto.OpHandover:
 		return "HANDOVER_REQ"
+	case epmdproto.OpUpgrade:
+		return "UPGRADE_REQ"
 	}
 	return ""
 }
@@ -155,5 +159,18 @@ func compareGenerated(t *testing.T, program string, relaxed bool, seed uint64, s
 	}
 	if ours, theirs := both(one(framed("d")), 1); ours != theirs {
 		t.Errorf("in the end:\nours  %q\nstock %q", ours, theirs)
+	}
+}
+
+// TestDeliberate: what is deliberate is said to operators.
+func TestDeliberate(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/OPERATIONS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for op := range 256 {
+		if name := deliberate(string([]byte{0, 1, byte(op)})); name != "" && !strings.Contains(string(page), "\n| `"+name+"` |") {
+			t.Errorf("docs/OPERATIONS.md has no difference `%s`", name)
+		}
 	}
 }
