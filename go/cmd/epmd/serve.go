@@ -52,7 +52,9 @@ func keepServing(o options, opts epmd.Options, daemon bool, serve func(*epmd.Ser
 		if left == nil || signals.ending.Load() {
 			return err
 		}
-		opts.Log.Error().Err(succeed(left, daemon)).Msg("upgrade failed; going on as before")
+		err = succeed(left, daemon)
+		left.Failed(err)
+		opts.Log.Error().Err(err).Msg("upgrade failed; going on as before")
 		signals.stop()
 		serve = func(s *epmd.Server) error { return s.ServeOn(left) }
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"handover/go/internal/epmdproto"
 	"handover/go/internal/registry"
 )
 
@@ -89,6 +90,15 @@ func (st *State) FDs() []int {
 		fds = append(fds, c.FD)
 	}
 	return fds
+}
+
+// Failed turns the answer to UPGRADE_REQ, for a server that goes on itself.
+func (st *State) Failed(err error) {
+	for i, c := range st.Clients {
+		if len(c.Answer) > 0 {
+			st.Clients[i].Answer = []byte(epmdproto.UpgradeNo + err.Error())
+		}
+	}
 }
 
 // ServeOn is [Server.Serve] on what a predecessor left. It takes the open files of
