@@ -1,6 +1,6 @@
 # Every target is a line here and a script elsewhere: the recipes hold no logic, so that any make will do.
 .POSIX:
-.PHONY: help deps go build test check demo matrix conformance soak fuzz clean
+.PHONY: help deps go build test check demo bench matrix conformance soak fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ check: deps build ## the gates (gofmt, vet, staticcheck, govulncheck, xref, dial
 
 demo: deps build ## two hosts, a firewall that lets nothing but port 4369 through, three nodes
 	@examples/two_hosts/demo.sh
+
+bench: deps build ## measure beside inet_tcp, inet_tls and OTP's epmd: bench/RESULTS.md (under ten minutes)
+	@.ci/deps.sh openssl=openssl && bench/run.sh
 
 matrix: deps build ## build and test on OTP 27 and 29, in Debian chroots under a cache folder
 	@.ci/matrix.sh
