@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"handover/go/internal/epmd"
 )
 
@@ -37,9 +35,8 @@ func daemonize() error {
 		return fmt.Errorf("starting the daemon: %w", err)
 	}
 	defer r.Close()
-	// Whatever fds our own parent leaked to us, the daemon shall not keep.
-	if err := unix.CloseRange(readyFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
-		return fmt.Errorf("starting the daemon: close_range: %w", err)
+	if err := keepFiles(readyFD); err != nil {
+		return fmt.Errorf("starting the daemon: %w", err)
 	}
 	cmd := exec.Command(programFile, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", readyEnv, readyFD))
@@ -81,7 +78,7 @@ func readiness() *os.File {
 		return nil
 	}
 	_ = os.Unsetenv(readyEnv)
-	unix.CloseOnExec(readyFD)
+	syscall.CloseOnExec(readyFD)
 	signal.Ignore(syscall.SIGHUP)
 	return os.NewFile(readyFD, "ready")
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 )
 
 // newLog writes warnings and errors, with -d everything: for people on a
@@ -29,7 +28,7 @@ func logWriter(daemon bool) io.Writer {
 		}
 		return zerolog.SyslogLevelWriter(w)
 	}
-	if _, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS); err == nil {
+	if st, err := os.Stderr.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 {
 		return zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.DateTime}
 	}
 	return os.Stderr

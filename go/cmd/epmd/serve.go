@@ -102,9 +102,10 @@ func oneFamily(l *net.TCPListener) error {
 	}
 	both := false
 	err = raw.Control(func(fd uintptr) {
-		domain, err1 := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+		sa, err1 := unix.Getsockname(int(fd))
+		_, is6 := sa.(*unix.SockaddrInet6)
 		only, err2 := unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
-		both = err1 == nil && err2 == nil && domain == unix.AF_INET6 && only == 0
+		both = err1 == nil && err2 == nil && is6 && only == 0
 	})
 	if err == nil && both {
 		err = fmt.Errorf("systemd's socket %v takes IPv4 connections too: set BindIPv6Only=ipv6-only in the .socket unit, and ListenStream=0.0.0.0:PORT beside it", l.Addr())

@@ -79,11 +79,10 @@ func inherit() (*predecessor, error) {
 
 // memory is an open file with the state, at its beginning, close-on-exec.
 func memory(st *epmd.State) (*os.File, error) {
-	fd, err := unix.MemfdCreate("epmd-state", unix.MFD_CLOEXEC)
+	f, err := nameless()
 	if err != nil {
-		return nil, fmt.Errorf("memfd_create: %w", err)
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "epmd-state")
 	if err = st.Write(f); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}

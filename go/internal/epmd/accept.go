@@ -4,7 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"net"
-	"syscall"
+	"net/netip"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,25 +27,26 @@ const (
 // no option on a connection, as net.Listener would.
 type acceptor struct {
 	s       *Server
-	fds     []unix.PollFd // first the eventfd that ends the wait, then listeners
+	fds     []unix.PollFd // first the alarm, which ends the wait, then listeners
+	in, out *os.File      // the alarm
+	spare   *conn         // for the next connection; a lookup needs it no longer than that
 	backoff time.Duration
 	logged  time.Time
 }
 
 // newAcceptor takes the listeners over, also when it fails.
 func newAcceptor(s *Server, listeners []*net.TCPListener) (*acceptor, error) {
-	a := &acceptor{s: s, backoff: minBackoff}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	a := &acceptor{s: s, spare: new(conn), backoff: minBackoff}
+	in, out, err := newAlarm()
 	if err == nil {
-		a.add(wake)
+		a.in, a.out = in, out
+		a.add(int(in.Fd()))
 	}
 	for _, l := range listeners {
 		fd, dupErr := dupFD(l)
 		if err = cmp.Or(err, dupErr); dupErr == nil {
 			a.add(fd)
-			// The kernel keeps a connection until its request is there, or a second
-			// has passed: most can be answered at once. Without it, they wait here.
-			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
+			deferAccept(fd)
 		}
 		_ = l.Close()
 	}
@@ -71,12 +73,14 @@ func (a *acceptor) add(fd int) {
 }
 
 // stop makes run return.
-func (a *acceptor) stop() {
-	_, _ = unix.Write(int(a.fds[0].Fd), []byte{1, 0, 0, 0, 0, 0, 0, 0})
-}
+func (a *acceptor) stop() { _, _ = a.out.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 // close is for when run has returned.
 func (a *acceptor) close() {
+	if a.in != nil {
+		_, _ = a.in.Close(), a.out.Close()
+		a.fds = a.fds[1:]
+	}
 	for _, p := range a.fds {
 		_ = unix.Close(int(p.Fd))
 	}
@@ -109,12 +113,11 @@ func (a *acceptor) run() {
 // acceptSome accepts until there is nobody left, or for the length of a batch.
 func (a *acceptor) acceptSome(listener int) error {
 	for range acceptBatch {
-		// Not unix.Accept4, which asks the kernel for the protocol each time.
-		fd, sa, err := syscall.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, peer, err := accept(listener)
 		switch err {
 		case nil:
 			a.backoff = minBackoff
-			a.s.admit(&conn{s: a.s, fd: fd, peer: addrPort(sa), deadline: time.Now().Add(a.s.o.RequestTimeout)})
+			a.admit(fd, peer)
 		case unix.EAGAIN:
 			return nil
 		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO, unix.EPERM:
@@ -139,16 +142,23 @@ func (a *acceptor) failed(err error) {
 	a.backoff = min(2*a.backoff, maxBackoff)
 }
 
-// admit answers c here when it can do so without waiting, else in a goroutine.
-func (s *Server) admit(c *conn) {
-	s.stats.accepted.Add(1)
-	if s.o.DelayWrite == 0 {
-		c.nowait = true
-		if s.tryLookup(c) {
-			return
-		}
-		c.nowait = false
+// admit answers a connection here when it can do so without waiting, else in a
+// goroutine.
+func (a *acceptor) admit(fd int, peer netip.AddrPort) {
+	a.s.stats.accepted.Add(1)
+	c := a.spare
+	*c = conn{s: a.s, fd: fd, peer: peer, nowait: true}
+	if a.s.o.DelayWrite == 0 && a.s.tryLookup(c) {
+		return
 	}
+	a.spare = new(conn)
+	c.nowait = false
+	c.deadline = time.Now().Add(a.s.o.RequestTimeout)
+	a.s.enter(c)
+}
+
+// enter starts to serve c, if there is room for one more.
+func (s *Server) enter(c *conn) {
 	open := s.clients.Add(1)
 	c.counted = true
 	if open > int64(s.o.MaxClients) || open > int64(s.o.MaxClients-s.o.LocalReserve) && !c.isLocal() {

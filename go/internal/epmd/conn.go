@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errAgain: there is nothing to read yet and the caller may not wait.
+// errAgain: there is nothing to read yet, or no room to write, and the caller may
+// not wait.
 var errAgain = errors.New("epmd: would block")
 
 // conn is one accepted connection: a plain non-blocking socket with no option
@@ -29,7 +30,7 @@ type conn struct {
 	raw      syscall.RawConn // file's
 	peer     netip.AddrPort
 	deadline time.Time
-	nowait   bool // read returns errAgain instead of waiting
+	nowait   bool // errAgain instead of waiting
 	counted  bool // in Server.clients
 
 	header [3]byte // Length:16 and the opcode, as far as got tells
@@ -44,7 +45,7 @@ func (c *conn) read(b []byte) (int, error) {
 	if c.file != nil {
 		return c.await(b)
 	}
-	n, err := retry(unix.Read, c.fd, b)
+	n, err := retry(readNow, c.fd, b)
 	switch {
 	case err == unix.EAGAIN:
 		c.split = c.split || c.got >= 2
@@ -86,21 +87,35 @@ func (c *conn) await(b []byte) (int, error) {
 // Read makes a conn an io.Reader.
 func (c *conn) Read(b []byte) (int, error) { return c.read(b) }
 
-// write sends all of b, or returns an error by the deadline.
-func (c *conn) write(b []byte) error {
+// writeLast sends all of b, or returns an error by the deadline. Where it did not
+// have to wait the end of b leaves with the FIN, so that a close or a shutdown
+// must follow at once.
+func (c *conn) writeLast(b []byte) error {
 	if c.file == nil {
-		n, err := retry(unix.Write, c.fd, b)
+		n, err := retry(sendLast, c.fd, b)
 		if err == nil && n == len(b) {
 			return nil
 		}
+		if err == unix.EAGAIN && c.nowait {
+			return errAgain
+		}
 		if err != nil && err != unix.EAGAIN {
 			return os.NewSyscallError("write", err)
+		}
+		if c.nowait {
+			return io.ErrShortWrite
 		}
 		b = b[max(n, 0):]
 		if err := c.park(); err != nil {
 			return err
 		}
 	}
+	return c.write(b)
+}
+
+// write sends all of b on a parked connection, or returns an error by the
+// deadline.
+func (c *conn) write(b []byte) error {
 	_, err := c.file.Write(b)
 	return err
 }
@@ -167,7 +182,7 @@ func (c *conn) uncount() {
 func (c *conn) close() {
 	c.uncount()
 	if c.file == nil {
-		_ = unix.Close(c.fd)
+		closeNow(c.fd)
 		return
 	}
 	c.s.waiting.remove(c)
@@ -199,7 +214,7 @@ func (c *conn) isLocal() bool {
 func (c *conn) pending() bool {
 	var b [64]byte
 	err := c.control(func(fd int) error {
-		n, err := retry(unix.Read, fd, b[:])
+		n, err := retry(readNow, fd, b[:])
 		if err == nil && n == 0 {
 			return io.EOF
 		}

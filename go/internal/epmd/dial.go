@@ -27,9 +27,9 @@ const (
 // very inode, and makes sure that the listener is that uid or root as well. A
 // full backlog is tried again until the deadline.
 func dialPath(path string, uid uint32, deadline time.Time, n *node) (*net.UnixConn, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := openPath(path)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return nil, err
 	}
 	defer unix.Close(fd)
 	if err := vetSocket(fd, path, uid); err != nil {

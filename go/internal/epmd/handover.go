@@ -127,7 +127,7 @@ func (c *conn) refuse(result epmdproto.Result) {
 	if err := c.setDeadline(time.Now().Add(drainTimeout)); err != nil {
 		return
 	}
-	if err := c.write(epmdproto.AppendHandoverResult(nil, result)); err != nil {
+	if err := c.writeLast(epmdproto.AppendHandoverResult(nil, result)); err != nil {
 		return
 	}
 	err := c.control(func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) })

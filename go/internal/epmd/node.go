@@ -62,7 +62,7 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 	if err == nil {
 		resp = epmdproto.Alive2Resp{Creation: n.entry.Creation()}
 	}
-	sent := s.reply(c, resp.Append(nil, req.Highest))
+	sent := s.send(c, resp.Append(nil, req.Highest), c.write)
 	n.writing.Unlock()
 	switch {
 	case err != nil:

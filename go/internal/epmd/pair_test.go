@@ -32,7 +32,7 @@ func remotePair(t *testing.T, s *Server) (*conn, net.Conn) {
 	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(lfd), Events: unix.POLLIN}}, int(patience.Milliseconds())); err != nil {
 		t.Fatal(err)
 	}
-	fd, _, err := unix.Accept4(lfd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	fd, _, err := accept(lfd)
 	if err != nil {
 		t.Fatal(err)
 	}

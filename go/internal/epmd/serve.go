@@ -49,7 +49,7 @@ func (s *Server) tryLookup(c *conn) bool {
 		defer buffers.Put(b)
 		var request []byte
 		if request, err = c.readRequest(b); err == nil {
-			s.lookup(c, request)
+			err = s.answerNow(c, request)
 		}
 	}
 	if err == errAgain {
@@ -63,12 +63,27 @@ func (s *Server) tryLookup(c *conn) bool {
 	return true
 }
 
+// answerNow answers PORT_PLEASE2 or, on errAgain, leaves the request in c.
+func (s *Server) answerNow(c *conn, request []byte) error {
+	answer := s.lookup(c, request)
+	if answer == nil {
+		return nil
+	}
+	err := c.writeLast(answer)
+	if err == errAgain {
+		c.body = append([]byte(nil), request[1:]...)
+	}
+	return err
+}
+
 // answer does what the request asks. What takes longer than the request's bytes
 // are needed for is returned as a function.
 func (s *Server) answer(c *conn, request []byte) (then func()) {
 	switch request[0] {
 	case epmdproto.OpPort2:
-		s.lookup(c, request)
+		if answer := s.lookup(c, request); answer != nil {
+			s.reply(c, answer)
+		}
 	case epmdproto.OpHandover:
 		name := string(request[1:])
 		return func() { s.handover(c, name) }
@@ -112,12 +127,15 @@ func (s *Server) answer(c *conn, request []byte) (then func()) {
 	return nil
 }
 
-// reply writes an answer; the log has the error. It returns false on one.
-func (s *Server) reply(c *conn, answer []byte) bool {
+// reply writes an answer, which the caller has c closed behind.
+func (s *Server) reply(c *conn, answer []byte) { s.send(c, answer, c.writeLast) }
+
+// send writes an answer; the log has the error. It returns false on one.
+func (s *Server) send(c *conn, answer []byte, write func([]byte) error) bool {
 	if s.o.DelayWrite > 0 && !s.sleep(s.o.DelayWrite) {
 		return false
 	}
-	if err := c.write(answer); err != nil {
+	if err := write(answer); err != nil {
 		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("answer not sent")
 		return false
 	}
@@ -135,38 +153,35 @@ func (s *Server) local(c *conn, what kind) bool {
 	return false
 }
 
-// lookup answers PORT_PLEASE2. A name that ends in one NUL is taken without it;
-// one that can't be looked up gets no answer. The stock EPMD counts the end of
-// the request as a character, so that 254 is the most here.
-func (s *Server) lookup(c *conn, request []byte) {
+// lookup gives the answer to PORT_PLEASE2. A name that ends in one NUL is taken
+// without it; one that can't be looked up gets none, nil. The stock EPMD counts the
+// end of the request as a character, so that 254 is the most here.
+func (s *Server) lookup(c *conn, request []byte) []byte {
 	name := request[1:]
 	if len(name) > 0 && name[len(name)-1] == 0 {
 		name = name[:len(name)-1]
 	}
 	if s.check(c, policy.Lookup, name) != policy.Allowed {
 		s.stats.request(kindLookup, outcomeRefused)
-		s.reply(c, epmdproto.AppendPort2Unknown(nil))
-		return
+		return epmdproto.AppendPort2Unknown(nil)
 	}
 	// Most names that are asked for exist, and need no look at their shape.
 	n := s.names.Lookup(name)
 	if n != nil && len(name) > 0 && len(name) < epmdproto.MaxNameChars {
 		s.stats.request(kindLookup, outcomeOK)
-		s.reply(c, nodeOf(n).port2)
-		return
+		return nodeOf(n).port2
 	}
 	if err := validLookup(string(name)); err != nil {
 		s.stats.request(kindLookup, outcomeBad)
 		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("PORT_PLEASE2 closed without an answer")
-		return
+		return nil
 	}
 	if n == nil {
 		s.stats.request(kindLookup, outcomeNotFound)
-		s.reply(c, epmdproto.AppendPort2Unknown(nil))
-		return
+		return epmdproto.AppendPort2Unknown(nil)
 	}
 	s.stats.request(kindLookup, outcomeOK)
-	s.reply(c, nodeOf(n).port2)
+	return nodeOf(n).port2
 }
 
 // kill ends the server, if no node is registered or RelaxedCommandCheck is set.

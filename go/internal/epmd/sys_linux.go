@@ -1,0 +1,89 @@
+package epmd
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"os"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Calls on non-blocking sockets come back at once, so they go past the scheduler
+// (RawSyscall): it need not find another thread for the goroutines meanwhile.
+
+// accept takes the next connection, non-blocking and close-on-exec, or returns
+// EAGAIN. The listener must be non-blocking.
+func accept(listener int) (fd int, peer netip.AddrPort, err error) {
+	var sa [unix.SizeofSockaddrInet6]byte // sockaddr_in is shorter
+	size := uint32(len(sa))
+	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&sa)),
+		uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, netip.AddrPort{}, errno
+	}
+	return int(n), rawAddrPort(&sa), nil
+}
+
+// rawAddrPort reads a sockaddr_in or sockaddr_in6: "Family Port Address" or
+// "Family Port Flow Address Scope", of 2, 2, 4 and 2, 2, 4, 16, 4 bytes.
+func rawAddrPort(sa *[unix.SizeofSockaddrInet6]byte) netip.AddrPort {
+	port := binary.BigEndian.Uint16(sa[2:])
+	if binary.NativeEndian.Uint16(sa[:]) == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(sa[4:])), port)
+	}
+	addr := netip.AddrFrom16([16]byte(sa[8:]))
+	if scope := binary.NativeEndian.Uint32(sa[24:]); scope != 0 {
+		addr = addr.WithZone(strconv.FormatUint(uint64(scope), 10))
+	}
+	return netip.AddrPortFrom(addr, port)
+}
+
+// readNow returns EAGAIN where there is nothing to read. b must not be empty.
+func readNow(fd int, b []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// sendLast sends what has room and keeps its end back until more follows, or the
+// close: then data and FIN are one segment, and wake the client up once.
+func sendLast(fd int, b []byte) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
+		unix.MSG_MORE|unix.MSG_NOSIGNAL, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// newAlarm gives two ends, which may be the same: 8 bytes written to out make in
+// readable.
+func newAlarm() (in, out *os.File, err error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("eventfd", err)
+	}
+	f := os.NewFile(uintptr(fd), "eventfd")
+	return f, f, nil
+}
+
+func closeNow(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+
+// deferAccept makes the kernel keep a connection until its request is there, or a
+// second has passed: most can be answered at once. Without it they wait here.
+func deferAccept(listener int) {
+	_ = unix.SetsockoptInt(listener, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
+}
+
+// openPath opens what is at path itself, as a place and for nothing else.
+func openPath(path string) (fd int, err error) {
+	fd, err = unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
