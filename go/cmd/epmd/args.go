@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"strconv"
 	"time"
 
+	"handover/go/internal/epmdconf"
 	"handover/go/internal/epmdproto"
 )
 
@@ -24,6 +26,11 @@ type options struct {
 
 	command string // "-names", "-started", "-dump", "-kill", "-stop", or "" to serve
 	name    string // of -stop
+	json    bool   // -status --json
+
+	configFile string
+	metrics    netip.AddrPort // of -metrics
+	config     epmdconf.Config
 }
 
 var errUsage = errors.New("usage")
@@ -48,7 +55,7 @@ func parseArgs(args []string, getenv func(string) (string, bool)) (o options, er
 	return o, err
 }
 
-var commands = map[string]bool{"-names": true, "-started": true, "-dump": true, "-kill": true, "-stop": true, "-upgrade": true}
+var commands = map[string]bool{"-names": true, "-started": true, "-dump": true, "-kill": true, "-stop": true, "-upgrade": true, "-status": true}
 
 func (o options) parseCommand(args []string) (options, error) {
 	o.command = args[0]
@@ -56,8 +63,11 @@ func (o options) parseCommand(args []string) (options, error) {
 	if o.command == "-stop" {
 		want = 2
 	}
+	if o.command == "-status" && len(args) == 2 && args[1] == "--json" {
+		o.json, args = true, args[:1]
+	}
 	if len(args) != want {
-		return o, fmt.Errorf("%s: %w: it is the last option, -stop with one name", o.command, errUsage)
+		return o, fmt.Errorf("%s: %w: it is the last option, -stop with one name, -status perhaps with --json", o.command, errUsage)
 	}
 	if want == 2 {
 		o.name = args[1]
@@ -90,6 +100,12 @@ func (o *options) parseValue(args []string) (rest []string, err error) {
 	switch option {
 	case "-address":
 		o.addresses = value
+	case "-config":
+		o.configFile = value
+	case "-metrics":
+		if o.metrics, err = epmdconf.ParseMetrics(value); err != nil {
+			err = fmt.Errorf("%w: -metrics: %w", errUsage, err)
+		}
 	case "-port":
 		o.port, err = portNumber(option, value)
 	case "-packet_timeout":

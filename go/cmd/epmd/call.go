@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	epmdstatus "handover/go/internal/status"
 )
 
 // callTimeout bounds a question to the running EPMD.
@@ -19,6 +20,9 @@ const callTimeout = 30 * time.Second
 // call asks the EPMD of this host, prints its answer as the stock epmd does, and
 // returns the exit status.
 func (o options) call(stdout, stderr io.Writer) int {
+	if o.command == "-status" {
+		return o.status(stdout, stderr)
+	}
 	silent := o.command == "-started"
 	if silent {
 		stdout, stderr = io.Discard, io.Discard
@@ -50,6 +54,14 @@ func (o options) call(stdout, stderr io.Writer) int {
 		return upgraded(c, stdout, stderr)
 	}
 	return list(c, stdout)
+}
+
+func (o options) status(stdout, stderr io.Writer) int {
+	if err := epmdstatus.Run(stdout, o.port, o.json); err != nil {
+		fmt.Fprintf(stderr, "epmd: %v\n", err)
+		return 1
+	}
+	return 0
 }
 
 func dialLocal(port uint16) (c net.Conn, err error) {

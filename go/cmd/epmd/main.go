@@ -24,6 +24,9 @@ func main() {
 		os.Exit(o.call(os.Stdout, os.Stderr))
 	}
 	before, err := inherit()
+	if err == nil {
+		err = o.readConfig(before != nil && before.mode != trialMode)
+	}
 	if err == nil && before != nil {
 		if before.mode == trialMode {
 			fmt.Print(readyWord)

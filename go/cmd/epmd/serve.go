@@ -47,7 +47,9 @@ func keepServing(o options, opts epmd.Options, daemon bool, serve func(*epmd.Ser
 		server := epmd.New(opts)
 		signals := handleSignals(server)
 		tellSystemd(o, opts)
+		stop := attend(server, &o, opts.Log)
 		err := serve(server)
+		stop()
 		left := server.Left()
 		if left == nil || signals.ending.Load() {
 			return err

@@ -2,7 +2,8 @@ package main
 
 const usage = `usage: epmd [-d|-debug] [DbgExtra...] [-address List]
             [-port No] [-daemon] [-relaxed_command_check] [-systemd]
-       epmd [-d|-debug] [-port No] [-names|-kill|-stop name|-upgrade]
+            [-config File] [-metrics IP:Port]
+       epmd [-d|-debug] [-port No] [-names|-kill|-stop name|-upgrade|-status [--json]]
 
 Regular options
     -address List
@@ -18,6 +19,12 @@ Regular options
         Allow -kill while nodes are registered, and -stop.
     -systemd
         Take the listening sockets from systemd (socket activation).
+
+    -config File
+        Who may ask for what, in TOML; read again on SIGHUP. Default: every
+        host may ask, as with the stock epmd.
+    -metrics IP:Port
+        Metrics for Prometheus, http://IP:Port/metrics. Default: none.
 
 DbgExtra options
     -packet_timeout Seconds
@@ -37,6 +44,8 @@ Interactive options
     -upgrade
         Let the running epmd go on as the program that its file is now,
         with every registration; for its own user and root.
+    -status [--json]
+        What the running epmd does and has counted, for people or scripts.
 
 Environment: ERL_EPMD_ADDRESS (as -address), ERL_EPMD_PORT (as -port),
 ERL_EPMD_RELAXED_COMMAND_CHECK (as -relaxed_command_check, whatever its value).
