@@ -1,6 +1,9 @@
 # Every target is a line here and a script elsewhere: the recipes hold no logic, so that any make will do.
 .POSIX:
-.PHONY: help deps go build test check demo bench matrix conformance soak fuzz clean
+.PHONY: help deps go build test check demo bench matrix conformance soak fuzz install uninstall clean
+
+PREFIX = /usr/local
+DESTDIR =
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -37,6 +40,12 @@ soak: ## what takes too long for the tests, SOAKTIME=3m a part: prints what the 
 
 fuzz: ## every fuzz target for FUZZTIME=60s, one worker each
 	@.ci/fuzz.sh
+
+install: ## what is built, under PREFIX=/usr/local (and DESTDIR=): programs, application, systemd units, documents
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' .ci/install.sh install
+
+uninstall: ## remove what install has put there
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' .ci/install.sh uninstall
 
 clean: ## remove what was built
 	@rm -rf _build erl/_build priv/epmd priv/handover

@@ -1,0 +1,71 @@
+#!/bin/sh
+# Installs what is built, or removes it: the programs, the Erlang application, the systemd units, the documents.
+#   [DESTDIR=…] [PREFIX=/usr/local] .ci/install.sh install|uninstall
+# DESTDIR is where a package is put together; what is installed refers to PREFIX alone.
+set -eu
+cd "$(dirname "$0")/.."
+prefix=${PREFIX:-/usr/local}
+case $prefix in
+/*) ;;
+*)
+    echo "PREFIX=$prefix: has to be an absolute path" >&2
+    exit 1
+    ;;
+esac
+vsn=$(sed -n 's/.*{vsn, *"\(.*\)"}.*/\1/p' erl/src/handover.app.src)
+app=$prefix/lib/erlang/lib/handover-$vsn
+doc=$prefix/share/doc/handover
+units=$prefix/lib/systemd/system
+users=$prefix/lib/sysusers.d
+built=_build/default/lib/handover
+
+# put MODE FILE… DIRECTORY: with the directory
+put() {
+    mode=$1
+    shift
+    for to; do :; done
+    while [ $# -gt 1 ]; do
+        install -D -m "$mode" "$1" "${DESTDIR:-}$to/$(basename "$1")"
+        shift
+    done
+}
+
+# unit FILE NAME DIRECTORY: with the paths in it
+unit() {
+    install -d "${DESTDIR:-}$3"
+    sed "s,@BINDIR@,$prefix/bin,; s,@DOCDIR@,$doc," "$1" >"${DESTDIR:-}$3/$2"
+    chmod 644 "${DESTDIR:-}$3/$2"
+}
+
+install_all() {
+    if [ ! -x priv/epmd ] || [ ! -e $built/ebin/handover.app ]; then
+        echo "nothing to install yet: \`make build\` first" >&2
+        exit 1
+    fi
+    put 755 priv/epmd priv/handover "$prefix/bin"
+    put 644 $built/ebin/*.beam $built/ebin/handover.app "$app/ebin"
+    install -d "${DESTDIR:-}$app/priv"
+    for program in epmd handover; do
+        # relative, so that it is right within DESTDIR too
+        ln -sf "../../../../../bin/$program" "${DESTDIR:-}$app/priv/$program"
+    done
+    unit systemd/epmd.socket epmd.socket "$units"
+    unit systemd/epmd.service epmd.service "$units"
+    unit systemd/epmd.sysusers epmd.conf "$users"
+    put 644 README.md CHANGELOG.md LICENSE docs/*.md "$doc"
+}
+
+uninstall_all() {
+    rm -f "${DESTDIR:-}$prefix/bin/epmd" "${DESTDIR:-}$prefix/bin/handover" \
+        "${DESTDIR:-}$units/epmd.socket" "${DESTDIR:-}$units/epmd.service" "${DESTDIR:-}$users/epmd.conf"
+    rm -rf "${DESTDIR:-}$app" "${DESTDIR:-}$doc"
+}
+
+case ${1:-} in
+install) install_all ;;
+uninstall) uninstall_all ;;
+*)
+    echo "usage: .ci/install.sh install|uninstall" >&2
+    exit 1
+    ;;
+esac

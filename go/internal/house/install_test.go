@@ -1,0 +1,111 @@
+package house
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const top = "../../.."
+
+func makeTarget(t *testing.T, target, dest string) {
+	t.Helper()
+	if out, err := exec.Command("make", "-C", top, target, "PREFIX=/usr", "DESTDIR="+dest).CombinedOutput(); err != nil {
+		t.Fatalf("make %s: %v: %s", target, err, out)
+	}
+}
+
+func installed(t *testing.T) string {
+	t.Helper()
+	for _, built := range []string{"priv/epmd", "_build/default/lib/handover/ebin/handover.app"} {
+		if _, err := os.Stat(filepath.Join(top, built)); err != nil {
+			t.Skipf("skipped: not built, so nothing to install: %v", err)
+		}
+	}
+	dest := t.TempDir()
+	makeTarget(t, "install", dest)
+	return dest
+}
+
+// files lists what is there, but directories.
+func files(t *testing.T, dir string) (list []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			list = append(list, strings.TrimPrefix(path, dir))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// TestInstall: what is installed refers to itself by the paths it will have, and
+// goes again without a rest.
+func TestInstall(t *testing.T) {
+	dest := installed(t)
+	unit, err := os.ReadFile(dest + "/usr/lib/systemd/system/epmd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths := regexp.MustCompile(`(?m)^(?:ExecStart|ExecReload)=(\S+)|^Documentation=file:(\S+)`).FindAllStringSubmatch(string(unit), -1)
+	if len(paths) != 3 {
+		t.Errorf("the unit: %s", unit)
+	}
+	for _, p := range paths {
+		if _, err := os.Stat(dest + p[1] + p[2]); err != nil {
+			t.Error(err)
+		}
+	}
+	links, err := filepath.Glob(dest + "/usr/lib/erlang/lib/handover-*/priv/*")
+	if err != nil || len(links) != 2 {
+		t.Fatal(links, err)
+	}
+	for _, link := range links {
+		program, err := filepath.EvalSymlinks(link)
+		if err != nil || program != dest+"/usr/bin/"+filepath.Base(link) {
+			t.Errorf("%s leads to %s, %v", link, program, err)
+		}
+	}
+	makeTarget(t, "uninstall", dest)
+	if left := files(t, dest); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestUnits: systemd finds no fault with them, and gives the score that
+// docs/OPERATIONS.md tells.
+func TestUnits(t *testing.T) {
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Skipf("skipped: %v (Debian: apt install systemd)", err)
+	}
+	dest := installed(t)
+	service := filepath.Join(dest, "usr/lib/systemd/system/epmd.service")
+	// verify wants the programs where the unit says that they will be.
+	text, err := os.ReadFile(service)
+	if err == nil {
+		err = os.WriteFile(service, []byte(strings.ReplaceAll(string(text), "=/usr/bin/", "="+dest+"/usr/bin/")), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("systemd-analyze", "verify", "--man=no", service, filepath.Join(filepath.Dir(service), "epmd.socket")).CombinedOutput()
+	if err != nil || strings.Contains(string(out), "epmd.") {
+		t.Errorf("verify: %v: %s", err, out)
+	}
+	out, err = exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", service).CombinedOutput()
+	score := regexp.MustCompile(`exposure level for epmd.service: (\d+\.\d)`).FindSubmatch(out)
+	if err != nil || score == nil {
+		t.Fatalf("security: %v: %s", err, out)
+	}
+	docs, err := os.ReadFile(top + "/docs/OPERATIONS.md")
+	if err != nil || !strings.Contains(string(docs), "exposure level "+string(score[1])) {
+		t.Errorf("the score is %s; docs/OPERATIONS.md has another one (%v)", score[1], err)
+	}
+}
