@@ -115,21 +115,21 @@ func oneFamily(l *net.TCPListener) error {
 	return err
 }
 
-// maxClients leaves half of the files that may be open to nodes. Go has raised
-// the soft limit to the hard one at start.
-func maxClients() int {
+// halfOfFiles is half of the files that may be open, or less, or 0 where that is
+// not known. Go has raised the soft limit to the hard one at start.
+func halfOfFiles(most uint64) int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 0
 	}
-	return int(min(limit.Cur/2, 8192))
+	return int(min(limit.Cur/2, most))
 }
 
 func serverOptions(o options, daemon bool) epmd.Options {
 	opts := epmd.Options{
 		Port: int(o.port), RelaxedCommandCheck: o.relaxed, PacketTimeout: o.packetTimeout,
 		DelayAccept: o.delayAccept, DelayWrite: o.delayWrite,
-		MaxClients: maxClients(), Log: newLog(o.debug, daemon), Trial: trial,
+		MaxClients: halfOfFiles(8192), MaxPasses: halfOfFiles(512), Log: newLog(o.debug, daemon), Trial: trial,
 	}
 	if o.debug > 0 {
 		opts.MaxOld = debugOld
