@@ -57,7 +57,7 @@ examples_of_connections(Config) ->
 %% A new example of parts 3 and 4 must be tested here too.
 every_example_is_known(Config) ->
     Epmd = ['ALIVE2_REQ', 'ALIVE2_X_RESP', 'ALIVE2_RESP', 'PORT_PLEASE2_REQ', 'PORT2_RESP', 'NAMES_REQ', 'DUMP_REQ', 'KILL_REQ',
-            'STOP_REQ', 'HANDOVER_REQ', 'HANDOVER_RESP_OK', 'HANDOVER_RESP_NO_SUCH_NODE', 'HANDOVER_ASK', 'HANDOVER_PATH',
+            'STOP_REQ', 'STATUS_REQ', 'HANDOVER_REQ', 'HANDOVER_RESP_OK', 'HANDOVER_RESP_NO_SUCH_NODE', 'HANDOVER_ASK', 'HANDOVER_PATH',
             'PASS', 'ACK'],
     Ours = ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'STOP', 'HELLO_REPLY', 'REFUSED', 'REGISTERED', 'ERROR', 'EPMD_UP',
             'EPMD_DOWN', 'LOG', 'CONNECTION'],

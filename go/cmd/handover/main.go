@@ -17,12 +17,15 @@ import (
 const fallbackVersion = "0.1.0"
 
 const usage = `usage: handover port      the carrier: started by the BEAM, speaks on stdin and stdout
+       handover status [--json]
+                          what the EPMD of this host does and has counted (port: ERL_EPMD_PORT, or 4369)
        handover version   name and version
 `
 
 // commands take the arguments behind their name and return the exit status.
 var commands = map[string]func(ctx context.Context, args []string) int{
 	"port":    port,
+	"status":  status,
 	"version": version,
 }
 

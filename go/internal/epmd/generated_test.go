@@ -107,6 +107,8 @@ func deliberate(stream string) string {
 		return "HANDOVER_REQ"
 	case epmdproto.OpUpgrade:
 		return "UPGRADE_REQ"
+	case epmdproto.OpStatus:
+		return "STATUS_REQ"
 	}
 	return ""
 }

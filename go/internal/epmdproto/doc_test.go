@@ -55,6 +55,7 @@ func TestDocExamples(t *testing.T) {
 			return r.Append(nil, 6)
 		},
 		"PORT_PLEASE2_REQ": func(_ *testing.T, b []byte) []byte { return AppendRequest(nil, b[2], string(b[3:])) },
+		"STATUS_REQ":       func(_ *testing.T, b []byte) []byte { return AppendRequest(nil, OpStatus, string(b[3:])) },
 		"HANDOVER_REQ": func(t *testing.T, b []byte) []byte {
 			return must[[]byte](t)(AppendHandoverReq(nil, string(b[3:])))
 		},

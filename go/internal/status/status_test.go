@@ -28,7 +28,6 @@ func TestText(t *testing.T) {
 nodes        2, 2 old names
 connections  3 open, 1 of them have not asked; 20 accepted, 4 ended without a request
 channels     1 open, 0 opening, 0 none; 0 connections under way, 0 queued
-requests     kill: none
 requests     lookup: 5 ok, 2 refused
 handovers    99 ok, 1 refused
              half within 1ms, 99 % within no bound that is counted

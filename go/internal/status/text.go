@@ -23,7 +23,9 @@ func (s Status) Text() string {
 	fmt.Fprintf(&b, "connections  %d open, %d of them have not asked; %d accepted, %d ended without a request\n", c.Open, c.Waiting, c.Accepted, c.Silent)
 	fmt.Fprintf(&b, "channels     %d open, %d opening, %d none; %d connections under way, %d queued\n", ch.Open, ch.Opening, ch.None, ch.Passing, ch.Queued)
 	for _, request := range slices.Sorted(maps.Keys(s.Requests)) {
-		fmt.Fprintf(&b, "requests     %s: %s\n", request, counts(s.Requests[request]))
+		if line := counts(s.Requests[request]); line != none {
+			fmt.Fprintf(&b, "requests     %s: %s\n", request, line)
+		}
 	}
 	fmt.Fprintf(&b, "handovers    %s\n", counts(s.Handovers))
 	if n := s.HandoverSeconds.Count(); n > 0 {
@@ -34,6 +36,8 @@ func (s Status) Text() string {
 	return b.String()
 }
 
+const none = "none"
+
 // counts leaves out what never was.
 func counts(m map[string]uint64) string {
 	var parts []string
@@ -43,7 +47,7 @@ func counts(m map[string]uint64) string {
 		}
 	}
 	if parts == nil {
-		return "none"
+		return none
 	}
 	return strings.Join(parts, ", ")
 }
