@@ -29,6 +29,10 @@ var programs struct {
 }
 
 func TestMain(m *testing.M) {
+	if args := os.Getenv(asUserEnv); args != "" {
+		fmt.Fprintln(os.Stderr, "node:", fakeNode(args))
+		return
+	}
 	status := m.Run()
 	if programs.dir != "" {
 		os.RemoveAll(programs.dir)

@@ -1,0 +1,289 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/fdpass"
+)
+
+// epmd as one user, nodes as two others. The nodes here are this program again
+// (asUserEnv), as another user and with a mind of its own: it registers, offers
+// the path that it is told to, and says what it gets.
+
+const (
+	asUserEnv = "HANDOVER_TEST_NODE" // PORT NAME PATH-TO-OFFER PATH-TO-LISTEN-AT
+	epmdUID   = 64501
+	app1UID   = 64502
+	app2UID   = 64503
+)
+
+func needRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("skipped: needs root, to run programs as other users")
+	}
+}
+
+// fakeNode is the child's main. It says "registered", then "got" a connection.
+func fakeNode(args string) error {
+	var port uint16
+	var name, offered, listens string
+	if _, err := fmt.Sscan(args, &port, &name, &offered, &listens); err != nil {
+		return err
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: listens})
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(listens, 0o666); err != nil {
+		return err
+	}
+	heartbeat, err := net.Dial("tcp4", loopback(port).String())
+	if err != nil {
+		return err
+	}
+	b, err := epmdproto.Alive2Req{Port: 1, NodeType: 77, Highest: 6, Lowest: 5, Name: name, Extra: []byte(epmdproto.Extra)}.Append(nil)
+	if err == nil {
+		_, err = heartbeat.Write(b)
+	}
+	if err != nil {
+		return err
+	}
+	if r, err := epmdproto.ReadAlive2Resp(heartbeat); err != nil || r.Result != 0 {
+		return fmt.Errorf("%+v, %w", r, err)
+	}
+	fmt.Println("registered")
+	go accept(l)
+	answer, err := epmdproto.AppendHandoverPath(nil, offered)
+	for err == nil {
+		if _, err = io.ReadFull(heartbeat, make([]byte, len(epmdproto.HandoverAsk))); err == nil {
+			_, err = heartbeat.Write(answer)
+		}
+	}
+	return err
+}
+
+// accept takes whatever is brought, unless the name says that it is a deaf node's.
+func accept(l *net.UnixListener) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		fmt.Println("channel")
+		if strings.Contains(l.Addr().String(), "deaf") {
+			continue
+		}
+		for {
+			if _, _, err := fdpass.Receive(c, make([]byte, 64)); err != nil {
+				break
+			}
+			fmt.Println("got")
+		}
+	}
+}
+
+// startFake runs a fakeNode as uid and returns what it says.
+func startFake(t *testing.T, uid uint32, args ...any) (said func(string) bool) {
+	t.Helper()
+	cmd := exec.Command(testProgram(t))
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", asUserEnv+"="+strings.TrimSpace(fmt.Sprintln(args...)))
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var lines []string
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for s := bufio.NewScanner(stdout); s.Scan(); {
+			mu.Lock()
+			lines = append(lines, s.Text())
+			mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-done
+		_ = cmd.Wait()
+	})
+	said = func(word string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Contains(strings.Join(lines, " "), word)
+	}
+	within(t, "a node of another user to register", func() bool { return said("registered") })
+	return said
+}
+
+// testProgram is this program where every user can run it.
+func testProgram(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(filepath.Dir(built(t, "epmd")), "test")
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		program, err := os.ReadFile("/proc/self/exe")
+		if err == nil {
+			err = os.WriteFile(path, program, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// folderOf makes one that only uid may write to.
+func folderOf(t *testing.T, uid int) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ho")
+	if err == nil {
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		err = errors.Join(os.Chmod(dir, 0o711), os.Chown(dir, uid, uid))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func answerTo(t *testing.T, port uint16, name string) []byte {
+	t.Helper()
+	c, err := net.Dial("tcp4", loopback(port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	b, err := epmdproto.AppendHandoverReq(nil, name)
+	if err == nil {
+		_, err = c.Write(b)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 2)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		t.Fatal(err)
+	}
+	return answer
+}
+
+// TestUsersApart: a node of app1's offers sockets that are not its own. epmd
+// touches none of them; the socket's owner sees not even a connection.
+func TestUsersApart(t *testing.T) {
+	needRoot(t)
+	port := freePort(t)
+	startEPMDAs(t, epmdUID, port)
+	dir1, dir2 := folderOf(t, app1UID), folderOf(t, app2UID)
+	victim := startFake(t, app2UID, port, "app2", dir2+"/s", dir2+"/s")
+	link := dir1 + "/link"
+	if err := os.Symlink(dir2+"/s", link); err != nil {
+		t.Fatal(err)
+	}
+	for i, offered := range []string{dir2 + "/s", link, "/etc/passwd", dir1, dir1 + "/nothing"} {
+		name := fmt.Sprint("app1-", i)
+		startFake(t, app1UID, port, name, offered, fmt.Sprint(dir1, "/own", i))
+		if got := answerTo(t, port, name); !bytes.Equal(got, []byte{'i', byte(epmdproto.NoHandover)}) {
+			t.Errorf("%s offers %s: % x", name, offered, got)
+		}
+	}
+	if victim("channel") {
+		t.Error("epmd connected to app2's socket for app1's node")
+	}
+	// Nor does app1 get what is for app2, whose name it can't take.
+	c := initiateTo(t, port, "app2")
+	defer c.Close()
+	within(t, "app2 to get its own", func() bool { return victim("got") })
+}
+
+func initiateTo(t *testing.T, port uint16, name string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp4", loopback(port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := epmdproto.AppendHandoverReq(nil, name)
+	if err == nil {
+		_, err = c.Write(b)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestTooManyReferences: the kernel bounds what a plain user has on its way. A
+// node that reads nothing fills its share and no more.
+func TestTooManyReferences(t *testing.T) {
+	needRoot(t)
+	port := freePort(t)
+	const files = 160
+	cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files),
+		built(t, "epmd"), "-d", "-port", fmt.Sprint(port), "-address", "127.0.0.1")
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: epmdUID, Gid: epmdUID}}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { kill9(cmd) })
+	within(t, "epmd to listen", func() bool {
+		c, err := net.Dial("tcp4", loopback(port).String())
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	dir := folderOf(t, app1UID)
+	startFake(t, app1UID, port, "deaf", dir+"/deaf", dir+"/deaf")
+	ears := startFake(t, app1UID, port, "ears", dir+"/s", dir+"/s")
+	// More in all than the kernel would let lie unread, were they let.
+	for range 3 {
+		var waiting []net.Conn
+		for range files/2 - 20 {
+			waiting = append(waiting, initiateTo(t, port, "deaf"))
+		}
+		c := initiateTo(t, port, "ears")
+		within(t, "another node to get its connection", func() bool { return ears("got") })
+		c.Close()
+		// What was passed stays open, unread by the node; epmd gives its copy up.
+		within(t, "epmd to be done with them", func() bool { return sockets(cmd.Process.Pid) < 20 })
+		for _, c := range waiting {
+			c.Close()
+		}
+	}
+	kill9(cmd)
+	if strings.Contains(log.String(), "too many references") {
+		t.Errorf("the kernel's bound was met: %s", log.String())
+	}
+}
+
+// sockets is how many a process has open.
+func sockets(pid int) (count int) {
+	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	for _, e := range entries {
+		if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, e.Name())); err == nil && strings.HasPrefix(to, "socket:") {
+			count++
+		}
+	}
+	return count
+}
