@@ -122,7 +122,7 @@ func halfOfFiles(most uint64) int {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 0
 	}
-	return int(min(limit.Cur/2, most))
+	return int(min(uint64(limit.Cur)/2, most)) // signed on FreeBSD
 }
 
 func serverOptions(o options, daemon bool) epmd.Options {

@@ -1,6 +1,7 @@
 package carrier
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -207,11 +208,19 @@ func resultOf(err error) epmdproto.Result {
 }
 
 func (c *carrier) ack(conn *net.UnixConn, a epmdproto.Ack) error {
-	var buf [epmdproto.AckSize]byte
-	if err := conn.SetWriteDeadline(time.Now().Add(c.o.SendTimeout)); err != nil {
+	b := epmdproto.AppendAck(nil, a)
+	raw, err := conn.SyscallConn()
+	if err != nil {
 		return fmt.Errorf("carrier: ACK: %w", err)
 	}
-	if _, err := conn.Write(epmdproto.AppendAck(buf[:0], a)); err != nil {
+	// Mostly there is room, and a deadline would cost more than the message.
+	closed := raw.Control(func(fd uintptr) { err = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, nil) })
+	if err = cmp.Or(closed, err); errors.Is(err, unix.EAGAIN) {
+		if err = conn.SetWriteDeadline(time.Now().Add(c.o.SendTimeout)); err == nil {
+			_, err = conn.Write(b)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("carrier: ACK: %w", err)
 	}
 	return nil

@@ -168,7 +168,7 @@ func passMessage(t *testing.T, ch *net.UnixConn, msg []byte, c syscall.Conn) {
 		t.Fatal(err)
 	}
 	var sendErr error
-	if err := raw.Control(func(fd uintptr) { sendErr = fdpass.Send(ch, msg, int(fd)) }); err != nil || sendErr != nil {
+	if err := raw.Control(func(fd uintptr) { sendErr = fdpass.Send(ch, msg, int(fd), time.Time{}) }); err != nil || sendErr != nil {
 		t.Fatal(err, sendErr)
 	}
 }

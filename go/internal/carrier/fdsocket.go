@@ -177,15 +177,16 @@ func before(deadline time.Time, c <-chan struct{}) bool {
 
 // room waits until the socket takes a message.
 func (s *fdSocket) room(deadline time.Time) error {
-	if s.stalled {
-		var now bool
-		if err := s.raw.Control(func(fd uintptr) { now = writable(fd) }); err != nil {
-			return fmt.Errorf("carrier: fd socket: %w", err)
-		}
-		if !now {
-			return errBusy
-		}
+	var now bool
+	if err := s.raw.Control(func(fd uintptr) { now = writable(fd) }); err != nil {
+		return fmt.Errorf("carrier: fd socket: %w", err)
+	}
+	if now {
 		s.stalled = false
+		return nil
+	}
+	if s.stalled {
+		return errBusy
 	}
 	if err := s.conn.SetWriteDeadline(deadline); err != nil {
 		return fmt.Errorf("carrier: fd socket: %w", err)
@@ -213,7 +214,7 @@ const refPause = 5 * time.Millisecond
 
 func (s *fdSocket) send(msg []byte, fd int, deadline time.Time) error {
 	for {
-		err := fdpass.Send(s.conn, msg, fd)
+		err := fdpass.Send(s.conn, msg, fd, deadline)
 		switch {
 		case errors.Is(err, unix.ETOOMANYREFS) && time.Until(deadline) > refPause:
 			time.Sleep(refPause)

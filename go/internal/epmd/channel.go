@@ -71,10 +71,7 @@ func (ch *channel) sendFD(c *conn, id uint64, deadline time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := ch.conn.SetWriteDeadline(deadline); err != nil {
-		return err
-	}
-	return c.control(func(fd int) error { return fdpass.Send(ch.conn, msg, fd) })
+	return c.control(func(fd int) error { return fdpass.Send(ch.conn, msg, fd, deadline) })
 }
 
 // await waits for the ACK of what send sent, until the deadline.

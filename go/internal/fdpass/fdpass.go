@@ -11,10 +11,12 @@
 package fdpass
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,16 +35,27 @@ var (
 	ErrEmpty = errors.New("fdpass: file descriptor in an empty message")
 )
 
-// Send sends msg (at least one byte) and fd as one message. The deadline is
-// c's write deadline. The caller keeps fd, and must keep it open during the
-// call.
-func Send(c *net.UnixConn, msg []byte, fd int) error {
+// Send sends msg (at least one byte) and fd as one message; where there is no
+// room it waits until the deadline, which becomes c's write deadline. The caller
+// keeps fd, and must keep it open during the call.
+func Send(c *net.UnixConn, msg []byte, fd int, deadline time.Time) error {
 	if len(msg) == 0 {
 		return ErrEmpty
 	}
-	// WriteMsgUnix keeps c and its poller state alive; a whole message or none
-	// is written, which is what SOCK_SEQPACKET promises.
-	if _, _, err := c.WriteMsgUnix(msg, unix.UnixRights(fd), nil); err != nil {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("fdpass: send: %w", err)
+	}
+	rights := unix.UnixRights(fd)
+	// A whole message or none is written, which is what SOCK_SEQPACKET promises.
+	// Mostly there is room, and a deadline would cost more than the message.
+	closed := raw.Control(func(s uintptr) { _, err = unix.SendmsgN(int(s), msg, rights, nil, unix.MSG_DONTWAIT) })
+	if err = cmp.Or(closed, err); errors.Is(err, unix.EAGAIN) {
+		if err = c.SetWriteDeadline(deadline); err == nil {
+			_, _, err = c.WriteMsgUnix(msg, rights, nil)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("fdpass: send: %w", err)
 	}
 	return nil

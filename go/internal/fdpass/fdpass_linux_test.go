@@ -72,7 +72,7 @@ func TestSendReceive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	if err := Send(a, []byte("hello"), int(r.Fd())); err != nil {
+	if err := Send(a, []byte("hello"), int(r.Fd()), time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	r.Close()
@@ -126,7 +126,7 @@ func TestReceiveRefuses(t *testing.T) {
 
 func stillWorks(t *testing.T, a, b *net.UnixConn) {
 	t.Helper()
-	if err := Send(a, []byte{1}, 0); err != nil {
+	if err := Send(a, []byte{1}, 0, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	_, fd, err := Receive(b, make([]byte, 64))
@@ -155,7 +155,7 @@ func TestReceiveDeadline(t *testing.T) {
 // At the limit of open files the kernel drops the fd and says MSG_CTRUNC only.
 func TestReceiveAtFileLimit(t *testing.T) {
 	a, b := pair(t)
-	if err := Send(a, []byte("abc"), 0); err != nil {
+	if err := Send(a, []byte("abc"), 0, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	var old unix.Rlimit
@@ -176,7 +176,7 @@ func TestReceiveAtFileLimit(t *testing.T) {
 
 func TestSendRefusesEmpty(t *testing.T) {
 	a, _ := pair(t)
-	if err := Send(a, nil, 0); !errors.Is(err, ErrEmpty) {
+	if err := Send(a, nil, 0, time.Time{}); !errors.Is(err, ErrEmpty) {
 		t.Errorf("%v", err)
 	}
 }
