@@ -106,12 +106,15 @@ func New(r Rules) (*Policy, error) {
 }
 
 func (r Rules) check() error {
-	for key, n := range map[string]int{
-		"allow.lookups": len(r.Allow.Lookups), "allow.handovers": len(r.Allow.Handovers), "allow.names": len(r.Allow.Names),
-		"nodes.hidden": len(r.Nodes.Hidden), "nodes.handover": len(r.Nodes.Handover),
+	for _, list := range []struct {
+		key     string
+		entries int
+	}{
+		{"allow.lookups", len(r.Allow.Lookups)}, {"allow.handovers", len(r.Allow.Handovers)}, {"allow.names", len(r.Allow.Names)},
+		{"nodes.hidden", len(r.Nodes.Hidden)}, {"nodes.handover", len(r.Nodes.Handover)},
 	} {
-		if n > MaxEntries {
-			return fmt.Errorf("%s has %d entries, %d is the most", key, n, MaxEntries)
+		if list.entries > MaxEntries {
+			return fmt.Errorf("%s has %d entries, %d is the most", list.key, list.entries, MaxEntries)
 		}
 	}
 	rate, burst := r.Rate.PerSecond, r.Rate.Burst

@@ -121,9 +121,10 @@ func Ask(port uint16) (answer []byte, err error) {
 }
 
 // Parse reads an answer. Unknown fields are a newer EPMD's, and left out.
-func Parse(answer []byte) (s Status, err error) {
+func Parse(answer []byte) (Status, error) {
+	var s Status
 	if err := json.Unmarshal(answer, &s); err != nil {
-		return s, fmt.Errorf("the answer to STATUS_REQ: %w", err)
+		return Status{}, fmt.Errorf("the answer to STATUS_REQ: %w", err)
 	}
 	return s, nil
 }
