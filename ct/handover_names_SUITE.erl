@@ -106,6 +106,7 @@ users(Config) ->
                   ?assertEqual(["64502\n", "64503\n"], [call(N, os, cmd, ["id -u"]) || N <- [A, B]]),
                   Node = handover_ct:connect(A, B),
                   ?assertEqual(true, call(A, erlang, disconnect_node, [Node])),
+                  handover_ct:until(fun() -> call(B, erlang, nodes, []) =:= [] end),
                   _ = handover_ct:connect(B, A)
           end)
     after
