@@ -28,7 +28,7 @@ func TestOfferPlace(t *testing.T) {
 	}
 	b.expectLog("EPMD did not come for a channel")
 	b.expectLog("EPMD did not come for a channel")
-	b.nothingLeft()
+	waitFor(t, "both paths to be removed", func() bool { left, err := os.ReadDir(b.dir); return err == nil && len(left) == 0 })
 	dialled := askPath(t, heartbeat)
 	dialChannel(t, dialled)
 	waitFor(t, "the path to be removed", func() bool { _, err := os.Lstat(dialled); return errors.Is(err, fs.ErrNotExist) })
