@@ -29,7 +29,7 @@ type acceptor struct {
 	s       *Server
 	fds     []unix.PollFd // first the alarm, which ends the wait, then listeners
 	in, out *os.File      // the alarm
-	spare   *conn         // for the next connection; a lookup needs it no longer than that
+	spare   *conn         // for the next connection; only a lookup leaves it free again
 	backoff time.Duration
 	logged  time.Time
 }
@@ -148,10 +148,13 @@ func (a *acceptor) admit(fd int, peer netip.AddrPort) {
 	a.s.stats.accepted.Add(1)
 	c := a.spare
 	*c = conn{s: a.s, fd: fd, peer: peer, nowait: true}
-	if a.s.o.DelayWrite == 0 && a.s.tryLookup(c) {
+	done := a.s.o.DelayWrite == 0 && a.s.tryNow(c)
+	if !done || c.passed {
+		a.spare = new(conn)
+	}
+	if done {
 		return
 	}
-	a.spare = new(conn)
 	c.nowait = false
 	c.deadline = time.Now().Add(a.s.o.RequestTimeout)
 	a.s.enter(c)

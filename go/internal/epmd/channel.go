@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
-	"handover/go/internal/fdpass"
 )
 
 // errBroken: the channel ended; whether the node has the connection is unknown.
@@ -26,12 +25,19 @@ type channel struct {
 	broken  error // set: nothing can be passed any more
 	lastID  uint64
 	waiting map[uint64]*pass
+	timer   *time.Timer // calls expire, at next or not at all
+	next    time.Time   // zero: not at all
 }
 
-// pass is one connection on its way.
+// pass is one connection on its way, which is its owner: it closes it when the
+// node's word came, or the deadline.
 type pass struct {
-	done chan error // room for one: nil, or why the connection is not the node's
-	late bool       // nobody waits for done any more
+	conn            *conn
+	start, deadline time.Time
+	sending         bool  // the sender's still: nobody else may end it
+	acked           bool  // meanwhile, with word
+	word            error // nil, or the node's refusal
+	late            bool  // ended, but perhaps unread by the node
 }
 
 // resultError is a node's refusal of a connection that it was passed. The node
@@ -41,56 +47,85 @@ type resultError struct{ result epmdproto.Result }
 func (e resultError) Error() string { return "epmd: the node answered " + e.result.String() }
 
 func newChannel(n *node, conn *net.UnixConn) *channel {
-	return &channel{node: n, conn: conn, waiting: make(map[uint64]*pass)}
+	ch := &channel{node: n, conn: conn, waiting: make(map[uint64]*pass)}
+	ch.timer = time.AfterFunc(time.Hour, ch.expire)
+	ch.timer.Stop()
+	return ch
 }
 
-// send passes c. A nil error says that the node has it or will: wait for that
-// with await. After any other error the connection is still ours.
-func (ch *channel) send(c *conn, deadline time.Time) (id uint64, p *pass, err error) {
-	p = &pass{done: make(chan error, 1)}
+// send passes p's connection by send's means. A nil error says that the node has
+// it or will, and that p goes on by itself. After any other error the connection
+// is still the caller's.
+func (ch *channel) send(p *pass, by func(c *net.UnixConn, msg []byte, fd int) error) error {
 	ch.mu.Lock()
 	if ch.broken != nil {
-		ch.mu.Unlock()
-		return 0, nil, ch.broken
+		defer ch.mu.Unlock()
+		return ch.broken
 	}
 	ch.lastID++
-	id = ch.lastID
+	id := ch.lastID
+	p.sending = true
 	ch.waiting[id] = p
 	ch.mu.Unlock()
-	if err = ch.sendFD(c, id, deadline); err != nil {
-		ch.mu.Lock()
-		delete(ch.waiting, id)
-		ch.mu.Unlock()
-	}
-	return id, p, err
-}
 
-func (ch *channel) sendFD(c *conn, id uint64, deadline time.Time) error {
 	var buf [epmdproto.MaxPass]byte
-	msg, err := epmdproto.AppendPass(buf[:0], epmdproto.Passed{ID: id, Peer: c.peer})
-	if err != nil {
-		return err
+	msg, err := epmdproto.AppendPass(buf[:0], epmdproto.Passed{ID: id, Peer: p.conn.peer})
+	if err == nil {
+		err = p.conn.control(func(fd int) error { return by(ch.conn, msg, fd) })
 	}
-	return c.control(func(fd int) error { return fdpass.Send(ch.conn, msg, fd, deadline) })
+	return ch.sent(id, p, err)
 }
 
-// await waits for the ACK of what send sent, until the deadline.
-func (ch *channel) await(id uint64, p *pass, deadline <-chan time.Time) error {
-	select {
-	case err := <-p.done:
-		ch.node.s.gate.done(ch.node)
-		return err
-	case <-deadline:
-	}
+// sent does what became due during the send.
+func (ch *channel) sent(id uint64, p *pass, err error) error {
 	ch.mu.Lock()
-	defer ch.mu.Unlock()
-	if ch.waiting[id] != p { // the word came this very moment
-		ch.node.s.gate.done(ch.node)
-		return <-p.done
+	p.sending = false
+	over, why := p.acked, p.word
+	if !over && ch.broken != nil {
+		over, why = true, ch.broken
 	}
-	p.late = true
-	ch.node.s.gate.late(ch.node)
-	return errLate
+	if err != nil || over {
+		delete(ch.waiting, id)
+	} else {
+		ch.expect(p.deadline)
+	}
+	ch.mu.Unlock()
+	if err == nil && over {
+		ch.finish(p, why)
+	}
+	return err
+}
+
+// expect sees to it that expire is called by then. ch.mu is held.
+func (ch *channel) expect(deadline time.Time) {
+	if ch.next.IsZero() || deadline.Before(ch.next) {
+		ch.next = deadline
+		ch.timer.Reset(time.Until(deadline))
+	}
+}
+
+// expire ends what has waited for its ACK until its deadline. The timer is not
+// stopped by each ACK, which would cost more than to come here in vain.
+func (ch *channel) expire() {
+	now := time.Now()
+	var late []*pass
+	ch.mu.Lock()
+	ch.next = time.Time{}
+	for _, p := range ch.waiting {
+		switch {
+		case p.sending || p.late:
+		case p.deadline.After(now):
+			ch.expect(p.deadline)
+		default:
+			p.late = true
+			late = append(late, p)
+		}
+	}
+	ch.mu.Unlock()
+	for _, p := range late {
+		ch.node.s.gate.late(ch.node)
+		ch.node.ended(p, errLate)
+	}
 }
 
 // readAcks reads the node's words until the channel ends.
@@ -115,28 +150,36 @@ func (ch *channel) readAcks() {
 }
 
 func (ch *channel) settle(ack epmdproto.Ack) error {
+	var word error
+	if ack.Result != epmdproto.OK {
+		word = resultError{ack.Result}
+	}
 	ch.mu.Lock()
 	p := ch.waiting[ack.ID]
-	delete(ch.waiting, ack.ID)
-	ch.mu.Unlock()
-	switch {
-	case p == nil:
+	if p == nil {
+		ch.mu.Unlock()
 		return fmt.Errorf("%w: ACK of %d, which is not on its way", epmdproto.ErrMessage, ack.ID)
-	case ack.Result != epmdproto.OK:
-		ch.finish(p, resultError{ack.Result})
-	default:
-		ch.finish(p, nil)
+	}
+	delete(ch.waiting, ack.ID)
+	sending := p.sending
+	if sending {
+		p.acked, p.word = true, word
+	}
+	ch.mu.Unlock()
+	if !sending {
+		ch.finish(p, word)
 	}
 	return nil
 }
 
-// finish is called once a pass, after it was taken out of waiting.
+// finish is called once a pass that was sent, after it was taken out of waiting.
 func (ch *channel) finish(p *pass, err error) {
 	if p.late {
 		ch.node.s.gate.settled(ch.node)
 		return
 	}
-	p.done <- err
+	ch.node.s.gate.done(ch.node)
+	ch.node.ended(p, err)
 }
 
 // breakOff ends the channel and everything that waits for it. The first reason
@@ -147,8 +190,14 @@ func (ch *channel) breakOff(why error) {
 	if ch.broken == nil {
 		ch.broken = why
 	}
-	waiting := ch.waiting
-	ch.waiting = make(map[uint64]*pass)
+	var waiting []*pass
+	for id, p := range ch.waiting {
+		if !p.sending {
+			delete(ch.waiting, id)
+			waiting = append(waiting, p)
+		}
+	}
+	ch.timer.Stop()
 	ch.mu.Unlock()
 	_ = ch.conn.Close()
 	for _, p := range waiting {

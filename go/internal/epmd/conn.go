@@ -32,6 +32,7 @@ type conn struct {
 	deadline time.Time
 	nowait   bool // errAgain instead of waiting
 	counted  bool // in Server.clients
+	passed   bool // a pass owns it, which closes it
 
 	header [3]byte // Length:16 and the opcode, as far as got tells
 	got    int

@@ -11,11 +11,13 @@
 //	    |                     |<== ACK =========================|
 //	    |                     x closes its copy                 |
 //
-// One goroutine a connection; one more a node that has a channel. A lookup whose
-// bytes are there at accept is answered in the accept loop without one. No client
-// and no node can hold up another: every wait has a deadline or belongs to the
-// waiter alone, every queue has a bound (see [Options]).
+// One goroutine a connection; one more a node that has a channel. What is there at
+// accept and takes no waiting, a lookup or a handover over an open channel, is done
+// in the accept loop without one. No client and no node can hold up another: every
+// wait has a deadline or belongs to the waiter alone, every queue has a bound (see
+// [Options]).
 //
-// Ownership: a conn is closed by the goroutine that serves it. After PASS the
+// Ownership: a conn is closed by the goroutine that serves it, or, once passed, by
+// the pass: at the ACK, the deadline, or the channel's end. After PASS the
 // connection is the node's; nothing is written to it any more.
 package epmd

@@ -52,6 +52,17 @@ func (g *gate) enter(n *node, deadline <-chan time.Time) error {
 	return err
 }
 
+// tryEnter is enter for who can't wait.
+func (g *gate) tryEnter(n *node) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(n.queue) > 0 || !g.room(&n.line) {
+		return false
+	}
+	g.take(&n.line)
+	return true
+}
+
 // queue takes a place at once (nil, nil), or a turn to wait for.
 func (g *gate) queue(l *line) (chan struct{}, error) {
 	g.mu.Lock()

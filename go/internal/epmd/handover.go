@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/fdpass"
 	"handover/go/internal/policy"
 )
 
@@ -19,18 +20,29 @@ func (s *Server) handover(c *conn, name string) {
 		s.setAside(c, []byte(name), nil)
 		return
 	}
-	defer s.endHandover()
 	start := time.Now()
-	passed, err := s.bringTo(c, name)
+	if err := s.bringTo(c, name, start); err != nil {
+		s.record(c, name, start, false, err)
+		c.refuse(resultOf(err))
+		s.endHandover()
+	}
+}
+
+// record counts and logs a handover that has come to its end.
+func (s *Server) record(c *conn, name string, start time.Time, passed bool, err error) {
 	result := resultOf(err)
 	s.stats.handover(result, start)
 	if event := s.o.Log.Debug(); event.Enabled() {
 		event.Stringer("peer", c.peer).Str("node", name).Bool("passed", passed).
 			Stringer("result", result).AnErr("error", err).Msg("HANDOVER_REQ")
 	}
-	if !passed {
-		c.refuse(result)
-	}
+}
+
+// ended: p was passed, and nobody waits for the node's word on it any more.
+func (n *node) ended(p *pass, err error) {
+	n.s.record(p.conn, n.entry.Name, p.start, true, err)
+	p.conn.close()
+	n.s.endHandover()
 }
 
 // Why a name has no node to bring connections to.
@@ -39,53 +51,75 @@ var (
 	errNoExtra    = errors.New("epmd: the node registered without " + epmdproto.Extra)
 )
 
-// bringTo returns true when c was passed: whatever became of it, it may be the
-// node's now, and nobody else may write to it.
-func (s *Server) bringTo(c *conn, name string) (passed bool, err error) {
+// bringTo returns nil when c was passed: whatever becomes of it, it may be the
+// node's now, and nobody else may write to it. The pass closes it.
+func (s *Server) bringTo(c *conn, name string, start time.Time) error {
 	if err := epmdproto.ValidName(name); err != nil {
-		return false, err
+		return err
 	}
 	if reason := s.check(c, policy.Handover, []byte(name)); reason != policy.Allowed {
-		return false, policyError{reason}
+		return policyError{reason}
 	}
 	entry := s.names.Lookup([]byte(name))
 	if entry == nil {
-		return false, errNoSuchNode
+		return errNoSuchNode
 	}
 	if !entry.TakesHandovers() {
-		return false, errNoExtra
+		return errNoExtra
 	}
-	deadline := time.Now().Add(s.o.HandoverTimeout)
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
 	n := nodeOf(entry)
+	p := &pass{conn: c, start: start, deadline: start.Add(s.o.HandoverTimeout)}
+	timer := time.NewTimer(time.Until(p.deadline))
+	defer timer.Stop()
 	if err := s.gate.enter(n, timer.C); err != nil {
-		return false, err
+		return err
 	}
-	ch, id, p, err := n.pass(c, deadline, timer.C)
-	if err != nil {
+	c.passed = true
+	if err := n.pass(p, timer.C); err != nil {
+		c.passed = false
 		s.gate.done(n)
-		return false, err
+		return err
 	}
-	return true, ch.await(id, p, timer.C)
+	return nil
 }
 
-// pass sends c over the node's channel; over a new one, once, where the old one
+// passNow is handover for the accept loop: it returns false, and has done
+// nothing, where there is anything to wait for or to refuse.
+func (s *Server) passNow(c *conn, name []byte) bool {
+	entry := s.names.Lookup(name)
+	if len(name) == 0 || entry == nil || !entry.TakesHandovers() || s.policy.Load() != nil || !s.beginHandover() {
+		return false
+	}
+	n, start := nodeOf(entry), time.Now()
+	if ch := n.openNow(); ch != nil && s.gate.tryEnter(n) {
+		c.passed = true
+		p := &pass{conn: c, start: start, deadline: start.Add(s.o.HandoverTimeout)}
+		if ch.send(p, fdpass.SendNow) == nil {
+			return true
+		}
+		c.passed = false
+		s.gate.done(n)
+	}
+	s.endHandover()
+	return false
+}
+
+// pass sends p over the node's channel; over a new one, once, where the old one
 // turns out to be broken.
-func (n *node) pass(c *conn, deadline time.Time, timer <-chan time.Time) (ch *channel, id uint64, p *pass, err error) {
+func (n *node) pass(p *pass, timer <-chan time.Time) error {
+	patiently := func(c *net.UnixConn, msg []byte, fd int) error { return fdpass.Send(c, msg, fd, p.deadline) }
+	var err error
 	for range 2 {
+		var ch *channel
 		if ch, err = n.openChannel(timer); err != nil {
-			return nil, 0, nil, err
+			return err
 		}
-		if id, p, err = ch.send(c, deadline); err == nil {
-			return ch, id, p, nil
-		}
-		if !channelBroken(err) {
-			break
+		if err = ch.send(p, patiently); err == nil || !channelBroken(err) {
+			return err
 		}
 		ch.breakOff(err)
 	}
-	return nil, 0, nil, err
+	return err
 }
 
 func channelBroken(err error) bool {

@@ -24,6 +24,13 @@ type opening struct {
 	err     error
 }
 
+// openNow returns the node's open channel, or nil.
+func (n *node) openNow() *channel {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.channel
+}
+
 // openChannel returns the node's open channel, or opens one. It waits until the
 // deadline at most; the attempt goes on for those who have more time.
 func (n *node) openChannel(deadline <-chan time.Time) (*channel, error) {

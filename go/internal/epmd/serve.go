@@ -12,7 +12,11 @@ import (
 // serve answers one connection's one request and closes it, if need be years
 // later: an ALIVE2_REQ makes it a heartbeat.
 func (s *Server) serve(c *conn) {
-	defer c.close()
+	defer func() {
+		if !c.passed {
+			c.close()
+		}
+	}()
 	b := buffers.Get().(*requestBuffer)
 	request, err := c.readRequest(b)
 	if c.file != nil && !s.waiting.remove(c) {
@@ -37,20 +41,16 @@ func (s *Server) serve(c *conn) {
 	}
 }
 
-// tryLookup answers PORT_PLEASE2 and closes the connection, if the request is
-// there already; else it leaves what it has read in c.
-func (s *Server) tryLookup(c *conn) bool {
+// tryNow answers PORT_PLEASE2 and closes the connection, or passes it to the node
+// that HANDOVER_REQ names, if that takes no waiting; else it leaves what it has
+// read in c.
+func (s *Server) tryNow(c *conn) bool {
 	_, opcode, err := c.readHeader()
-	if err == errAgain || err == nil && opcode != epmdproto.OpPort2 {
+	if err == errAgain || err == nil && opcode != epmdproto.OpPort2 && opcode != epmdproto.OpHandover {
 		return false
 	}
 	if err == nil {
-		b := buffers.Get().(*requestBuffer)
-		defer buffers.Put(b)
-		var request []byte
-		if request, err = c.readRequest(b); err == nil {
-			err = s.answerNow(c, request)
-		}
+		err = s.answerNow(c, opcode)
 	}
 	if err == errAgain {
 		return false
@@ -59,17 +59,28 @@ func (s *Server) tryLookup(c *conn) bool {
 		s.stats.silent.Add(1)
 		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("closed without an answer")
 	}
-	c.close()
+	if !c.passed {
+		c.close()
+	}
 	return true
 }
 
-// answerNow answers PORT_PLEASE2 or, on errAgain, leaves the request in c.
-func (s *Server) answerNow(c *conn, request []byte) error {
-	answer := s.lookup(c, request)
-	if answer == nil {
-		return nil
+// answerNow leaves the request in c on errAgain.
+func (s *Server) answerNow(c *conn, opcode byte) error {
+	b := buffers.Get().(*requestBuffer)
+	defer buffers.Put(b)
+	request, err := c.readRequest(b)
+	if err != nil {
+		return err
 	}
-	err := c.writeLast(answer)
+	if opcode == epmdproto.OpHandover {
+		if s.passNow(c, request[1:]) {
+			return nil
+		}
+		err = errAgain
+	} else if answer := s.lookup(c, request); answer != nil {
+		err = c.writeLast(answer)
+	}
 	if err == errAgain {
 		c.body = append([]byte(nil), request[1:]...)
 	}

@@ -39,6 +39,22 @@ var (
 // room it waits until the deadline, which becomes c's write deadline. The caller
 // keeps fd, and must keep it open during the call.
 func Send(c *net.UnixConn, msg []byte, fd int, deadline time.Time) error {
+	// Mostly there is room, and a deadline would cost more than the message.
+	err := SendNow(c, msg, fd)
+	if !errors.Is(err, unix.EAGAIN) {
+		return err
+	}
+	if err = c.SetWriteDeadline(deadline); err == nil {
+		_, _, err = c.WriteMsgUnix(msg, unix.UnixRights(fd), nil)
+	}
+	if err != nil {
+		return fmt.Errorf("fdpass: send: %w", err)
+	}
+	return nil
+}
+
+// SendNow is Send without waiting: the error wraps EAGAIN where there is no room.
+func SendNow(c *net.UnixConn, msg []byte, fd int) error {
 	if len(msg) == 0 {
 		return ErrEmpty
 	}
@@ -46,16 +62,9 @@ func Send(c *net.UnixConn, msg []byte, fd int, deadline time.Time) error {
 	if err != nil {
 		return fmt.Errorf("fdpass: send: %w", err)
 	}
-	rights := unix.UnixRights(fd)
 	// A whole message or none is written, which is what SOCK_SEQPACKET promises.
-	// Mostly there is room, and a deadline would cost more than the message.
-	closed := raw.Control(func(s uintptr) { _, err = unix.SendmsgN(int(s), msg, rights, nil, unix.MSG_DONTWAIT) })
-	if err = cmp.Or(closed, err); errors.Is(err, unix.EAGAIN) {
-		if err = c.SetWriteDeadline(deadline); err == nil {
-			_, _, err = c.WriteMsgUnix(msg, rights, nil)
-		}
-	}
-	if err != nil {
+	closed := raw.Control(func(s uintptr) { _, err = unix.SendmsgN(int(s), msg, unix.UnixRights(fd), nil, unix.MSG_DONTWAIT) })
+	if err = cmp.Or(closed, err); err != nil {
 		return fmt.Errorf("fdpass: send: %w", err)
 	}
 	return nil

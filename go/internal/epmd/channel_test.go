@@ -1,0 +1,122 @@
+package epmd
+
+import (
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmdproto"
+)
+
+// unixPair is a channel's connection whose far end says nothing.
+func unixPair(t *testing.T) *net.UnixConn {
+	t.Helper()
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: t.TempDir() + "/s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ours, err := net.DialUnix("unixpacket", nil, l.Addr().(*net.UnixAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
+	return ours
+}
+
+// TestSendRaces: whatever happens while a connection is being sent, it has one
+// owner afterwards, its place in the gate is given back once by the channel or is
+// the sender's to give back, and it is counted once or not at all.
+func TestSendRaces(t *testing.T) {
+	errSend := errors.New("not sent")
+	ack := func(ch *channel) { _ = ch.settle(epmdproto.Ack{ID: ch.lastID}) }
+	breakOff := func(ch *channel) { ch.breakOff(errBroken) }
+	for name, test := range map[string]struct {
+		meanwhile func(*channel)
+		sent      error
+		ended     epmdproto.Result // NoSuchNode: it is not
+	}{
+		"an ACK before the send returns":     {ack, nil, epmdproto.OK},
+		"an ACK of what could not be sent":   {ack, errSend, epmdproto.NoSuchNode},
+		"an end before the send returns":     {breakOff, nil, epmdproto.NoHandover},
+		"an end that makes the send fail":    {breakOff, errSend, epmdproto.NoSuchNode},
+		"an ACK and the end":                 {func(ch *channel) { ack(ch); breakOff(ch) }, nil, epmdproto.OK},
+		"an ACK, the end and a send in vain": {func(ch *channel) { ack(ch); breakOff(ch) }, errSend, epmdproto.NoSuchNode},
+		"the deadline, before anything else": {(*channel).expire, nil, epmdproto.NoAnswer},
+		"the deadline, with a send in vain":  {(*channel).expire, errSend, epmdproto.NoSuchNode},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New(Options{})
+			s.beginHandover()
+			entry := plainNode("n")
+			n := newNode(s, &conn{}, entry)
+			ch := newChannel(n, unixPair(t))
+			c, peer := remotePair(t, s)
+			if !s.gate.tryEnter(n) {
+				t.Fatal("no room")
+			}
+			now := time.Now()
+			p := &pass{conn: c, start: now, deadline: now}
+			err := ch.send(p, func(*net.UnixConn, []byte, int) error { test.meanwhile(ch); return test.sent })
+			if err != test.sent {
+				t.Errorf("%v instead of %v", err, test.sent)
+			}
+			if test.sent != nil {
+				if s.gate.passing() != 1 || s.leaving.passing.Load() != 1 || unix.SetNonblock(c.fd, true) != nil {
+					t.Error("the connection is not the sender's any more")
+				}
+				c.close()
+				return
+			}
+			if _, err := peer.Read(make([]byte, 1)); err == nil || errors.Is(err, unix.ECONNRESET) {
+				t.Error("not closed:", err)
+			}
+			if !within(func() bool { return s.stats.handovers[test.ended].Load() == 1 }) {
+				t.Error("not counted as", test.ended)
+			}
+			if !within(func() bool { return s.gate.passing() == 0 && s.leaving.passing.Load() == 0 }) {
+				t.Error("its places are not free")
+			}
+		})
+	}
+}
+
+// TestNoRoomToAnswer: a client whose end takes nothing does not hold up the accept
+// loop; the request stays for a goroutine.
+func TestNoRoomToAnswer(t *testing.T) {
+	s := New(Options{})
+	n := newNode(s, &conn{}, plainNode("n"))
+	if err := s.names.Register(n.entry); err != nil {
+		t.Fatal(err)
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0) // TCP makes room by itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1])
+	if _, err := unix.Write(fds[1], epmdproto.AppendRequest(nil, epmdproto.OpPort2, "n")); err != nil {
+		t.Fatal(err)
+	}
+	c := &conn{s: s, fd: fds[0]}
+	defer c.close()
+	for err := unix.SetNonblock(c.fd, true); err != unix.EAGAIN; _, err = unix.Write(c.fd, make([]byte, 1)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.nowait = true
+	if s.tryNow(c) {
+		t.Fatal("answered, where there was no room")
+	}
+	request, err := c.readRequest(new(requestBuffer))
+	if err != nil || string(request) != "zn" {
+		t.Errorf("left: %q, %v", request, err)
+	}
+}
