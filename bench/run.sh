@@ -1,11 +1,28 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Measures handover beside its rivals: OTP's inet_tcp, inet_tls and epmd, in the same run, in turns. Under ten minutes.
 # Writes bench/results.json, bench/RESULTS.md and the plots in docs/img. As root it also measures over a delay line.
+# Everything that it started is ended, and the hosts are removed, also when it is interrupted.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+HANDOVER_BENCH_HOSTS=hbench-$$
+export HANDOVER_BENCH_HOSTS ERL_CRASH_DUMP=/dev/null
+beam=
+
+# shellcheck disable=SC2317 # the trap calls it
+finish() {
+    [ -z "$beam" ] || kill -KILL "$beam" 2>/dev/null || true
+    mark=HANDOVER_BENCH_HOSTS=$HANDOVER_BENCH_HOSTS
+    hosts=$HANDOVER_BENCH_HOSTS
+    unset HANDOVER_BENCH_HOSTS # or grep and cut would find themselves
+    grep -lsF "$mark" /proc/[0-9]*/environ | cut -d / -f 3 | while read -r pid; do
+        kill -KILL "$pid" 2>/dev/null || true
+    done
+    [ "$(id -u)" -ne 0 ] || ct/hosts.sh down "$hosts" || true
+    rm -rf "$work"
+}
+trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
 go build -o "$work/epmdbench" ./go/cmd/epmdbench
@@ -15,8 +32,10 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
     -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
 cat "$work/cert.pem" "$work/key.pem" >"$work/tls.pem"
 
-export ERL_CRASH_DUMP=/dev/null
-ulimit -n "$(ulimit -Hn)" # 10,000 names are 10,000 connections
-erl -noinput -pa "$work" _build/default/lib/handover/ebin -run handover_bench main "$work"
+# in the background, so that a signal is heard at once
+erl -noinput -pa "$work" _build/default/lib/handover/ebin -run handover_bench main "$work" &
+beam=$!
+wait "$beam"
+beam=
 cp "$work/results.json" bench/results.json
 (cd bench/report && go run . ../results.json ../RESULTS.md ../../docs/img)

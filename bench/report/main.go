@@ -63,19 +63,29 @@ func report(in, table, plots string) error {
 	if err := r.connects(filepath.Join(plots, "connect.svg")); err != nil {
 		return err
 	}
-	return r.lookups(filepath.Join(plots, "lookups.svg"))
+	if err := r.lookups(filepath.Join(plots, "lookups.svg")); err != nil {
+		return err
+	}
+	return r.ratios(filepath.Join(plots, "ratios.svg"))
 }
 
-func median(values []float64) float64 {
+func median(values []float64) float64 { return quantile(values, 0.5) }
+
+// quantile goes straight from one value to the next.
+func quantile(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
-	return sorted[(len(sorted)-1)/2]
+	at := q * float64(len(sorted)-1)
+	low := int(at)
+	high := min(low+1, len(sorted)-1)
+	return sorted[low] + (sorted[high]-sorted[low])*(at-float64(low))
 }
 
 func (r results) markdown() string {
 	var b strings.Builder
 	m := r.Machine
 	fmt.Fprintf(&b, "# Results\n\n`make bench` on %v, %v cores, %v GiB, %v, OTP %v, %v, %v. Each pair was measured in turns in the same run; "+
-		"the ratio is handover's by the rival's, its spread the smallest and the largest of the pairs.\n\n", m["cpu"], m["cores"],
+		"the ratio is handover's by the rival's, pair by pair: the median, and between which the middle half of the pairs is. A target is "+
+		"met (✔) or missed (✘) by the median; ? says that its bound is within the middle half, so that another run may say otherwise.\n\n", m["cpu"], m["cores"],
 		m["memory_gib"], m["kernel"], m["otp"], m["go"], m["date"])
 	b.WriteString("| measure | rival | handover | unit | ratio | spread | target | |\n|---|---|---|---|---|---|---|---|\n")
 	for _, x := range r.Rows {
@@ -83,7 +93,7 @@ func (r results) markdown() string {
 		if len(x.Ratio) > 0 {
 			stock = number(median(x.Stock))
 			ratio = fmt.Sprintf("%.2f", median(x.Ratio))
-			spread = fmt.Sprintf("%.2f to %.2f", slices.Min(x.Ratio), slices.Max(x.Ratio))
+			spread = fmt.Sprintf("%.2f to %.2f", quantile(x.Ratio, 0.25), quantile(x.Ratio, 0.75))
 		}
 		target, verdict := x.verdict()
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", x.Title, stock, number(median(x.Handover)), x.Unit, ratio, spread,
@@ -105,17 +115,19 @@ func (x row) verdict() (target, verdict string) {
 	if json.Unmarshal(x.Target, &t) != nil || len(t) == 0 {
 		return "", ""
 	}
-	met := true
+	met, sure := true, true
 	var texts []string
 	for _, key := range []string{"ge", "le", "value_ge", "value_le"} {
 		bound, ok := t[key]
 		if !ok {
 			continue
 		}
-		value := median(x.Handover)
+		values := x.Handover
 		if !strings.HasPrefix(key, "value_") {
-			value = median(x.Ratio)
+			values = x.Ratio
 		}
+		value := median(values)
+		sure = sure && (len(values) == 1 || bound < quantile(values, 0.25) || bound > quantile(values, 0.75) || value == bound)
 		sign := "≥"
 		if strings.HasSuffix(key, "ge") {
 			met = met && value >= bound
@@ -125,10 +137,14 @@ func (x row) verdict() (target, verdict string) {
 		}
 		texts = append(texts, fmt.Sprintf("%s %v", sign, bound))
 	}
+	verdict = "✘"
 	if met {
-		return strings.Join(texts, ", "), "✔"
+		verdict = "✔"
 	}
-	return strings.Join(texts, ", "), "✘"
+	if !sure {
+		verdict += " ?"
+	}
+	return strings.Join(texts, ", "), verdict
 }
 
 var (
@@ -182,5 +198,30 @@ func draw(path, title, x, y string, stock, handover plotter.XYs) error {
 		p.Add(line, points)
 		p.Legend.Add(s.name, line, points)
 	}
+	return p.Save(5*vg.Inch, 3.2*vg.Inch, path)
+}
+
+// ratios draws the data path's beside inet_tcp: a box is the middle half of the pairs, the whiskers reach to the others.
+func (r results) ratios(path string) error {
+	p := plot.New()
+	p.BackgroundColor = color.White
+	p.Title.Text, p.Y.Label.Text = "Data path: handover by inet_tcp", "ratio"
+	var names []string
+	for _, x := range r.Rows {
+		if name, ok := map[string]string{"small": "small messages/s", "mib": "1 MiB, MB/s", "mib64": "64 MiB, MB/s",
+			"rpc50": "rpc, µs"}[x.ID]; ok {
+			box, err := plotter.NewBoxPlot(vg.Points(30), float64(len(names)), plotter.Values(x.Ratio))
+			if err != nil {
+				return err
+			}
+			box.FillColor = handoverColor
+			p.Add(box)
+			names = append(names, name)
+		}
+	}
+	p.NominalX(names...)
+	one := plotter.NewFunction(func(float64) float64 { return 1 })
+	one.Color, one.Width = stockColor, vg.Points(1.5)
+	p.Add(one)
 	return p.Save(5*vg.Inch, 3.2*vg.Inch, path)
 }

@@ -2,7 +2,12 @@
 //
 //	epmdbench lookups   -port P -name NAME -clients N -duration D   PORT_PLEASE2, a connection each, as OTP's nodes ask
 //	epmdbench handovers -port P -name NAME -clients N -duration D   HANDOVER_REQ until HANDOVER_RESP, then a reset
+//	epmdbench dials     -port P -name NAME -clients N -duration D   what stands for it in stock: PORT_PLEASE2, dial, reset
+//	    -handshake: and in both the distribution handshake until the node's challenge
 //	epmdbench register  -port P -count N [-hold]                    ALIVE2 one after another; -hold: until stdin ends
+//	epmdbench carrier   -port P -name NAME -program FILE            a carrier and a BEAM that closes what it gets
+//	epmdbench listener  -port P -name NAME                          a stock node that closes what it accepts
+//	    both until stdin ends; a line on stdout says that they are ready
 //
 // Clients are goroutines with plain blocking sockets, so that little of the processor goes to the load itself. Exit status 1
 // when a single request failed. bench/run.sh calls it.
@@ -15,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -24,14 +30,18 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
+// patience is how long the last answers may take.
+const patience = 15 * time.Second
+
 type load struct {
 	port, clients, count int
-	name                 string
+	name, program        string
 	duration             time.Duration
-	hold                 bool
+	hold, handshake      bool
 }
 
 type result struct {
+	Count     int     `json:"count"`
 	PerSecond float64 `json:"per_second"`
 	P50       float64 `json:"p50_us"`
 	P99       float64 `json:"p99_us"`
@@ -39,7 +49,7 @@ type result struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: epmdbench lookups|handovers|register -port P ...")
+		fmt.Fprintln(os.Stderr, "usage: epmdbench lookups|handovers|dials|register|carrier|listener -port P ...")
 		os.Exit(2)
 	}
 	var l load
@@ -50,6 +60,8 @@ func main() {
 	flags.StringVar(&l.name, "name", "", "alive name")
 	flags.DurationVar(&l.duration, "duration", time.Second, "of the load")
 	flags.BoolVar(&l.hold, "hold", false, "keep the registrations until stdin ends")
+	flags.BoolVar(&l.handshake, "handshake", false, "begin the distribution handshake too")
+	flags.StringVar(&l.program, "program", "priv/handover", "the carrier's `file`")
 	_ = flags.Parse(os.Args[2:])
 	if err := l.run(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "epmdbench:", err)
@@ -58,16 +70,18 @@ func main() {
 }
 
 func (l load) run(what string) error {
+	runtime.GOMAXPROCS(l.clients + 2) // a client that waits in the kernel has a thread of its own, and nothing to schedule
 	switch what {
 	case "lookups":
-		request := append([]byte{0, byte(len(l.name) + 1), 'z'}, l.name...)
-		return l.many(func() error { return l.ask(request, isFound) })
+		return l.many(func(int, int) error { _, err := l.lookup(); return err })
 	case "handovers":
-		request, err := epmdproto.AppendHandoverReq(nil, l.name)
-		if err != nil {
-			return err
-		}
-		return l.many(func() error { return l.ask(request, isHandedOver) })
+		return l.many(l.handover)
+	case "dials":
+		return l.many(l.lookUpAndDial)
+	case "carrier":
+		return l.carrier()
+	case "listener":
+		return l.listener()
 	case "register":
 		return l.register()
 	}
@@ -75,16 +89,21 @@ func (l load) run(what string) error {
 }
 
 // many runs one from all clients until the time is over.
-func (l load) many(one func() error) error {
+func (l load) many(one func(client, turn int) error) error {
 	var wg sync.WaitGroup
 	took := make([][]time.Duration, l.clients)
 	errs := make([]error, l.clients)
 	start := time.Now()
 	end := start.Add(l.duration)
+	late := time.AfterFunc(l.duration+patience, func() {
+		fmt.Fprintf(os.Stderr, "epmdbench: no answer within %v\n", patience)
+		os.Exit(1)
+	})
+	defer late.Stop()
 	for i := range l.clients {
 		wg.Go(func() {
 			for begin := time.Now(); begin.Before(end); {
-				if errs[i] = one(); errs[i] != nil {
+				if errs[i] = one(i, len(took[i])); errs[i] != nil {
 					return
 				}
 				now := time.Now()
@@ -98,56 +117,25 @@ func (l load) many(one func() error) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return print(slices.Concat(took...), elapsed)
+	return report(slices.Concat(took...), elapsed)
 }
 
-func print(took []time.Duration, elapsed time.Duration) error {
+func report(took []time.Duration, elapsed time.Duration) error {
 	slices.Sort(took)
 	at := func(q float64) float64 { return float64(took[int(q*float64(len(took)-1))].Nanoseconds()) / 1000 }
 	return json.NewEncoder(os.Stdout).Encode(result{
-		PerSecond: float64(len(took)) / elapsed.Seconds(), P50: at(0.5), P99: at(0.99),
+		Count: len(took), PerSecond: float64(len(took)) / elapsed.Seconds(), P50: at(0.5), P99: at(0.99),
 	})
 }
 
-func isFound(answer []byte) bool { return len(answer) > 2 && answer[0] == 'w' && answer[1] == 0 }
-
-func isHandedOver(answer []byte) bool { return len(answer) >= 4 && answer[0] == 'i' && answer[1] == 0 }
-
-// ask opens a connection, writes the request and reads the answer: of a lookup until EPMD closes, as OTP's nodes do.
-func (l load) ask(request []byte, good func([]byte) bool) error {
-	fd, err := l.dial()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if _, err := unix.Write(fd, request); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	var buf [512]byte
-	got := 0
-	lookup := request[2] == 'z'
-	for lookup || !good(buf[:got]) {
-		n, err := unix.Read(fd, buf[got:])
-		if n == 0 && lookup && good(buf[:got]) {
-			return nil
-		}
-		if err != nil || n <= 0 {
-			return fmt.Errorf("answer % x: %w", buf[:got], errors.Join(err, io.ErrUnexpectedEOF))
-		}
-		got += n
-	}
-	if !lookup { // a reset leaves no TIME_WAIT: the ports of one address are soon used up
-		return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	}
-	return nil
-}
-
-func (l load) dial() (int, error) {
+// dial gives a blocking socket. SO_RCVTIMEO would make reads fail at each signal of Go's scheduler, so the deadline is the
+// load's as a whole.
+func dial(port int) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return -1, fmt.Errorf("socket: %w", err)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: l.port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("connect: %w", err)
 	}
@@ -165,26 +153,26 @@ func (l load) register() error {
 	start := time.Now()
 	for i := range l.count {
 		begin := time.Now()
-		fd, err := l.registerOne(fmt.Sprintf("%sn%05d", l.name, i))
+		fd, err := l.registerOne(fmt.Sprintf("%sn%05d", l.name, i), 1)
 		if err != nil {
 			return err
 		}
 		fds = append(fds, fd)
 		took = append(took, time.Since(begin))
 	}
-	if err := print(took, time.Since(start)); err != nil || !l.hold {
+	if err := report(took, time.Since(start)); err != nil || !l.hold {
 		return err
 	}
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
 
-func (l load) registerOne(name string) (int, error) {
-	request, err := epmdproto.Alive2Req{Port: 1, NodeType: 77, Highest: 6, Lowest: 5, Name: name}.Append(nil)
+func (l load) registerOne(name string, port uint16) (int, error) {
+	request, err := epmdproto.Alive2Req{Port: port, NodeType: 77, Highest: 6, Lowest: 5, Name: name}.Append(nil)
 	if err != nil {
 		return -1, err
 	}
-	fd, err := l.dial()
+	fd, err := dial(l.port)
 	if err != nil {
 		return -1, err
 	}

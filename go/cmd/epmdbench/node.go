@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/fdpass"
+	"handover/go/internal/portproto"
+)
+
+// carrier plays the BEAM of a carrier: it registers, and closes each connection that is handed over to it.
+func (l load) carrier() error {
+	dir, err := os.MkdirTemp("", "hob") // short: paths of sockets are
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	cmd := exec.Command(l.program, "port")
+	cmd.Stderr = os.Stderr
+	stdin, err1 := cmd.StdinPipe()
+	stdout, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, os.Chmod(dir, 0o711)); err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	fds, err := l.greet(stdin, bufio.NewReader(stdout), dir)
+	if err == nil {
+		go closeAll(fds)
+		fmt.Println("ready")
+		_, err = io.Copy(io.Discard, os.Stdin)
+	}
+	_ = stdin.Close() // the carrier ends
+	return errors.Join(err, cmd.Wait())
+}
+
+// greet says hello, connects the fd socket and registers.
+func (l load) greet(w io.Writer, r *bufio.Reader, dir string) (*net.UnixConn, error) {
+	var hello portproto.HelloReply
+	if err := ask(w, r, portproto.Hello{OSPid: int32(os.Getpid()), SocketDir: dir, LogLevel: "error"}, &hello); err != nil {
+		return nil, err
+	}
+	fds, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: hello.FDPath})
+	if err != nil {
+		return nil, err
+	}
+	var registered portproto.Registered
+	return fds, ask(w, r, portproto.Register{
+		ID: 1, Name: l.name, EPMD: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(l.port)), Highest: 6,
+		Lowest: 5, NodeType: 77, Extra: []byte(epmdproto.Extra),
+	}, &registered)
+}
+
+// ask sends a command and waits for its answer; the log is passed over.
+func ask[E portproto.Event](w io.Writer, r *bufio.Reader, c portproto.Command, answer *E) error {
+	frame, err := portproto.AppendFrame(nil, c)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(frame); err != nil {
+		return err
+	}
+	for {
+		frame, err := portproto.ReadFrame(r)
+		if err != nil {
+			return err
+		}
+		event, err := portproto.ParseEvent(frame)
+		if err != nil {
+			return err
+		}
+		switch e := event.(type) {
+		case E:
+			*answer = e
+			return nil
+		case portproto.Log:
+		default:
+			return fmt.Errorf("%T instead of %T: %+v", e, *answer, e)
+		}
+	}
+}
+
+func closeAll(fds *net.UnixConn) {
+	var buf [64]byte
+	for {
+		_, fd, err := fdpass.Receive(fds, buf[:])
+		if err != nil {
+			return
+		}
+		_ = unix.Close(fd)
+	}
+}
+
+// listener registers a port where it takes each connection, says four bytes as HANDOVER_RESP has, and closes.
+func (l load) listener() error {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte{'i', 0, 0, 6}) // the client says what went wrong
+			_ = c.Close()
+		}
+	}()
+	fd, err := l.registerOne(l.name, uint16(listener.Addr().(*net.TCPAddr).Port))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	fmt.Println("ready")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
