@@ -5,7 +5,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
-all() -> [defaults, environment_wins, values, unknown_key, bad_values, documented].
+all() -> [defaults, environment_wins, values, unknown_key, bad_values, documented, examples].
 
 init_per_testcase(_, Config) ->
     ok = clean(),
@@ -54,10 +54,44 @@ bad_values(_) ->
 
 %% Each key is in the page that lists them, with its default.
 documented(_) ->
-    {ok, Page} = file:read_file(filename:join([handover_ct:root(), "docs", "OPERATIONS.md"])),
-    [?assertMatch({Key, {match, _}}, {Key, re:run(Page, ["\\| `", atom_to_list(Key), "` \\| `", text(Default), "` \\|"],
+    {ok, Page} = file:read_file(filename:join([handover_ct:root(), "docs", "CONFIGURATION.md"])),
+    [?assertMatch({Key, {match, _}}, {Key, re:run(Page, ["\\| `", atom_to_list(Key), "` \\| `\\Q", text(Default, Type), "\\E` \\|"],
                                                     [unicode])})
-     || {Key, Default, _} <- handover_config:keys()].
+     || {Key, Default, Type} <- handover_config:keys()].
 
-text("") -> "\"\"";
-text(Default) -> io_lib:format("~p", [Default]).
+%% Each key is written there in three ways, which mean the same and are accepted.
+examples(_) ->
+    {ok, Page} = file:read_file(filename:join([handover_ct:root(), "docs", "CONFIGURATION.md"])),
+    {match, Rows} = re:run(Page, "^\\| `(\\w+)` \\| `-handover (\\w+) (.*)` \\| `({.*})` \\| `(HANDOVER_\\w+)=(.*)` \\|$",
+                           [multiline, global, {capture, all_but_first, list}]),
+    ?assertEqual([atom_to_list(K) || {K, _, _} <- handover_config:keys()], [hd(Row) || Row <- Rows]),
+    [begin
+         Key = list_to_existing_atom(Name),
+         ?assertEqual({Name, variable(Key)}, {Flag, Variable}),
+         Values = [with_env(Key, term(string:trim(Value, both, "'"))),
+                   with_env(Key, element(2, term(Config))),
+                   with_variable(Variable, Key, Text)],
+         ?assertMatch({Name, [{ok, _}]}, {Name, lists:usort(Values)}),
+         ?assertNotEqual({Name, {ok, Default}}, {Name, hd(Values)})
+     end || [Name, Flag, Value, Config, Variable, Text] <- Rows,
+            {K, Default, _} <- handover_config:keys(), atom_to_list(K) =:= Name].
+
+term(Text) ->
+    {ok, Tokens, _} = erl_scan:string(Text ++ "."),
+    {ok, Term} = erl_parse:parse_term(Tokens),
+    Term.
+
+with_env(Key, Value) ->
+    application:set_env(handover, Key, Value),
+    Checked = {handover_config:check(), handover_config:get(Key)},
+    application:unset_env(handover, Key),
+    Checked.
+
+with_variable(Variable, Key, Text) ->
+    os:putenv(Variable, Text),
+    Checked = {handover_config:check(), handover_config:get(Key)},
+    os:unsetenv(Variable),
+    Checked.
+
+text("", path) -> "\"\"";
+text(Default, _) -> io_lib:format("~p", [Default]).

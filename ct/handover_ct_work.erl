@@ -4,7 +4,7 @@
 -export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0,
          listening_ports/0, port_of/1, flood/2, flood_later/2, packets_taken/1,
          packets_taken_and_disconnect/1, is_suspended/1, receive_until_nodedown/1, con_pid/1,
-         connect_and_disconnect/2, connect_until_down/1,
+         connect_and_disconnect/2, connect_until_down/1, suspend_newest_keeper/0,
          modules/0, reload/1, handover_at_process_limit/2]).
 
 %% Sends a term of Size bytes there and gives the hash that the other side found.
@@ -90,6 +90,17 @@ packets_taken_and_disconnect(Node) ->
     Taken = packets_taken(Node),
     true = erlang:disconnect_node(Node),
     Taken.
+
+%% The process that closes the fd of the newest connection made from here sleeps as long as the node lives.
+suspend_newest_keeper() ->
+    Keeper = lists:max([P || P <- processes(), process_info(P, initial_call) =:= {initial_call, {handover_link, init_setup, 2}}]),
+    Self = self(),
+    Suspender = spawn(fun() ->
+                              true = erlang:suspend_process(Keeper),
+                              Self ! {self(), asleep},
+                              receive after infinity -> ok end
+                      end),
+    receive {Suspender, asleep} -> ok end.
 
 is_suspended(Pid) -> process_info(Pid, status) =:= {status, suspended}.
 

@@ -1,33 +1,88 @@
 %% @doc What an application may ask of handover.
 -module(handover).
 
--export([connect/1, info/0]).
+-export([connect/1, info/0, info/1]).
 
--export_type([reason/0]).
+-export_type([reason/0, info/0, node_info/0]).
 
 %% Why a connection did not come up; handover_log has a sentence for each.
--type reason() :: bad_name | unknown_host | epmd_unreachable | stock_epmd | bad_answer | no_such_node | no_handover
-                | no_answer | refused | overloaded | closed | direct_failed | handshake | timeout | carrier_down
-                | not_alive.
+-type reason() :: bad_name | bad_route | unknown_host | epmd_unreachable | stock_epmd | bad_answer | no_such_node
+                | no_handover | no_answer | refused | overloaded | closed | direct_failed | handshake | other_name
+                | timeout | carrier_down | not_alive.
+
+-type info() :: #{carrier := up | down, epmd := handover | stock | down, os_pid => pos_integer(),
+                  restarts := non_neg_integer(), counters := handover_stats:counters()}.
+
+%% `octets' are {Received, Sent}. `route' is where a new connection would go: by which of the ways of docs/CONFIGURATION.md, to
+%% which host, to which port. `last_failure' is how many seconds ago a connection failed, and why.
+-type node_info() :: #{connected := boolean(), via => handover | direct, direction => out | in,
+                       peer => {inet:ip_address(), inet:port_number()}, since => integer(),
+                       octets => {non_neg_integer(), non_neg_integer()},
+                       route => handover_dial:route() | {error, {bad_route, iodata()}},
+                       last_failure => {SecondsAgo :: non_neg_integer(), reason(), Detail :: term()}}.
 
 %% @doc As net_kernel:connect_node/1, with the reason in place of `false'. Detail is text for people, and may be empty.
--spec connect(node()) -> ok | {error, {reason(), Detail :: iodata()}}.
+%%
+%% Where the node that is dialled as Node calls itself by another name (the same before the @), the connection is made under
+%% its true name, which is returned; the way there is remembered.
+-spec connect(node()) -> {ok, node()} | {error, {reason(), Detail :: iodata()}}.
 connect(Node) when is_atom(Node) ->
     case handover_dist:is_node_name(Node) of
-        true -> connect_node(Node);
+        true -> result(connect_alias(handover_dial:alias(Node), Node));
         false -> {error, {bad_name, "not of the form name@host"}}
     end.
+
+connect_alias({ok, True}, Node) ->
+    case connect_node(True) of
+        {ok, True} -> {ok, True};
+        {error, _} -> connect_alias(none, Node)
+    end;
+connect_alias(none, Node) ->
+    case connect_node(Node) of
+        {error, {other_name, {Name, _}}} -> connect_node(list_to_atom(Name));
+        Result -> Result
+    end.
+
+result({error, {other_name, {Name, _}}}) -> {error, {other_name, ["it calls itself ", Name]}};
+result({error, {Reason, Detail}}) -> {error, {Reason, handover_log:text(Detail)}};
+result({ok, Node}) -> {ok, Node}.
 
 connect_node(Node) ->
     Since = erlang:monotonic_time(),
     case net_kernel:connect_node(Node) of
-        true -> ok;
+        true -> {ok, Node};
         ignored -> {error, {not_alive, ""}};
         false -> {error, handover_sup:last_failure(Node, Since)}
     end.
 
-%% @doc The state of this node's handover: is the carrier program running, is the node registered, with which EPMD.
--spec info() -> #{carrier := up | down, epmd := handover | stock | down, os_pid => pos_integer(),
-                  restarts := non_neg_integer()}.
+%% @doc The state of this node's handover: is the carrier program running, is the node registered, with which EPMD; and what
+%% it has done since it started.
+-spec info() -> info().
 info() ->
-    handover_sup:info().
+    (handover_sup:info())#{counters => handover_stats:counters()}.
+
+%% @doc What is known of the link to Node, or of the way to it.
+-spec info(node()) -> node_info().
+info(Node) when is_atom(Node) ->
+    maps:merge(link_info(handover_stats:link_of(Node)), maps:merge(route(Node), last_failure(handover_sup:failure(Node)))).
+
+link_info(none) ->
+    #{connected => false};
+link_info({ok, Socket, Info}) ->
+    case is_port(Socket) andalso inet:getstat(Socket, [recv_oct, send_oct]) of
+        {ok, [{recv_oct, In}, {send_oct, Out}]} -> Info#{connected => true, octets => {In, Out}};
+        _ -> Info#{connected => true}
+    end.
+
+route(Node) ->
+    case handover_dist:is_node_name(Node) andalso handover_dial:route(Node) of
+        false -> #{};
+        {ok, Route} -> #{route => Route};
+        {error, _} = Error -> #{route => Error}
+    end.
+
+last_failure(none) ->
+    #{};
+last_failure({Time, {Reason, Detail}}) ->
+    Ago = erlang:convert_time_unit(erlang:monotonic_time() - Time, native, second),
+    #{last_failure => {Ago, Reason, Detail}}.

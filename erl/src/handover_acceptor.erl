@@ -34,7 +34,7 @@ controller(Kernel, Driver, Socket) ->
     receive
         {Kernel, controller, Pid} ->
             _ = Driver:controlling_process(Socket, Pid),
-            Pid ! {self(), controller},
+            Pid ! {self(), controller, direct},
             ok;
         {Kernel, unsupported_protocol} ->
             exit(unsupported_protocol)

@@ -1,25 +1,30 @@
 %% @doc Configuration that can be read at the moment the distribution starts, before applications and files are there.
 %%
 %% A key is looked for in the environment variable `HANDOVER_<KEY>' first, then in the application environment: vm.args
-%% or the command line (`-handover listen false'), sys.config, `-config'. docs/OPERATIONS.md lists the keys.
+%% or the command line (`-handover listen false'), sys.config, `-config'. docs/CONFIGURATION.md lists the keys.
 -module(handover_config).
 
 -export([check/0, get/1, keys/0, epmd_port/0, program/1]).
 
--export_type([key/0]).
+-export_type([key/0, type/0]).
 
--type key() :: listen | fallback | start_epmd | socket_dir | log_level.
+-type key() :: listen | fallback | start_epmd | socket_dir | log_level | dial_map | dial_module | dial_srv | telemetry.
+-type type() :: boolean | path | level | dial_map | module.
 
 %% Key, default, type.
 -define(KEYS, [{listen, true, boolean},
                {fallback, true, boolean},
                {start_epmd, true, boolean},
                {socket_dir, "", path},
-               {log_level, info, level}]).
+               {log_level, info, level},
+               {dial_map, [], dial_map},
+               {dial_module, none, module},
+               {dial_srv, false, boolean},
+               {telemetry, none, module}]).
 
 -define(LEVELS, [debug, info, warning, error]).
 
--spec keys() -> [{key(), Default :: term(), Type :: boolean | path | level}].
+-spec keys() -> [{key(), Default :: term(), type()}].
 keys() -> ?KEYS.
 
 %% @doc Reads every key. The error is for people: net_kernel prints it when the node can't start.
@@ -33,7 +38,7 @@ check() ->
     complaint(Unknown, Bad).
 
 %% @doc The value of Key, or its default where the configured one is no good: {@link check/0} has said so by then.
--spec get(key()) -> boolean() | string() | debug | info | warning | error.
+-spec get(key()) -> boolean() | string() | atom() | [handover_dial:entry()].
 get(Key) ->
     _ = application:load(handover),
     {Key, Default, Type} = lists:keyfind(Key, 1, ?KEYS),
@@ -75,7 +80,9 @@ names(Atoms) ->
 
 expected(boolean) -> "true or false";
 expected(path) -> "an absolute path";
-expected(level) -> names(?LEVELS).
+expected(level) -> names(?LEVELS);
+expected(module) -> "the name of a module";
+expected(dial_map) -> handover_dial:expected().
 
 lookup(Key, Default, Type) ->
     case os:getenv("HANDOVER_" ++ string:uppercase(atom_to_list(Key))) of
@@ -95,6 +102,9 @@ value(boolean, "false") -> {ok, false};
 value(path, Binary) when is_binary(Binary) -> value(path, unicode:characters_to_list(Binary));
 value(path, "") -> {ok, ""};
 value(path, "/" ++ _ = Path) -> {ok, Path};
+value(dial_map, Value) -> handover_dial:parse(Value);
+value(module, Module) when is_atom(Module) -> {ok, Module};
+value(module, [_ | _] = Text) -> {ok, list_to_atom(Text)};
 value(level, Value) ->
     case [Level || Level <- ?LEVELS, Level =:= Value orelse atom_to_list(Level) =:= Value] of
         [Level] -> {ok, Level};

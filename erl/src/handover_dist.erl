@@ -2,7 +2,7 @@
 -module(handover_dist).
 
 -export([childspecs/1, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
--export([listener/1, protocol/0, epmd_call/2, socket_options/2]).
+-export([address/4, listener/1, protocol/0, epmd_call/2, socket_options/2]).
 
 -export_type([listen/0]).
 
@@ -71,19 +71,18 @@ close(#listen{driver = Driver, socket = Socket}) -> _ = Driver:close(Socket), ok
 -spec select(module(), node()) -> boolean().
 select(Driver, Node) ->
     case init:get_argument(proto_dist) of
-        {ok, [[_, _ | _]]} -> has_address(dist_util:split_node(Node), Driver);
+        {ok, [[_, _ | _]]} -> has_address(dist_util:split_node(Node), Node, Driver);
         _ -> true
     end.
 
 %% Where this is the only protocol there is nothing to select: the setup finds out in its own process, does not hold up
 %% net_kernel, and can say what is wrong.
-has_address({node, Name, Host}, Driver) ->
-    case epmd_call(address_please, [Name, Host, Driver:family()]) of
-        {ok, _Address} -> true;
-        {ok, _Address, _Port, _Version} -> true;
-        _ -> false
+has_address({node, Name, _}, Node, Driver) ->
+    case handover_dial:route(Node) of
+        {ok, {Source, Host, _}} -> element(1, address(Driver, Source, Name, Host)) =:= ok;
+        {error, _} -> false
     end;
-has_address(_, _) ->
+has_address(_, _, _) ->
     false.
 
 %% net_kernel:setopts(new, ...) comes here first; what it changes for handed-over connections it leaves in kernel's
@@ -104,6 +103,15 @@ is_node_name(Node) ->
     is_atom(Node) andalso dist_util:is_node_name(atom_to_list(Node)).
 
 %% for the siblings
+
+%% @doc The address of a node's host, or of where {@link handover_dial} says to dial instead. The module that
+%% `-epmd_module' names is asked for the former only, and may know the node's port as well.
+-spec address(module(), handover_dial:source(), string(), string() | inet:ip_address()) ->
+          {ok, inet:ip_address()} | {ok, inet:ip_address(), inet:port_number(), integer()} | {error, term()}.
+address(Driver, name, Name, Host) ->
+    epmd_call(address_please, [Name, Host, Driver:family()]);
+address(Driver, _, _, Host) ->
+    inet:getaddr(Host, Driver:family()).
 
 -spec listener(listen()) -> {module(), port() | none}.
 listener(#listen{driver = Driver, socket = Socket}) -> {Driver, Socket}.

@@ -15,10 +15,12 @@
 -type outgoing() :: #{kernel := pid(), node := node(), my_node := node(), socket := port(), driver := module(),
                       timer := pid(), type := normal | hidden, version := integer(), host := string(),
                       via := handover | direct,
-                      f_up := fun(() -> ok),
+                      f_up := fun((port()) -> ok),
                       f_answer := fun((handover_answer()) -> no_return())}.
-%% f_answer is called, and must not return, when there is no handover.
--type handover_answer() :: {result, 1..255} | closed | {bad_answer, iodata()} | {error, term()}.
+%% f_answer is called, and must not return, when there is no handover, or when the node there has another name.
+-type handover_answer() :: {result, 1..255} | closed | {bad_answer, iodata()} | {error, term()} | {other_name, string()}.
+
+-define(ALIAS_MS, 1000).
 
 %% HANDOVER_RESP's opcode.
 -define(HANDOVER_RESP, $i).
@@ -33,30 +35,35 @@ accept(Driver, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
 -spec init_accept(module(), pid(), pid(), port(), node(), [node()], timeout()) -> no_return().
 init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
     Monitor = monitor(process, Acceptor),
-    receive
-        {Acceptor, controller} -> demonitor(Monitor, [flush]);
-        {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)     % it gave up: this node was busy for too long
-    end,
+    Via = receive
+              {Acceptor, controller, How} -> demonitor(Monitor, [flush]), How;
+              {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)     % it gave up: this node was busy for too long
+          end,
+    Watch = handover_watch:start(Socket, Via),
     Timer = dist_util:start_timer(SetupTime),
     ok = check_ip(Driver, Socket),
     dist_util:handshake_other_started(
       (common(Socket, [binary]))#hs_data{kernel_pid = Kernel, this_node = MyNode, timer = Timer, allowed = Allowed,
                                f_send = fun Driver:send/2,
                                f_recv = fun Driver:recv/3,
-                               f_address = fun remote_address/2}).
+                               f_address = fun remote_address/2,
+                               f_handshake_complete = fun(_, Node, _) -> handover_watch:up(Watch, Node, Socket) end}).
 
 %% @doc The handshake that we start, in the calling process, which becomes the link's. Does not return.
 -spec start(outgoing()) -> no_return().
 start(#{socket := Socket, driver := Driver, via := Via} = O) ->
-    {Send, Recv} = transport(Via, Driver, maps:get(f_answer, O)),
+    Answer = maps:get(f_answer, O),
+    {Send, Recv} = transport(Via, Driver, Answer),
     Up = maps:get(f_up, O),
+    Node = maps:get(node, O),
     dist_util:handshake_we_started(
-      (common(Socket, []))#hs_data{kernel_pid = maps:get(kernel, O), other_node = maps:get(node, O),
+      (common(Socket, []))#hs_data{kernel_pid = maps:get(kernel, O), other_node = Node,
                                this_node = maps:get(my_node, O), timer = maps:get(timer, O),
                                other_version = maps:get(version, O), request_type = maps:get(type, O),
-                               f_send = Send, f_recv = Recv,
+                               f_send = Send,
+                               f_recv = fun(S, Length, Timeout) -> vet(Recv(S, Length, Timeout), Node, Answer) end,
                                f_address = address(maps:get(host, O)),
-                               f_handshake_complete = fun(_, _, _) -> Up() end}).
+                               f_handshake_complete = fun(_, _, _) -> Up(Socket) end}).
 
 %% internal
 
@@ -120,6 +127,33 @@ handover_resp(Driver, Socket) ->
 %% Each node that takes handovers speaks version 6, so the number decides nothing today.
 version({ok, [_, _]}) -> ok;
 version({error, Reason}) -> {error, Reason}.
+
+%% The challenge has the name that the node calls itself. dist_util would refuse another one than it dialled without a word.
+%%
+%% A node that was dialled by another name and has a link to this one already says `alive', and what dist_util answers would
+%% end that link. So those linked nodes that it could be are asked: which has a connection of this node waiting?
+vet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | Rest]} = Ok, Node, Answer) ->
+    name(lists:sublist(Rest, L1 * 256 + L0), Node, Ok, Answer);
+vet({ok, [$n, _, _, _, _, _, _, _, _, _, _ | Name]} = Ok, Node, Answer) ->
+    name(Name, Node, Ok, Answer);
+vet({ok, "salive"} = Ok, Node, Answer) ->
+    Candidates = [N || N <- nodes(connected), is_alias(Node, N)],
+    Asked = erpc:multicall(Candidates, ets, lookup, [sys_dist, node()], ?ALIAS_MS),
+    case [N || {N, {ok, [Connection]}} <- lists:zip(Candidates, Asked), lists:member(up_pending, tuple_to_list(Connection))] of
+        [Name | _] -> Answer({other_name, atom_to_list(Name)});
+        [] -> Ok
+    end;
+vet(Other, _, _) ->
+    Other.
+
+name(Name, Node, Ok, Answer) ->
+    case atom_to_list(Node) of
+        Name -> Ok;
+        _ -> Answer({other_name, Name})
+    end.
+
+is_alias(Node, Node) -> false;
+is_alias(Node, Other) -> hd(string:split(atom_to_list(Node), "@")) =:= hd(string:split(atom_to_list(Other), "@")).
 
 address(Host) ->
     fun(Socket, _Node) ->

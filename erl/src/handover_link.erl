@@ -3,13 +3,14 @@
 %% that this node tried did not come up, even when the process that tried was killed by its timer.
 -module(handover_link).
 
--export([start/1, dial/2, stage/2, failed/3, up/1, accept/3]).
+-export([start/1, dial/2, stage/2, failed/3, up/3, accept/3]).
 -export([init_setup/2, init_accept/3, ended/1, accepted/3]).
 
 -record(setup, {pid :: pid(),
                 monitor :: reference(),
                 node :: node(),
                 stage = started :: atom(),
+                since :: integer(),
                 said = false :: boolean(),        % a failure was reported or there is none
                 port = none :: none | reference(),    % monitor; its 'DOWN' says `process' when a signal ended the port
                 socket :: port() | undefined,
@@ -43,8 +44,8 @@ stage(Link, Stage) -> Link ! {stage, Stage}, ok.
 failed(Link, Reason, Detail) -> Link ! {failed, Reason, Detail}, ok.
 
 %% @doc The link is up.
--spec up(pid()) -> ok.
-up(Link) -> Link ! up, ok.
+-spec up(pid(), port(), handover | direct) -> ok.
+up(Link, Socket, Via) -> Link ! {up, Socket, Via}, ok.
 
 %% @doc Brings a connection that was handed over to net_kernel.
 -spec accept(pid(), non_neg_integer(), handover_proto:connection()) -> pid().
@@ -56,14 +57,14 @@ accept(Kernel, Fd, Connection) ->
 %% @private
 -spec init_setup(pid(), node()) -> ok.
 init_setup(Pid, Node) ->
-    setup(#setup{pid = Pid, monitor = monitor(process, Pid), node = Node}).
+    setup(#setup{pid = Pid, monitor = monitor(process, Pid), node = Node, since = erlang:monotonic_time()}).
 
 setup(#setup{pid = Pid, monitor = Monitor, port = PortMonitor} = S) ->
     receive
         {dial, Pid, Request} -> setup(do_dial(Request, S));
         {stage, Stage} -> setup(S#setup{stage = Stage});
         {failed, Reason, Detail} -> setup(say(Reason, Detail, S));
-        up -> ended(S#setup{said = true});
+        {up, Socket, Via} -> ended(is_up(Socket, Via, S));
         {'DOWN', Monitor, process, Pid, Reason} -> ended(say_death(Reason, S));
         {'DOWN', PortMonitor, _, _, _} -> setup(close(S))
     end.
@@ -109,11 +110,29 @@ close(#setup{socket = Socket, fd = Fd} = S) ->
     handover_fd:close(Fd),
     S#setup{port = none, socket = undefined, fd = undefined}.
 
+is_up(Socket, Via, #setup{node = Node, since = Since} = S) ->
+    Fields = #{via => Via, peer => peer(Socket)},
+    handover_dial:up(Node),
+    handover_stats:link_up(Node, Socket, Fields#{direction => out, since => erlang:system_time(second)}),
+    handover_log:event(info, connected, Fields#{node => Node, duration => erlang:monotonic_time() - Since}),
+    S#setup{said = true}.
+
+peer(Socket) ->
+    case inet:peername(Socket) of
+        {ok, Peer} -> Peer;
+        {error, _} -> unknown
+    end.
+
 say(_Reason, _Detail, #setup{said = true} = S) ->
     S;
-say(Reason, Detail, #setup{node = Node} = S) ->
+say(Reason, Detail, #setup{node = Node, since = Since} = S) ->
+    handover_dial:failed(Node),
     handover_sup:failed(Node, Reason, Detail),
-    handover_log:event(warning, setup_failed, #{node => Node, reason => Reason, detail => Detail}),
+    Fields = #{node => Node, duration => erlang:monotonic_time() - Since},
+    case {Reason, Detail} of
+        {other_name, {Name, Peer}} -> handover_log:event(warning, other_name, Fields#{name => Name, peer => Peer});
+        _ -> handover_log:event(warning, setup_failed, Fields#{reason => Reason, detail => Detail})
+    end,
     S#setup{said = true}.
 
 %% When both nodes connect at once net_kernel ends one of the two setups: remarked. A link that is taken down the moment it
@@ -175,7 +194,7 @@ controller(Kernel, Driver, Socket) ->
     receive
         {Kernel, controller, Pid} ->
             give(Driver, Socket, Pid),
-            Pid ! {self(), controller};
+            Pid ! {self(), controller, handover};
         {Kernel, unsupported_protocol} ->
             Driver:close(Socket);
         {'DOWN', Monitor, process, Kernel, _} ->

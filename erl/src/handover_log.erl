@@ -1,22 +1,37 @@
-%% @doc Everything that handover says, through logger: structured reports with a sentence for people. As OTP's own, they have
-%% the domain [otp], which the default handler prints (it drops domains it does not know), and a label:
-%% `{handover, Event}'. Safe before the applications are up.
+%% @doc Everything that handover says: to logger, as structured reports with a sentence for people, to the counters of
+%% handover:info/0, and to the module that `telemetry' names. As OTP's own, the reports have the domain [otp], which the
+%% default handler prints (it drops domains it does not know), and a label: `{handover, Event}'. Safe before the applications
+%% are up.
 -module(handover_log).
 
--export([event/3, format/1]).
+-export([event/3, format/1, text/1]).
 
 -export_type([event/0]).
 
--type event() :: setup_failed | fell_back | carrier_ended | carrier_log | stock_epmd | epmd_down | epmd_up
+-type event() :: connected | accepted | setup_failed | acceptance_failed | fell_back | other_name | telemetry_failed
+               | carrier_ended | carrier_log | stock_epmd | epmd_down | epmd_up
                | not_registered | bad_message | bad_fd | unsupported_option.
 
-%% @doc Logs one event.
+%% @doc Logs, counts and passes on one event.
 -spec event(debug | info | notice | warning | error, event(), map()) -> ok.
 event(Level, Event, Fields) ->
-    logger:log(Level, Fields#{label => {handover, Event}}, #{domain => [otp], report_cb => fun ?MODULE:format/1}).
+    logger:log(Level, Fields#{label => {handover, Event}}, #{domain => [otp], report_cb => fun ?MODULE:format/1}),
+    handover_stats:count(Event, Fields),
+    handover_telemetry:event(Event, Fields).
 
 %% @doc The sentence of a report.
 -spec format(map()) -> {io:format(), [term()]}.
+format(#{label := {handover, connected}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
+    {"handover: connected to ~ts, ~ts, in ~b ms", [Node, via(Via, Peer), ms(Duration)]};
+format(#{label := {handover, accepted}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
+    {"handover: ~ts connected to this node, ~ts, in ~b ms", [Node, via(Via, Peer), ms(Duration)]};
+format(#{label := {handover, acceptance_failed}, via := Via, peer := Peer, reason := Reason}) ->
+    {"handover: a connection to this node, ~ts, ended before the handshake was done (~0tp)", [via(Via, Peer), Reason]};
+format(#{label := {handover, other_name}, node := Node, name := Name, peer := Peer}) ->
+    {"handover: no connection to ~ts: the node at ~ts calls itself ~ts. Connect to that name: the way there is known",
+     [Node, address(Peer), Name]};
+format(#{label := {handover, telemetry_failed}, module := Module, reason := Reason}) ->
+    {"handover: ~tp, which `telemetry' names, failed (~0tP); further failures are counted only", [Module, Reason, 20]};
 format(#{label := {handover, setup_failed}, node := Node, reason := Reason, detail := Detail}) ->
     {"handover: no connection to ~ts: ~ts~ts", [Node, explain(Reason), detail(Detail)]};
 format(#{label := {handover, fell_back}, node := Node, reason := Reason}) ->
@@ -42,16 +57,29 @@ format(#{label := {handover, bad_fd}, reason := Reason}) ->
 format(#{label := {handover, unsupported_option}, option := Option, reason := Reason}) ->
     {"handover: socket option ~tp can't be set on a connection that stands: ~tp", [Option, Reason]}.
 
+%% @doc The detail of a failure, for people.
+-spec text(term()) -> iodata().
+text(Value) when is_binary(Value); is_list(Value) -> Value;
+text(Value) -> io_lib:format("~tp", [Value]).
+
 %% internal
+
+via(handover, Peer) -> ["handed over, ", address(Peer)];
+via(direct, Peer) -> ["directly, ", address(Peer)].
+
+address({Ip, Port}) when tuple_size(Ip) =:= 8 -> io_lib:format("[~ts]:~b", [inet:ntoa(Ip), Port]);
+address({Ip, Port}) -> io_lib:format("~ts:~b", [inet:ntoa(Ip), Port]);
+address(unknown) -> "from an address unknown".
+
+ms(Duration) -> erlang:convert_time_unit(Duration, native, millisecond).
 
 detail("") -> "";
 detail(<<>>) -> "";
 detail(Detail) -> [" (", text(Detail), ")"].
 
-text(Value) when is_binary(Value); is_list(Value) -> Value;
-text(Value) -> io_lib:format("~tp", [Value]).
-
 %% What an operator can do something with, for each reason of handover:connect/1.
+explain(bad_route) -> "dial_module did not say where it is";
+explain(other_name) -> "the node there has another name";
 explain(bad_name) -> "the name is not of the form name@host, or its host does not fit -name or -sname";
 explain(unknown_host) -> "its host name has no address here";
 explain(no_such_node) -> "its EPMD knows no node of that name";

@@ -11,6 +11,7 @@
 
 -record(st, {driver :: module(), kernel :: pid(), node :: node(), type :: normal | hidden, my_node :: node(),
              timer :: pid(), setup_time :: timeout(), link :: pid(), name :: string(), host :: string(),
+             source = name :: handover_dial:source(), epmd_port = none :: inet:port_number() | none,   % none: no EPMD is asked
              ip :: inet:ip_address() | undefined, socket :: port() | undefined}).
 
 -define(VERSION, 6).
@@ -31,13 +32,17 @@ init(Driver, Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
     resolve(#st{driver = Driver, kernel = Kernel, node = Node, type = Type, my_node = MyNode, link = Link, name = Name,
                 host = Host, setup_time = SetupTime, timer = dist_util:start_timer(SetupTime)}).
 
-resolve(#st{driver = Driver, name = Name, host = Host} = S) ->
+resolve(#st{driver = Driver, node = Node, name = Name} = S) ->
     stage(resolving, S),
-    case handover_dist:epmd_call(address_please, [Name, Host, Driver:family()]) of
-        {ok, Ip, Port, Version} -> dial_direct(Ip, Port, Version, S#st{ip = Ip});
-        {ok, Ip} -> choose(init:get_argument(erl_epmd_port), S#st{ip = Ip});
-        {error, Reason} -> fail(unknown_host, Reason, S)
+    case handover_dial:route(Node) of
+        {ok, {Source, Host, EpmdPort}} ->
+            resolved(handover_dist:address(Driver, Source, Name, Host), Host, S#st{source = Source, epmd_port = EpmdPort});
+        {error, {Reason, Detail}} -> fail(Reason, Detail, S)
     end.
+
+resolved({ok, Ip, Port, Version}, _, S) -> dial_direct(Ip, Port, Version, S#st{ip = Ip, epmd_port = none});
+resolved({ok, Ip}, _, S) -> choose(init:get_argument(erl_epmd_port), S#st{ip = Ip});
+resolved({error, Reason}, Host, S) -> fail(unknown_host, [text(Host), ": ", text(Reason)], S).
 
 %% -erl_epmd_port says that all nodes listen on that port and that no EPMD is to be asked.
 choose({ok, _}, S) -> direct(none, S);
@@ -54,10 +59,10 @@ handover(#st{link = Link, timer = Timer} = S) ->
         {error, Reason, Detail} -> fail(Reason, Detail, S)
     end.
 
-request(#st{name = Name, ip = Ip, setup_time = SetupTime}) ->
+request(#st{name = Name, ip = Ip, epmd_port = EpmdPort, setup_time = SetupTime}) ->
     #{name => unicode:characters_to_binary(Name),
       address => handover_proto:ip_to_binary(Ip),
-      epmd_port => handover_config:epmd_port(),
+      epmd_port => EpmdPort,
       bind => bind(),
       timeout => max(SetupTime - ?DIAL_MARGIN_MS, SetupTime div 2)}.
 
@@ -74,7 +79,7 @@ handshake(Via, Version, #st{link = Link} = S) ->
     handover_handshake:start(
       #{kernel => S#st.kernel, node => S#st.node, my_node => S#st.my_node, socket => S#st.socket,
         driver => S#st.driver, timer => S#st.timer, type => S#st.type, version => Version, host => S#st.host, via => Via,
-        f_up => fun() -> handover_link:up(Link) end,
+        f_up => fun(Socket) -> handover_link:up(Link, Socket, Via) end,
         f_answer => fun(Answer) -> leave_handshake(Answer, S) end}).
 
 %% Called deep inside dist_util's handshake, which would go on to end this process. The way out of there that leaves no
@@ -90,8 +95,22 @@ no_handover(Answer, #st{driver = Driver, socket = Socket} = S) ->
     _ = Driver:close(Socket),
     case reason(Answer) of
         Reason when Reason =:= stock_epmd; Reason =:= no_handover -> direct_or_fail(Reason, "", S);
+        {other_name, Name} -> other_name(Name, S);
         {Reason, Detail} -> fail(Reason, Detail, S);
         Reason -> fail(Reason, "", S)
+    end.
+
+%% The same alive name at another host: EPMD was asked for no more than that, so this is the node, under its true name.
+-spec other_name(string(), #st{}) -> no_return().
+other_name(True, #st{name = Name, node = Node, ip = Ip, epmd_port = EpmdPort} = S) ->
+    handover_dial:forget(Node),
+    case string:split(True, "@") of
+        [Name, [_ | _]] when EpmdPort =/= none ->
+            lists:member(True, [atom_to_list(N) || N <- nodes(connected)])
+                orelse handover_dial:learn(Node, True, {Ip, EpmdPort}),
+            fail(other_name, {True, {Ip, EpmdPort}}, S);
+        _ ->
+            fail(handshake, io_lib:format("the node there calls itself ~tp", [True]), S)
     end.
 
 %% PROTOCOL.md, HANDOVER_RESP.
@@ -103,12 +122,14 @@ reason({result, 4}) -> refused;
 reason({result, 5}) -> overloaded;
 reason({result, Other}) -> {bad_answer, io_lib:format("result ~b", [Other])};
 reason({bad_answer, Bytes}) -> {bad_answer, io_lib:format("~p", [Bytes])};
-reason({error, Reason}) -> {closed, Reason}.
+reason({error, Reason}) -> {closed, Reason};
+reason({other_name, _} = Other) -> Other.
 
 %% as OTP does it
 
-direct_or_fail(Reason, Detail, S) ->
-    case handover_config:get(fallback) of
+%% OTP asks for a node's port at the usual port of EPMDs only.
+direct_or_fail(Reason, Detail, #st{epmd_port = EpmdPort} = S) ->
+    case handover_config:get(fallback) andalso EpmdPort =:= handover_config:epmd_port() of
         true -> direct(Reason, S);
         false -> fail(Reason, Detail, S)
     end.
@@ -158,6 +179,10 @@ bad_name(Detail, Link) ->
     ?shutdown(bad_name).
 
 %% internal
+
+text(Ip) when is_tuple(Ip) -> inet:ntoa(Ip);
+text(Text) when is_list(Text) -> Text;
+text(Term) -> io_lib:format("~tp", [Term]).
 
 stage(Stage, #st{link = Link}) ->
     handover_link:stage(Link, Stage).

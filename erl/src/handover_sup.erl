@@ -8,7 +8,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/0, register/1, accept/1, connect/1, failed/3, last_failure/2, info/0]).
+-export([start_link/0, register/1, accept/1, connect/1, failed/3, last_failure/2, failure/1, info/0]).
 -export([ready/3, handed_over/2, registration_changed/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
@@ -65,9 +65,14 @@ failed(Node, Reason, Detail) ->
     gen_server:cast(?MODULE, {failed, Node, erlang:monotonic_time(), {Reason, Detail}}).
 
 %% @doc Why the last connection to Node failed, at Since or later. Waits a moment for who is about to tell.
--spec last_failure(node(), integer()) -> {atom(), iodata()}.
+-spec last_failure(node(), integer()) -> {atom(), term()}.
 last_failure(Node, Since) ->
     gen_server:call(?MODULE, {last_failure, Node, Since}, infinity).
+
+%% @doc The last failure that is remembered of Node, and when it was (erlang:monotonic_time()).
+-spec failure(node()) -> {integer(), {atom(), term()}} | none.
+failure(Node) ->
+    gen_server:call(?MODULE, {failure, Node}).
 
 -spec info() -> map().
 info() ->
@@ -92,6 +97,9 @@ registration_changed(Epmd) -> gen_server:cast(?MODULE, {epmd, Epmd}).
 %% @private
 init([]) ->
     process_flag(trap_exit, true),
+    handover_dial:new(),
+    handover_stats:new(),
+    handover_telemetry:new(),
     {ok, start_worker(#st{})}.
 
 %% @private
@@ -104,6 +112,8 @@ handle_call({accept, Kernel}, _From, #st{early = Early} = S) ->
     {reply, ok, S#st{kernel = Kernel, early = []}};
 handle_call({last_failure, Node, Since}, From, S) ->
     last_failure(maps:get(Node, S#st.failures, none), Node, Since, From, S);
+handle_call({failure, Node}, _From, S) ->
+    {reply, maps:get(Node, S#st.failures, none), S};
 handle_call(info, _From, S) ->
     {reply, info(S), S}.
 

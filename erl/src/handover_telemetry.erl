@@ -1,0 +1,56 @@
+%% @doc The event callback: `telemetry' names a module whose execute/3 is called with each event, as
+%% `Module:execute([handover, Event], Measurements, Metadata)'. That is the form of the telemetry library, so
+%% `telemetry' itself can be named; handover does not depend on it.
+%%
+%% A callback runs in a process of its own. One that crashes is counted, and the first is logged; while 100 are at work
+%% further events are counted and dropped.
+-module(handover_telemetry).
+
+-export([new/0, event/2]).
+-export([run/3]).
+
+-define(AT_WORK, ?MODULE).
+-define(MOST, 100).
+
+-spec new() -> ok.
+new() ->
+    case persistent_term:get(?AT_WORK, none) of
+        none -> persistent_term:put(?AT_WORK, counters:new(1, []));
+        _ -> ok
+    end.
+
+%% @doc Passes an event on to the callback, if there is one.
+-spec event(atom(), map()) -> ok.
+event(telemetry_failed, _) ->
+    ok;
+event(Event, Fields) ->
+    case handover_config:get(telemetry) of
+        none -> ok;
+        Module -> start(Module, Event, Fields, persistent_term:get(?AT_WORK, none))
+    end.
+
+start(_, _, _, none) ->
+    ok;
+start(Module, Event, Fields, AtWork) ->
+    case counters:get(AtWork, 1) < ?MOST of
+        true -> counters:add(AtWork, 1, 1), _ = spawn(?MODULE, run, [Module, Event, Fields]), ok;
+        false -> handover_stats:count(telemetry_failed, #{})
+    end.
+
+%% @private
+-spec run(module(), atom(), map()) -> ok.
+run(Module, Event, Fields) ->
+    try Module:execute([handover, Event], maps:merge(#{count => 1}, maps:with([duration], Fields)),
+                       maps:without([duration, label], Fields)) of
+        _ -> ok
+    catch
+        Class:Reason -> failed(Module, {Class, Reason})
+    after
+        counters:sub(persistent_term:get(?AT_WORK), 1, 1)
+    end.
+
+failed(Module, Reason) ->
+    case handover_stats:counters() of
+        #{telemetry_failed := 0} -> handover_log:event(warning, telemetry_failed, #{module => Module, reason => Reason});
+        _ -> handover_stats:count(telemetry_failed, #{})
+    end.
