@@ -8,7 +8,7 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() -> [stock_fails, handover_connects, three_nodes, no_port_but_epmds, ipv6, fallback_is_blocked, host_is_down].
+all() -> [stock_fails, handover_connects, three_nodes, no_port_but_epmds, ipv6, behind_nat, fallback_is_blocked, host_is_down].
 
 init_per_suite(Config) ->
     case hosts(["check"]) of
@@ -106,6 +106,24 @@ ipv6(Config) ->
                                       call(A, inet, peername, [handover_ct:dist_port(A, Node)]))
                  end)
     end.
+
+%% host2 is behind a port mapping, 5369 to EPMD's port, and its nodes' names have a host that means nothing outside: two
+%% ways to reach them, each under its true name.
+behind_nat(Config) ->
+    Rules = "\"add table ip nat; add chain ip nat pre { type nat hook prerouting priority -100; }; "
+            "add rule ip nat pre tcp dport 5369 redirect to :4369\"",
+    "" = in_host(2, "nft " ++ Rules, Config),
+    Map = ["-handover", "dial_map", "\"*@*.private.invalid=host2.handover.test:5369\""],
+    Off = ["-handover", "listen", "false"],
+    with([node(a, 1, Config, #{args => Map}), node(b, 2, Config, #{host => "h2.private.invalid", args => Off}),
+          node(c, 1, Config)],
+         fun(A, B, C) ->
+                 ?assertEqual({ok, name(B)}, call(A, handover, connect, [name(B)])),
+                 ?assertEqual({ok, {{192,0,2,2}, 5369}}, call(A, inet, peername, [handover_ct:dist_port(A, name(B))])),
+                 ?assertEqual(name(B), call(A, erpc, call, [name(B), erlang, node, []])),
+                 ?assertEqual({ok, name(B)}, call(C, handover, connect, ['b@host2.handover.test'])),
+                 ?assertEqual({'DOWN', link_noticed}, call(C, handover_ct_work, link_and_monitor, [name(B)]))
+         end).
 
 %% A stock EPMD over there: the fallback is tried, the firewall drops it, and the log says so in time.
 fallback_is_blocked(Config) ->
