@@ -146,10 +146,11 @@ vet({ok, "salive"} = Ok, Node, Answer) ->
 vet(Other, _, _) ->
     Other.
 
+%% Releases differ in how they write a name that is not ASCII.
 name(Name, Node, Ok, Answer) ->
-    case atom_to_list(Node) of
-        Name -> Ok;
-        _ -> Answer({other_name, Name})
+    case lists:member(Name, [atom_to_list(Node), binary_to_list(atom_to_binary(Node, utf8))]) of
+        true -> Ok;
+        false -> Answer({other_name, Name})
     end.
 
 is_alias(Node, Node) -> false;
