@@ -9,13 +9,15 @@
 -export([new/0, event/2]).
 -export([run/3]).
 
--define(AT_WORK, ?MODULE).
+%% In atomics: the calls at work, and those that failed.
+-define(AT_WORK, 1).
+-define(FAILED, 2).
 -define(MOST, 100).
 
 -spec new() -> ok.
 new() ->
-    case persistent_term:get(?AT_WORK, none) of
-        none -> persistent_term:put(?AT_WORK, counters:new(1, []));
+    case persistent_term:get(?MODULE, none) of
+        none -> persistent_term:put(?MODULE, atomics:new(2, []));
         _ -> ok
     end.
 
@@ -26,15 +28,15 @@ event(telemetry_failed, _) ->
 event(Event, Fields) ->
     case handover_config:get(telemetry) of
         none -> ok;
-        Module -> start(Module, Event, Fields, persistent_term:get(?AT_WORK, none))
+        Module -> start(Module, Event, Fields, persistent_term:get(?MODULE, none))
     end.
 
 start(_, _, _, none) ->
     ok;
-start(Module, Event, Fields, AtWork) ->
-    case counters:get(AtWork, 1) < ?MOST of
-        true -> counters:add(AtWork, 1, 1), _ = spawn(?MODULE, run, [Module, Event, Fields]), ok;
-        false -> handover_stats:count(telemetry_failed, #{})
+start(Module, Event, Fields, Calls) ->
+    case atomics:add_get(Calls, ?AT_WORK, 1) of
+        N when N =< ?MOST -> _ = spawn(?MODULE, run, [Module, Event, Fields]), ok;
+        _ -> atomics:sub(Calls, ?AT_WORK, 1), handover_stats:count(telemetry_failed, #{})
     end.
 
 %% @private
@@ -46,11 +48,11 @@ run(Module, Event, Fields) ->
     catch
         Class:Reason -> failed(Module, {Class, Reason})
     after
-        counters:sub(persistent_term:get(?AT_WORK), 1, 1)
+        atomics:sub(persistent_term:get(?MODULE), ?AT_WORK, 1)
     end.
 
 failed(Module, Reason) ->
-    case handover_stats:counters() of
-        #{telemetry_failed := 0} -> handover_log:event(warning, telemetry_failed, #{module => Module, reason => Reason});
+    case atomics:add_get(persistent_term:get(?MODULE), ?FAILED, 1) of
+        1 -> handover_log:event(warning, telemetry_failed, #{module => Module, reason => Reason});
         _ -> handover_stats:count(telemetry_failed, #{})
     end.
