@@ -256,8 +256,14 @@ simultaneous_connects(Config) ->
                       [receive {Pid, Result} -> ?assertEqual(pong, Result) end || Pid <- Pids],
                       ?assertEqual([name(B)], call(A, erlang, nodes, [])),
                       ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
-                      handover_ct:until(fun() -> call(B, erlang, nodes, []) =:= [] end)
-                  end || _ <- lists:seq(1, 50)]
+                      handover_ct:until(fun() ->
+                                                case call(B, erlang, nodes, []) of
+                                                    [] -> true;
+                                                    Nodes -> {N, B, Nodes, A, [call(A, F, G, Args) || {F, G, Args} <-
+                                                                 [{erlang, nodes, []}, {ets, tab2list, [sys_dist]}]]}
+                                                end
+                                        end)
+                  end || N <- lists:seq(1, 50)]
          end).
 
 %% Something that registers, takes the connection, answers HANDOVER_RESP and dies.

@@ -136,13 +136,13 @@ say(Reason, Detail, #setup{node = Node, since = Since} = S) ->
     S#setup{said = true}.
 
 %% When both nodes connect at once net_kernel ends one of the two setups: remarked. A link that is taken down the moment it
-%% is up ends with disconnect. Some end with shutdown just before the other is up: worth a moment's wait, since shutdown is
-%% the reason of failures as well.
+%% is up ends with disconnect. Some end with shutdown just before the other is up, or before this process could look (noproc):
+%% worth a moment's wait, since these are the reasons of failures as well.
 say_death(_Reason, #setup{said = true} = S) ->
     S;
 say_death(Reason, S) when Reason =:= remarked; Reason =:= disconnect ->
     S#setup{said = true};
-say_death(shutdown, #setup{node = Node} = S) ->
+say_death(Reason, #setup{node = Node} = S) when Reason =:= shutdown; Reason =:= noproc ->
     case is_connected_soon(Node, ?SUPERSEDED_POLLS) of
         true -> S#setup{said = true};
         false -> say(handshake, "closed by the other node", S)
