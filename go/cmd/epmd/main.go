@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"handover/go/internal/epmd"
 )
@@ -23,6 +25,8 @@ func main() {
 	if o.command != "" {
 		os.Exit(o.call(os.Stdout, os.Stderr))
 	}
+	// Whoever read the log may be gone; the names must not go with him.
+	signal.Ignore(syscall.SIGPIPE)
 	before, err := inherit()
 	if err == nil {
 		err = o.readConfig(before != nil && before.mode != trialMode)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"handover/go/internal/epmdproto"
 )
 
 const (
@@ -112,6 +114,33 @@ func TestOutOfFiles(t *testing.T) {
 		_ = c.Close()
 	}
 	register(t, port, "after")
+}
+
+// TestLogReaderGone: a log that nobody reads any more costs no name.
+func TestLogReaderGone(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	port := freePort(t)
+	cmd := command(port, "-d")
+	cmd.Stderr = w
+	await(t, cmd, port)
+	_ = w.Close()
+	heartbeat := register(t, port, "n")
+	_ = r.Close()
+	c := dial(t, port)
+	if _, err := c.Write(epmdproto.AppendRequest(nil, 'q', "")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(c); len(b) != 0 || err != nil {
+		t.Errorf("an unknown request, which is logged: %q, %v", b, err)
+	}
+	if err := lookUp(port, "n"); err != nil {
+		t.Error(err)
+	}
+	_ = heartbeat.Close()
 }
 
 // TestPortTaken: something that is not an EPMD is named, by the daemon's parent
