@@ -200,10 +200,19 @@ func TestUpgradeUnanswered(t *testing.T) {
 	send(t, n.heartbeat, answer[:5])
 	next := ts.upgraded(t)
 	send(t, n.heartbeat, answer[5:])
+	if !within(func() bool { entry := next.names.Lookup([]byte("n")); return entry != nil && !nodeOf(entry).isAsked() }) {
+		t.Fatal("the rest of the answer is not taken for it")
+	}
 	next.initiate(t, "n")
 	ch := n.open()
 	p, _ := ch.take()
 	ch.ack(p.ID, epmdproto.OK)
+}
+
+func (n *node) isAsked() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.asked
 }
 
 // TestUpgradeFails: the server goes on as if nothing had been.
