@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what is built, or removes it: the programs, the Erlang application, the systemd units, the documents.
 #   [DESTDIR=…] [PREFIX=/usr/local] .ci/install.sh install|uninstall
-# DESTDIR is where a package is put together; what is installed refers to PREFIX alone.
+# DESTDIR is where a package is put together; what is installed refers to PREFIX, and to the configuration in /etc, whatever
+# PREFIX is. A configuration that is there already stays as it is, and one that was changed outlives uninstall.
 set -eu
 cd "$(dirname "$0")/.."
 prefix=${PREFIX:-/usr/local}
@@ -17,6 +18,7 @@ app=$prefix/lib/erlang/lib/handover-$vsn
 doc=$prefix/share/doc/handover
 units=$prefix/lib/systemd/system
 users=$prefix/lib/sysusers.d
+config=/etc/handover/epmd.toml
 built=_build/default/lib/handover
 
 # put MODE FILE… DIRECTORY: with the directory
@@ -33,7 +35,7 @@ put() {
 # unit FILE NAME DIRECTORY: with the paths in it
 unit() {
     install -d "${DESTDIR:-}$3"
-    sed "s,@BINDIR@,$prefix/bin,; s,@DOCDIR@,$doc," "$1" >"${DESTDIR:-}$3/$2"
+    sed "s,@BINDIR@,$prefix/bin,; s,@DOCDIR@,$doc,; s,@CONFIG@,$config," "$1" >"${DESTDIR:-}$3/$2"
     chmod 644 "${DESTDIR:-}$3/$2"
 }
 
@@ -52,12 +54,17 @@ install_all() {
     unit systemd/epmd.socket epmd.socket "$units"
     unit systemd/epmd.service epmd.service "$units"
     unit systemd/epmd.sysusers epmd.conf "$users"
+    [ -e "${DESTDIR:-}$config" ] || put 644 systemd/epmd.toml "$(dirname "$config")"
     put 644 README.md CHANGELOG.md LICENSE docs/*.md "$doc"
 }
 
 uninstall_all() {
     rm -f "${DESTDIR:-}$prefix/bin/epmd" "${DESTDIR:-}$prefix/bin/handover" \
         "${DESTDIR:-}$units/epmd.socket" "${DESTDIR:-}$units/epmd.service" "${DESTDIR:-}$users/epmd.conf"
+    if cmp -s systemd/epmd.toml "${DESTDIR:-}$config"; then
+        rm -f "${DESTDIR:-}$config"
+        rmdir "$(dirname "${DESTDIR:-}$config")" 2>/dev/null || true # somebody's own files
+    fi
     rm -rf "${DESTDIR:-}$app" "${DESTDIR:-}$doc"
 }
 

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -87,6 +88,23 @@ func TestExample(t *testing.T) {
 		if got := c.Policy.Check(want.request, peer, netip.PrefixFrom(peer, peer.BitLen()), want.name); got != want.reason {
 			t.Errorf("%+v: %v", want, got)
 		}
+	}
+}
+
+// TestInstalled: the file that is installed says nothing, and what it has as
+// comments is right once it is none.
+func TestInstalled(t *testing.T) {
+	text, err := os.ReadFile("../../../systemd/epmd.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Parse(text); err != nil || c != (Config{}) {
+		t.Errorf("as it is: %+v, %v", c, err)
+	}
+	uncommented := regexp.MustCompile(`(?m)^#([^ ])`).ReplaceAll(text, []byte("$1"))
+	c, err := Parse(uncommented)
+	if err != nil || c.Policy == nil || !c.Metrics.IsValid() {
+		t.Errorf("without the comments: %+v, %v\n%s", c, err, uncommented)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"handover/go/internal/epmdconf"
 )
 
 const top = "../../.."
@@ -63,6 +65,12 @@ func TestInstall(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if !strings.Contains(string(unit), " -config /etc/handover/epmd.toml\n") {
+		t.Errorf("the unit reads no configuration: %s", unit)
+	}
+	if _, err := epmdconf.Load(dest + "/etc/handover/epmd.toml"); err != nil {
+		t.Error(err)
+	}
 	links, err := filepath.Glob(dest + "/usr/lib/erlang/lib/handover-*/priv/*")
 	if err != nil || len(links) != 2 {
 		t.Fatal(links, err)
@@ -76,6 +84,22 @@ func TestInstall(t *testing.T) {
 	makeTarget(t, "uninstall", dest)
 	if left := files(t, dest); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// TestConfigurationStays: what an operator has written outlives the next install,
+// and uninstall.
+func TestConfigurationStays(t *testing.T) {
+	dest := installed(t)
+	config, mine := dest+"/etc/handover/epmd.toml", "metrics = \"127.0.0.1:1\"\n"
+	if err := os.WriteFile(config, []byte(mine), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{"install", "uninstall"} {
+		makeTarget(t, target, dest)
+		if text, err := os.ReadFile(config); err != nil || string(text) != mine {
+			t.Errorf("after make %s: %q, %v", target, text, err)
+		}
 	}
 }
 
