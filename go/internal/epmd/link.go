@@ -71,9 +71,14 @@ func (n *node) attempt(o *opening) {
 		n.s.wg.Go(o.channel.readAcks)
 	}
 	n.opening = nil
+	// Anybody who asks for the node comes here: a line now and then is enough.
+	say := err != nil && !isAny(err, errGone, left) && time.Since(n.logged) > logEvery
+	if say {
+		n.logged = time.Now()
+	}
 	n.mu.Unlock()
 	close(o.done)
-	if err != nil && !isAny(err, errGone, left) {
+	if say {
 		n.s.o.Log.Warn().Err(err).Str("node", n.entry.Name).Msg("no way to bring connections to the node")
 	}
 }

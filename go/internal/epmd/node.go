@@ -29,8 +29,9 @@ type node struct {
 	asked   bool         // an 'h' is unanswered: there is never more than one
 	said    bytes.Buffer // what has come of the answer to 'h'; listen's alone
 	answers chan pathAnswer
-	channel *channel // the open one, or nil
-	opening *opening // the attempt under way, or nil
+	channel *channel  // the open one, or nil
+	opening *opening  // the attempt under way, or nil
+	logged  time.Time // that there is no way to it
 
 	line // the gate's
 }

@@ -68,6 +68,23 @@ func TestBadPlaces(t *testing.T) {
 	}
 }
 
+// TestBadPlaceIsLoggedOnce: other hosts can ask for such a node as often as they
+// like; the log does not grow with that.
+func TestBadPlaceIsLoggedOnce(t *testing.T) {
+	ts := start(t, Options{})
+	n := ts.node(t, "n")
+	for range 20 {
+		c := ts.initiate(t, "n")
+		n.asked()
+		send(t, n.heartbeat, []byte(framed("relative")))
+		refused(t, c, epmdproto.NoHandover)
+	}
+	ts.log.says(t, "no way to bring")
+	if got := strings.Count(ts.log.String(), "no way to bring"); got != 1 {
+		t.Errorf("%d lines", got)
+	}
+}
+
 func plainFile(t *testing.T, path string) {
 	t.Helper()
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
