@@ -60,7 +60,7 @@ func (s *soak) load(length time.Duration, upgrade func()) {
 			s.upgrades.Add(1)
 			time.Sleep(2 * time.Second)
 		}
-		if time.Now().After(next) {
+		if now := time.Now(); now.After(next) && now.Add(time.Second).Before(s.end) { // the end has a line anyway
 			s.report()
 			next = time.Now().Add(10 * time.Second)
 		}
