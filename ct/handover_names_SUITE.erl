@@ -4,12 +4,12 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
--export([killed_node_frees_its_name/1, restarted_epmd_has_all_back/1, upgrade_unnoticed/1, users/1]).
+-export([killed_node_frees_its_name/1, stopped_carrier_frees_the_name/1, restarted_epmd_has_all_back/1, upgrade_unnoticed/1, users/1]).
 
 -define(EPMD_UID, 64501).
 
 all() ->
-    [killed_node_frees_its_name, restarted_epmd_has_all_back, upgrade_unnoticed, users].
+    [killed_node_frees_its_name, stopped_carrier_frees_the_name, restarted_epmd_has_all_back, upgrade_unnoticed, users].
 
 init_per_testcase(users, Config) ->
     case os:cmd("id -u") of
@@ -41,6 +41,19 @@ killed(Port, Proto) ->
     handover_ct:stop_node(First),
     handover_ct:stop_node(Again),
     handover_ct:until(fun() -> names(Port) =:= [] end).
+
+%% SIGSTOP to the carrier, SIGKILL to the BEAM: the carrier is continued, and sees that it is over.
+stopped_carrier_frees_the_name(Config) ->
+    Port = port(Config),
+    handover_ct:with(handover, [], Port,
+      fun() ->
+              Node = start("n", Port, "handover_tcp"),
+              Beam = list_to_integer(call(Node, os, getpid, [])),
+              handover_ct:kill(handover_ct:carrier(Node), "STOP"),
+              handover_ct:kill(Beam, "KILL"),
+              handover_ct:until(fun() -> names(Port) =:= [] end),
+              handover_ct:stop_node(Node)
+      end).
 
 %% Handover nodes are back within a second, stock ones within OTP's two. The deadlines here are generous, for machines
 %% where everything takes longer; the log has the times.

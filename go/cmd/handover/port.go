@@ -20,7 +20,10 @@ func port(ctx context.Context, args []string) int {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	err := carrier.Run(ctx, os.Stdin, os.Stdout, os.Stderr, carrier.Options{Program: program()})
+	err := wakeAtParentsEnd()
+	if err == nil {
+		err = carrier.Run(ctx, os.Stdin, os.Stdout, os.Stderr, carrier.Options{Program: program()})
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "handover: %v\n", err)
 		return 1
