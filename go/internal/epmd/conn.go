@@ -224,6 +224,18 @@ func (c *conn) pending() bool {
 	return err == nil
 }
 
+// hungUp says whether the peer has closed and nothing is left to read, or the
+// connection is broken or closed here.
+func (c *conn) hungUp() bool {
+	var b [1]byte
+	n := 0
+	err := c.control(func(fd int) (err error) {
+		n, _, err = unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return err
+	})
+	return err == nil && n == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR
+}
+
 func retry(call func(int, []byte) (int, error), fd int, b []byte) (n int, err error) {
 	for {
 		if n, err = call(fd, b); err != unix.EINTR {

@@ -59,6 +59,9 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 	if err == nil {
 		err = s.names.Register(n.entry)
 	}
+	if errors.Is(err, registry.ErrTaken) && s.freed(req.Name) {
+		err = s.names.Register(n.entry)
+	}
 	resp := epmdproto.Alive2Resp{Result: 1, Creation: epmdproto.NoCreation}
 	if err == nil {
 		resp = epmdproto.Alive2Resp{Creation: n.entry.Creation()}
@@ -77,6 +80,22 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 		s.stats.request(kindRegister, outcomeOK)
 		n.live()
 	}
+}
+
+// freed takes a name from a node that has hung up, which the node's goroutine has
+// not come to see yet: a node that is started again at once must not find its own
+// name taken.
+func (s *Server) freed(name string) bool {
+	entry := s.names.Lookup([]byte(name))
+	if entry == nil {
+		return true // meanwhile
+	}
+	n := nodeOf(entry)
+	if !n.heartbeat.hungUp() {
+		return false
+	}
+	n.leave(errGone, "hung up, and the name is wanted again")
+	return true
 }
 
 func newNode(s *Server, c *conn, req epmdproto.Alive2Req) *node {

@@ -102,6 +102,49 @@ func TestHeartbeat(t *testing.T) {
 	}
 }
 
+// TestHungUpUnseen: who registers right behind the end of a node of that name gets
+// it, even where the node's goroutine has not come to see the end: here nobody
+// reads that heartbeat. The name of a node that lives stays taken.
+func TestHungUpUnseen(t *testing.T) {
+	for name, end := range map[string]func(*net.TCPConn){
+		"closed": func(c *net.TCPConn) { _ = c.Close() },
+		"reset":  func(c *net.TCPConn) { _ = c.SetLinger(0); _ = c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ts := start(t, Options{})
+			heartbeat, peer := remotePair(t, ts.Server)
+			t.Cleanup(heartbeat.close)
+			if err := heartbeat.park(); err != nil {
+				t.Fatal(err)
+			}
+			before := newNode(ts.Server, heartbeat, plainNode("n"))
+			if err := ts.names.Register(before.entry); err != nil {
+				t.Fatal(err)
+			}
+			again := func() epmdproto.Alive2Resp {
+				b, _ := plainNode("n").Append(nil)
+				c := ts.dial(t)
+				send(t, c, b)
+				r, err := epmdproto.ReadAlive2Resp(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			}
+			if r := again(); r.Result == 0 {
+				t.Error("a living node has lost its name")
+			}
+			end(peer.(*net.TCPConn))
+			if !within(heartbeat.hungUp) {
+				t.Fatal("the end does not come through")
+			}
+			if r := again(); r.Result != 0 || r.Creation != before.entry.Creation()+1 && r.Creation != 4 {
+				t.Errorf("%+v, after creation %d", r, before.entry.Creation())
+			}
+		})
+	}
+}
+
 func TestMalformed(t *testing.T) {
 	ts := start(t, Options{})
 	ts.register(t, plainNode("n"))
