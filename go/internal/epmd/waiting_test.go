@@ -147,3 +147,28 @@ func TestWaitingIsForgotten(t *testing.T) {
 		t.Errorf("kept: %v, %v", ts.waiting.source, ts.waiting.local.index)
 	}
 }
+
+// TestLocalReserve: other hosts can't take the last places; this host's own peers
+// can, and no more than those.
+func TestLocalReserve(t *testing.T) {
+	ts := start(t, Options{MaxClients: 4, LocalReserve: 2, MaxWaiting: 4, MaxWaitingSource: 4})
+	for i := range 3 {
+		ours, theirs := remotePair(t, ts.Server)
+		ts.enter(ours)
+		if i < 2 {
+			continue
+		}
+		if got := readAll(t, theirs); got != "" || ts.clients.Load() != 2 {
+			t.Errorf("a third one of another host: %q, %d clients", got, ts.clients.Load())
+		}
+	}
+	for range 2 {
+		send(t, ts.dial(t), []byte{0})
+	}
+	if !within(func() bool { return ts.clients.Load() == 4 }) {
+		t.Errorf("%d clients, with two of this host", ts.clients.Load())
+	}
+	if n := ts.stats.refusals[refusedClients].Load(); n != 1 {
+		t.Errorf("%d refused", n)
+	}
+}
