@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,6 +39,8 @@ type conn struct {
 	got    int
 	body   []byte // what was read behind the header before errAgain
 	split  bool   // the bytes behind the length came later than it
+
+	writing atomic.Int64 // when a write that may have to wait began, in Unix nanoseconds, or 0
 }
 
 // read is io.Reader's, but reads what is there without a goroutine switch, and
@@ -117,6 +120,8 @@ func (c *conn) writeLast(b []byte) error {
 // write sends all of b on a parked connection, or returns an error by the
 // deadline.
 func (c *conn) write(b []byte) error {
+	c.writing.Store(time.Now().UnixNano())
+	defer c.writing.Store(0)
 	_, err := c.file.Write(b)
 	return err
 }

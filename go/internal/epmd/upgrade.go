@@ -30,7 +30,7 @@ var (
 	ErrNoUpgrade = errors.New("epmd: this EPMD can't be upgraded")
 )
 
-// freezeTimeout bounds the wait for answers that peers do not read.
+// freezeTimeout bounds the wait for an answer that a peer does not read.
 const freezeTimeout = time.Second
 
 // leaving is what a server knows of its own upgrade.
@@ -149,15 +149,7 @@ func (s *Server) freeze(a *acceptor) {
 		s.wg.Wait()
 		close(gone)
 	}()
-	select {
-	case <-gone:
-	case <-time.After(freezeTimeout):
-		for _, c := range s.parked() {
-			s.o.Log.Warn().Stringer("peer", c.peer).Msg("upgrade: does not read its answer, closing")
-			c.hangUp()
-		}
-		<-gone
-	}
+	s.awaitAnswers(gone)
 	st := s.state(false)
 	for _, p := range a.fds[1:] {
 		if fd, err := dupCloexec(int(p.Fd)); err == nil {
@@ -171,6 +163,27 @@ func (s *Server) freeze(a *acceptor) {
 		return
 	}
 	s.leaving.left = st
+}
+
+// awaitAnswers returns when gone is closed, for which it closes connections that
+// have not taken their answer for too long. All others only need a processor, for
+// however long it takes to get one.
+func (s *Server) awaitAnswers(gone <-chan struct{}) {
+	tick := time.NewTicker(freezeTimeout / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-gone:
+			return
+		case <-tick.C:
+		}
+		for _, c := range s.parked() {
+			if began := c.writing.Load(); began != 0 && time.Since(time.Unix(0, began)) > freezeTimeout {
+				s.o.Log.Warn().Stringer("peer", c.peer).Msg("upgrade: does not read its answer, closing")
+				c.hangUp()
+			}
+		}
+	}
 }
 
 // errNotOwner: whoever may tell EPMD to run a program can run one as its user.

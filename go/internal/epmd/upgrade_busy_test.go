@@ -1,0 +1,81 @@
+package epmd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"handover/go/internal/epmdproto"
+)
+
+// TestUpgradeBusy: where the processors are busy it takes long until every
+// connection is set aside. No name is lost for that.
+func TestUpgradeBusy(t *testing.T) {
+	ts := upgradable(t, Options{})
+	_, ch := ts.openNode(t, "n")
+	var heartbeats []net.Conn
+	for i := range 5 {
+		c, _ := ts.register(t, plainNode(fmt.Sprint("m", i)))
+		heartbeats = append(heartbeats, c)
+	}
+	half := ts.dial(t)
+	send(t, half, []byte{0, 3, 'z'})
+	ts.initiate(t, "n")
+	p, _ := ch.take()
+	if err := ts.Upgrade(); err != nil {
+		t.Fatal(err)
+	}
+	if !within(ts.leaving.draining.Load) {
+		t.Fatal("does not drain")
+	}
+	ts.leaving.mu.Lock() // which nobody can be set aside without
+	ch.ack(p.ID, epmdproto.OK)
+	frozen := within(ts.leaving.frozen.Load)
+	time.Sleep(3 * freezeTimeout / 2) // what the busy processors take
+	ts.leaving.mu.Unlock()
+	if !frozen {
+		t.Fatal("does not freeze")
+	}
+	next := ts.succeeded(t)
+	if !within(func() bool { return next.names.Len() == 6 }) {
+		t.Errorf("%d names are left", next.names.Len())
+	}
+	send(t, half, []byte("m1"))
+	if got := readAll(t, half); !strings.Contains(got, "m1") {
+		t.Errorf("half a request: %q", got)
+	}
+	for i, c := range heartbeats {
+		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("m%d notices: %v", i, err)
+		}
+	}
+}
+
+// TestUpgradeUnread: who does not read his answer holds an upgrade up for a moment,
+// and loses it.
+func TestUpgradeUnread(t *testing.T) {
+	ts := upgradable(t, Options{})
+	ts.register(t, plainNode("n"))
+	ours, theirs := remotePair(t, ts.Server)
+	ts.wg.Go(func() {
+		defer ours.close()
+		ts.reply(ours, make([]byte, 64<<20)) // no socket takes so much
+	})
+	if !within(func() bool { return ours.writing.Load() != 0 }) {
+		t.Fatal("the answer finds room")
+	}
+	next := ts.upgraded(t)
+	ts.log.says(t, "does not read its answer")
+	if !within(func() bool { return next.names.Len() == 1 }) {
+		t.Error("the name is lost")
+	}
+	if n, err := io.Copy(io.Discard, theirs); n == 64<<20 {
+		t.Errorf("the answer is whole: %v", err)
+	}
+}
