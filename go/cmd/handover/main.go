@@ -17,6 +17,11 @@ import (
 const fallbackVersion = "0.1.0"
 
 const usage = `usage: handover port      the carrier: started by the BEAM, speaks on stdin and stdout
+       handover doctor [--address HOST[:PORT]] [--port PORT] [--inet6] [--timeout 5s] [--json] NAME@HOST
+                          the way to a node, step by step, and what to do where it ends
+                          --address: dial there, not the name's host; --port: EPMD's (ERL_EPMD_PORT, or 4369)
+                          --inet6: as handover_tcp6; --timeout: for each step
+                          exit status: 0 by handover, 3 at the node's own port only, 1 not at all, 2 wrong usage
        handover status [--json]
                           what the EPMD of this host does and has counted (port: ERL_EPMD_PORT, or 4369)
        handover version   name and version
@@ -24,6 +29,7 @@ const usage = `usage: handover port      the carrier: started by the BEAM, speak
 
 // commands take the arguments behind their name and return the exit status.
 var commands = map[string]func(ctx context.Context, args []string) int{
+	"doctor":  runDoctor,
 	"port":    port,
 	"status":  status,
 	"version": version,

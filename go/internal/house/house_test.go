@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"policy":    {},
 	"status":    {"epmdproto"},
 	"metrics":   {"status"},
+	"doctor":    {"epmdproto"},
 	"epmdconf":  {"policy"},
 	"epmd":      {"registry", "fdpass", "peercred", "policy", "status", "epmdproto"},
 	"carrier":   {"fdpass", "peercred", "portproto", "epmdproto"},

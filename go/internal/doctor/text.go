@@ -1,0 +1,51 @@
+package doctor
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+var marks = map[State]string{OK: "✔", Failed: "✘", Skipped: "-"}
+
+// Line is a step as a person reads it.
+func (s Step) Line() string {
+	time := ""
+	if s.State != Skipped || s.Detail != "" {
+		time = fmt.Sprintf("%.1f ms", s.Millis)
+	}
+	return strings.TrimRight(fmt.Sprintf("%s %-10s %10s  %s", marks[s.State], s.Name, time, s.Detail), " ")
+}
+
+// Summary is the last line: how the node is reached, or what to do about the step
+// that failed.
+func (r Report) Summary() string {
+	advice := ""
+	for _, s := range r.Steps {
+		if s.Advice != "" {
+			advice = s.Advice
+		}
+	}
+	switch r.Result {
+	case ByHandover:
+		return show(r.Node) + " can be reached by handover."
+	case Direct:
+		return show(r.Node) + " can be reached at its own port, not by handover. To do: " + advice + "."
+	}
+	return "To do: " + advice + "."
+}
+
+// show makes text of somebody else's fit for a terminal and a line.
+func show(s string) string {
+	const most = 300
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	for _, r := range s {
+		if !unicode.IsGraphic(r) || r == unicode.ReplacementChar {
+			return strconv.Quote(s)
+		}
+	}
+	return s
+}
