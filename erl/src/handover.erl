@@ -1,7 +1,7 @@
 %% @doc What an application may ask of handover.
 -module(handover).
 
--export([connect/1, info/0, info/1]).
+-export([connect/1, doctor/1, info/0, info/1]).
 
 -export_type([reason/0, info/0, node_info/0]).
 
@@ -54,6 +54,12 @@ connect_node(Node) ->
         ignored -> {error, {not_alive, ""}};
         false -> {error, handover_sup:last_failure(Node, Since)}
     end.
+
+%% @doc Checks the way from this host to Node and prints it, a line a step, with what to do about the first that fails
+%% (docs/DOCTOR.md). `direct': Node is reached, but at its own port and not by handover. No connection to it comes up.
+-spec doctor(node()) -> {ok, handover | direct} | {error, handover_doctor:failure()}.
+doctor(Node) when is_atom(Node) ->
+    handover_doctor:run(Node).
 
 %% @doc The state of this node's handover: is the carrier program running, is the node registered, with which EPMD; and what
 %% it has done since it started.

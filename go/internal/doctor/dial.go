@@ -31,7 +31,7 @@ func (c *check) checkName(context.Context) finding {
 // resolve takes the first address, as a node does.
 func (c *check) resolve(ctx context.Context) finding {
 	host, note := c.host, ""
-	if c.o.Host != "" {
+	if c.o.Host != "" && c.o.Host != c.host {
 		host, note = c.o.Host, ", the host to dial in place of the name's"
 	}
 	addrs, err := lookup(ctx, host)
