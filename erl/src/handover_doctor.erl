@@ -42,8 +42,8 @@ args(Node) ->
     {Host, Port} = where(Node),
     address(Host) ++ ["--port", integer_to_list(Port)] ++ family() ++ ["--", atom_to_binary(Node, utf8)].
 
-%% The host (or address) and EPMD's port that a connection to Node is dialled at.
--spec where(node()) -> {Host :: string() | inet:ip_address(), EpmdPort :: inet:port_number()}.
+%% The host, or an address as text, and EPMD's port that a connection to Node is dialled at. "" where the name has none.
+-spec where(node()) -> {Host :: string(), EpmdPort :: inet:port_number()}.
 where(Node) ->
     Host = case string:split(atom_to_list(Node), "@") of
                [_, H] -> H;
@@ -52,8 +52,7 @@ where(Node) ->
     {Host, handover_config:epmd_port()}.
 
 address("") -> [];
-address(Host) when is_list(Host) -> ["--address", unicode:characters_to_binary(Host)];
-address(Ip) -> address(inet:ntoa(Ip)).
+address(Host) -> ["--address", unicode:characters_to_binary(Host)].
 
 %% Of several protocols IPv4's is checked.
 family() ->

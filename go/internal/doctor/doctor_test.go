@@ -161,7 +161,7 @@ func TestSilence(t *testing.T) {
 		advice string
 	}{
 		"no EPMD":        {mute, "epmd", "something that is no EPMD"},
-		"an EPMD, hung":  {muteEPMD, "handover", "look into the log"},
+		"an EPMD, hung":  {muteEPMD, "handover", "did not take the connection"},
 		"a node, hung":   {muteNode, "handshake", "its VM does not answer"},
 		"host not there": {0, "resolve", "/etc/hosts"},
 	} {

@@ -141,6 +141,8 @@ func (c *check) handover(ctx context.Context) finding {
 	}
 	a := c.askHandover(ctx)
 	switch {
+	case isTimeout(a.err): // on its way to a carrier that does not read, when EPMD may say nothing any more
+		return failed(cause(a.err), resultAdvice[epmdproto.NoAnswer])
 	case a.err != nil:
 		return failed(cause(a.err), "look into the log of that EPMD")
 	case a.result == epmdproto.OK:
