@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -124,6 +125,34 @@ func TestDoctorArgs(t *testing.T) {
 	t.Setenv("ERL_EPMD_PORT", "x")
 	if _, _, _, err := doctorArgs([]string{"a@b"}); err == nil {
 		t.Error("a bad ERL_EPMD_PORT is no error")
+	}
+}
+
+// TestDoctorDocs: the page has each step, option, exit status and key.
+func TestDoctorDocs(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/DOCTOR.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := []string{"`--address HOST[:PORT]`", "`--port PORT`", "`--inet6`", "`--timeout TIME`", "`--json`", "`direct`"}
+	report := doctor.Run(t.Context(), "n1", doctor.Options{}, nil)
+	for _, s := range report.Steps {
+		words = append(words, "| `"+s.Name+"` |")
+	}
+	for _, status := range doctorStatus {
+		words = append(words, fmt.Sprintf("\n| %d |", status))
+	}
+	asJSON, err := json.Marshal(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(string(asJSON), -1) {
+		words = append(words, m[1]+"`")
+	}
+	for _, word := range words {
+		if !strings.Contains(string(page), word) {
+			t.Errorf("docs/DOCTOR.md lacks %q", word)
+		}
 	}
 }
 
