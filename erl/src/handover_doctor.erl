@@ -40,19 +40,21 @@ run(Node) ->
 
 args(Node) ->
     {Host, Port} = where(Node),
-    address(Host) ++ ["--port", integer_to_list(Port)] ++ family() ++ ["--", atom_to_binary(Node, utf8)].
+    address(Host, host(Node)) ++ ["--port", integer_to_list(Port)] ++ family() ++ ["--", atom_to_binary(Node, utf8)].
 
-%% The host, or an address as text, and EPMD's port that a connection to Node is dialled at. "" where the name has none.
+%% The host, or an address as text, and EPMD's port that a connection to Node is dialled at.
 -spec where(node()) -> {Host :: string(), EpmdPort :: inet:port_number()}.
 where(Node) ->
-    Host = case string:split(atom_to_list(Node), "@") of
-               [_, H] -> H;
-               [_] -> ""
-           end,
-    {Host, handover_config:epmd_port()}.
+    {host(Node), handover_config:epmd_port()}.
 
-address("") -> [];
-address(Host) -> ["--address", unicode:characters_to_binary(Host)].
+host(Node) ->
+    case string:split(atom_to_list(Node), "@") of
+        [_, Host] -> Host;
+        [_] -> ""
+    end.
+
+address(Host, Host) -> [];
+address(Other, _) -> ["--address", unicode:characters_to_binary(Other)].
 
 %% Of several protocols IPv4's is checked.
 family() ->
