@@ -6,7 +6,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, init_per_testcase/2, end_per_testcase/2]).
--export([found/1, ipv6/1, nobody_there/1, node_without_handover/1, stock_epmd/1, not_allowed/1, carrier_stopped/1,
+-export([found/1, elsewhere/1, ipv6/1, nobody_there/1, node_without_handover/1, stock_epmd/1, not_allowed/1, carrier_stopped/1,
          vm_stopped/1, no_program/1, unnoticed/1, firewall/1, policy/1]).
 -export([doctor/1, watch/0, watched/0]).
 
@@ -16,7 +16,7 @@
 suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
-    [found, ipv6, nobody_there, node_without_handover, stock_epmd, not_allowed, carrier_stopped, vm_stopped, no_program,
+    [found, elsewhere, ipv6, nobody_there, node_without_handover, stock_epmd, not_allowed, carrier_stopped, vm_stopped, no_program,
      unnoticed, firewall, policy].
 
 init_per_testcase(Case, Config) when Case =:= firewall; Case =:= policy ->
@@ -55,6 +55,21 @@ found(Config) ->
                  assert_finds({error, resolve}, ["✘ resolve"], A, 'b@nowhere.invalid'),
                  assert_finds({error, resolve}, ["no IPv4 address, only ::1", "--inet6"], A, 'b@::1'),
                  assert_finds({error, name}, ["--b is not of the form name@host"], A, '--b')
+         end).
+
+%% It goes where a connection would.
+elsewhere(Config) ->
+    Set = fun(Peer, Key, Value) -> ok = call(Peer, application, set_env, [handover, Key, Value]) end,
+    with(handover, [a, {b, #{host => "b.invalid"}}], Config,
+         fun(A, B) ->
+                 assert_finds({error, resolve}, ["✘ resolve"], A, name(B)),
+                 Set(A, dial_map, [{"b@*", "localhost"}]),
+                 assert_finds({ok, handover}, ["it is b@b.invalid, "], A, name(B)),
+                 Set(A, dial_map, [{"b@*", {{127, 0, 0, 2}, 1}}]),
+                 assert_finds({error, tcp}, ["127.0.0.2", "connection refused"], A, name(B)),
+                 Set(A, dial_map, []),
+                 Set(A, dial_module, no_such_module),
+                 assert_finds({error, resolve}, ["✘ resolve", "no_such_module:route('b@b.invalid'): error undef"], A, name(B))
          end).
 
 ipv6(Config) ->

@@ -22,8 +22,14 @@
 %% @doc Prints a line a step to the caller's group leader.
 -spec run(node()) -> {ok, handover | direct} | {error, failure()}.
 run(Node) ->
+    case where(Node) of
+        {ok, Route} -> run(Node, Route);
+        {error, {bad_route, Text}} -> print([<<"✘ resolve  "/utf8>>, unicode:characters_to_binary(Text)]), {error, resolve}
+    end.
+
+run(Node, Route) ->
     Program = handover_config:program("handover"),
-    try open_port({spawn_executable, Program}, [{args, ["doctor" | args(Node)]}, {line, ?LINE_BYTES}, binary, exit_status,
+    try open_port({spawn_executable, Program}, [{args, ["doctor" | args(Node, Route)]}, {line, ?LINE_BYTES}, binary, exit_status,
                                                 stderr_to_stdout, hide]) of
         Port ->
             Timer = erlang:start_timer(?DEADLINE_MS, self(), doctor),
@@ -38,23 +44,19 @@ run(Node) ->
 
 %% internal
 
-args(Node) ->
-    {Host, Port} = where(Node),
-    address(Host, host(Node)) ++ ["--port", integer_to_list(Port)] ++ family() ++ ["--", atom_to_binary(Node, utf8)].
-
-%% The host, or an address as text, and EPMD's port that a connection to Node is dialled at.
--spec where(node()) -> {Host :: string(), EpmdPort :: inet:port_number()}.
+%% A name that is none is for the program to complain of.
 where(Node) ->
-    {host(Node), handover_config:epmd_port()}.
-
-host(Node) ->
-    case string:split(atom_to_list(Node), "@") of
-        [_, Host] -> Host;
-        [_] -> ""
+    case handover_dist:is_node_name(Node) of
+        true -> handover_dial:route(Node);
+        false -> {ok, {name, "", handover_config:epmd_port()}}
     end.
 
-address(Host, Host) -> [];
-address(Other, _) -> ["--address", unicode:characters_to_binary(Other)].
+args(Node, {Source, Host, Port}) ->
+    address(Source, Host) ++ ["--port", integer_to_list(Port)] ++ family() ++ ["--", atom_to_binary(Node, utf8)].
+
+address(name, _) -> [];
+address(_, Ip) when is_tuple(Ip) -> ["--address", inet:ntoa(Ip)];
+address(_, Host) -> ["--address", unicode:characters_to_binary(Host)].
 
 %% Of several protocols IPv4's is checked.
 family() ->
@@ -83,7 +85,7 @@ failure(_, Failure) ->
     Failure.
 
 print(Line) ->
-    case unicode:characters_to_list(Line) of
+    case unicode:characters_to_list(iolist_to_binary(Line)) of
         Text when is_list(Text) -> io:put_chars([Text, $\n]);
         {_, Text, _} -> io:put_chars([Text, $\n])
     end.
