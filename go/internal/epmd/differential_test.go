@@ -79,7 +79,7 @@ var scripts = map[string][]step{
 	"apart": {
 		{parts: []string{alive("node", 6, "")}, keep: x6},
 		one("\x00", "\x05znode"), one("\x00\x05", "znode"), one("\x00\x05z", "node"), one("\x00\x05zno", "de"), one("\x00", "\x01", "n"),
-		one("\x00\x05zno", "dex"), one("\x00\x05z", "nodex"), one("\x00\x05", "znodex"), one("\x00", "\x05znodex"), one("\x00\x01", "nx"),
+		one("\x00\x05zno", "dex"), one("\x00\x05z", "nodex"), one("\x00\x05", "znodex"), one("\x00", "\x05znodex"), one("\x00\x01", "nx"), one("\x00", "\x05", "znodex"),
 	},
 	"bad ALIVE2": {
 		one(framed("x")), one(framed("x" + strings.Repeat("\x00", 12))), one(framed("x" + strings.Repeat("\x00", 8) + "\xff\xffn\x00\x00")),

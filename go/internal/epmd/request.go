@@ -29,6 +29,7 @@ func (c *conn) readHeader() (length int, opcode byte, err error) {
 			return 0, 0, err
 		}
 		c.got += n
+		c.split = c.split || c.got == 2 // no more was there
 		if c.got >= 2 {
 			length = int(binary.BigEndian.Uint16(c.header[:]))
 		}
