@@ -18,6 +18,7 @@ var mayImport = map[string][]string{
 	"peercred":  {},
 	"delayline": {},
 	"house":     {},
+	"pages":     {},
 	"portproto": {"etf", "epmdproto"},
 	"registry":  {"epmdproto"},
 	"policy":    {},
