@@ -15,7 +15,7 @@ import (
 
 // patience is for everything that is waited for: a test fails by it, and never
 // because something was slow.
-const patience = 90 * time.Second
+const patience = 60 * time.Second
 
 // hosts are the two of ct/hosts.sh, with a home for the nodes' cookie and a
 // folder where commands run.
