@@ -1,7 +1,6 @@
 package pages
 
 import (
-	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -65,14 +64,4 @@ func firewall(t *testing.T, load func(h *hosts, host int)) {
 	}
 	h.node(t, 2, "n6", "-proto_dist", "handover_tcp6", "-start_epmd", "false")
 	h.ping(t, "n6@host2", "pong", "-proto_dist", "handover_tcp6", "-start_epmd", "false", "-handover", "fallback", "false")
-}
-
-// ping is from a node on host1.
-func (h *hosts) ping(t *testing.T, node, want string, args ...string) {
-	t.Helper()
-	eval := fmt.Sprintf("io:format(\"~s\", [net_adm:ping('%s')]), halt().", node)
-	args = append([]string{"erl", "-noinput", "-sname", "n1@host1", "-eval", eval}, args...)
-	if out := h.must(t, 1, "", args...); !strings.HasSuffix(out, want) {
-		t.Errorf("%v is not %s: %s", args, want, out)
-	}
 }

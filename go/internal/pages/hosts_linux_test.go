@@ -13,10 +13,6 @@ import (
 	"time"
 )
 
-// patience is for everything that is waited for: a test fails by it, and never
-// because something was slow.
-const patience = 60 * time.Second
-
 // hosts are the two of ct/hosts.sh, with a home for the nodes' cookie and a
 // folder where commands run.
 type hosts struct {
@@ -117,27 +113,65 @@ func output(t *testing.T, cmd *exec.Cmd, stdin string) (string, error) {
 	return out.String(), err
 }
 
-// node starts one in the background and waits until its host's EPMD has it.
-func (h *hosts) node(t *testing.T, host int, name string, args ...string) {
+// background runs it until the test's end, and shows what it said if that failed.
+func (h *hosts) background(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	cmd := h.command(t, host, append([]string{"erl", "-noinput", "-sname", fmt.Sprintf("%s@host%d", name, host)}, args...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(ended) }()
-	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%v: %s", cmd.Args[4:], out.String())
+		}
+	})
+}
+
+// node starts one and waits until its host's EPMD has it.
+func (h *hosts) node(t *testing.T, host int, name string, args ...string) {
+	t.Helper()
+	h.background(t, h.command(t, host, append([]string{"erl", "-noinput", "-sname", fmt.Sprintf("%s@host%d", name, host)}, args...)...))
+	h.registered(t, host, name)
+}
+
+func (h *hosts) registered(t *testing.T, host int, name string) {
+	t.Helper()
 	h.until(t, "node "+name, func() bool {
 		names, err := h.run(t, host, "", "epmd", "-names")
-		select {
-		case <-ended:
-			t.Fatalf("node %s ended: %s", name, out.String())
-		default:
-		}
 		return err == nil && strings.Contains(names, "name "+name+" at port")
 	})
+}
+
+// has: the file has the text.
+func (h *hosts) has(t *testing.T, file, text string) bool {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(content), text)
+}
+
+// ping is from a node on host1.
+func (h *hosts) ping(t *testing.T, node, want string, args ...string) {
+	t.Helper()
+	h.pingAs(t, "n1@host1", node, want, args...)
+}
+
+func (h *hosts) pingAs(t *testing.T, from, node, want string, args ...string) {
+	t.Helper()
+	names := "-sname"
+	if strings.Contains(from, ".") {
+		names = "-name"
+	}
+	eval := fmt.Sprintf("io:format(\"~s\", [net_adm:ping('%s')]), halt().", node)
+	args = append([]string{"erl", "-noinput", names, from, "-eval", eval}, args...)
+	if out := h.must(t, 1, "", args...); !strings.Contains(out, want) {
+		t.Errorf("%v is not %s: %s", args, want, out)
+	}
 }
 
 func (h *hosts) until(t *testing.T, what string, condition func() bool) {

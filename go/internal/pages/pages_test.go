@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/yuin/goldmark"
@@ -26,6 +27,13 @@ import (
 )
 
 const top = "../../.."
+
+// theEPMD is the page about the daemon.
+const theEPMD = "docs/OPERATIONS.md"
+
+// patience is for everything that is waited for: a test fails by it, and never
+// because something was slow.
+const patience = 60 * time.Second
 
 // page is a Markdown file; its path is below the top of the repository.
 type page struct {

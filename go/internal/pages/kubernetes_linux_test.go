@@ -1,0 +1,153 @@
+package pages
+
+import (
+	"errors"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// object has the fields that docs/OPERATIONS.md uses of Kubernetes' objects; one
+// that is not here is an error.
+type object struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string
+	Metadata   metadata
+	Spec       spec
+}
+
+type metadata struct {
+	Name   string
+	Labels map[string]string
+}
+
+type selector struct {
+	MatchLabels map[string]string `yaml:"matchLabels"`
+}
+
+type spec struct {
+	// Service
+	ClusterIP                string `yaml:"clusterIP"`
+	PublishNotReadyAddresses bool   `yaml:"publishNotReadyAddresses"`
+	Ports                    []port
+	Selector                 yaml.Node // labels, or the StatefulSet's selector
+	// StatefulSet
+	ServiceName string `yaml:"serviceName"`
+	Replicas    int
+	Template    struct {
+		Metadata metadata
+		Spec     struct{ Containers []container }
+	}
+	// NetworkPolicy
+	PodSelector selector `yaml:"podSelector"`
+	PolicyTypes []string `yaml:"policyTypes"`
+	Ingress     []struct {
+		From []struct {
+			PodSelector selector `yaml:"podSelector"`
+		}
+		Ports []port
+	}
+}
+
+type port struct {
+	Name          string
+	Port          int
+	ContainerPort int `yaml:"containerPort"`
+	Protocol      string
+}
+
+type container struct {
+	Name, Image string
+	Env         []struct {
+		Name, Value string
+		ValueFrom   struct {
+			FieldRef struct {
+				FieldPath string `yaml:"fieldPath"`
+			} `yaml:"fieldRef"`
+		} `yaml:"valueFrom"`
+	}
+	Ports          []port
+	ReadinessProbe struct {
+		Exec          struct{ Command []string }
+		PeriodSeconds int `yaml:"periodSeconds"`
+	} `yaml:"readinessProbe"`
+}
+
+func objects(t *testing.T) map[string]object {
+	t.Helper()
+	decoder := yaml.NewDecoder(strings.NewReader(theBlock(t, "yaml").text))
+	decoder.KnownFields(true)
+	found := map[string]object{}
+	for {
+		var o object
+		err := decoder.Decode(&o)
+		if errors.Is(err, io.EOF) {
+			return found
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[o.APIVersion+" "+o.Kind] = o
+	}
+}
+
+// TestKubernetes: the objects fit each other, and a node with the container's
+// variables gets ready by its probe and is reached through the one port.
+func TestKubernetes(t *testing.T) {
+	all := objects(t)
+	service, set, policy := all["v1 Service"], all["apps/v1 StatefulSet"], all["networking.k8s.io/v1 NetworkPolicy"]
+	if len(all) != 3 || len(set.Spec.Template.Spec.Containers) != 1 || len(policy.Spec.Ingress) != 1 {
+		t.Fatalf("%d objects: %v", len(all), all)
+	}
+	var labels map[string]string
+	var chosen selector
+	if err := errors.Join(service.Spec.Selector.Decode(&labels), set.Spec.Selector.Decode(&chosen)); err != nil {
+		t.Fatal(err)
+	}
+	app, from := set.Spec.Template.Spec.Containers[0], policy.Spec.Ingress[0]
+	for what, got := range map[string]string{
+		"the service's pods": labels["app"], "the set's pods": chosen.MatchLabels["app"], "the policy's pods": policy.Spec.PodSelector.MatchLabels["app"],
+		"who is let in": from.From[0].PodSelector.MatchLabels["app"],
+	} {
+		if want := set.Spec.Template.Metadata.Labels["app"]; got != want || got == "" {
+			t.Errorf("%s: app is %q, the pods' label is %q", what, got, want)
+		}
+	}
+	if set.Spec.ServiceName != service.Metadata.Name || service.Spec.ClusterIP != "None" || !service.Spec.PublishNotReadyAddresses {
+		t.Errorf("the service: %+v", service)
+	}
+	if service.Spec.Ports[0].Port != 4369 || app.Ports[0].ContainerPort != 4369 || from.Ports[0].Port != 4369 || from.Ports[0].Protocol != "TCP" || len(from.Ports) != 1 {
+		t.Errorf("ports: %v %v %v", service.Spec.Ports, app.Ports, from.Ports)
+	}
+	pod(t, app, service.Metadata.Name)
+}
+
+func pod(t *testing.T, app container, service string) {
+	var env []string
+	known := environment(t)
+	for _, e := range app.Env {
+		if e.ValueFrom.FieldRef.FieldPath == "" {
+			env = append(env, e.Name+"="+strings.NewReplacer("$(POD_NAME)."+service+".$(NAMESPACE).svc.cluster.local", "host2.handover.test").Replace(e.Value))
+			if strings.Contains(env[len(env)-1], "$(") || strings.HasPrefix(e.Name, "HANDOVER_") && !slices.Contains(known, e.Name) {
+				t.Fatalf("the variable %s", env[len(env)-1])
+			}
+		}
+	}
+	name := regexp.MustCompile(`-name (\S+@\S+)`).FindStringSubmatch(strings.Join(env, " "))
+	if name == nil {
+		t.Fatalf("no name in %q", env)
+	}
+	h := newHosts(t)
+	node := h.command(t, 2, "erl", "-noinput")
+	node.Env = append(node.Env, env...)
+	h.background(t, node)
+	h.until(t, "the probe", func() bool { _, err := h.run(t, 2, "", app.ReadinessProbe.Exec.Command...); return err == nil })
+	h.pingAs(t, "n1@host1.handover.test", name[1], "pong", overHandover()...)
+	if out := h.must(t, 2, "", "ss", "-Hltn", "sport != 4369"); out != "" {
+		t.Errorf("more is open than 4369: %s", out)
+	}
+}

@@ -1,0 +1,61 @@
+package pages
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestStarts: nodes that can't start say what docs/OPERATIONS.md has of them.
+func TestStarts(t *testing.T) {
+	_, failing, _ := tables(t)
+	h := newHosts(t)
+	noEPMD := filepath.Join(h.dir, "lib")
+	h.must(t, 1, "", "sh", "-ec", "mkdir foreign shared lib; chown 12345 foreign; chmod 777 shared; cd lib; mkdir -p handover/priv; "+
+		"cp -r "+absolute(t, "_build/default/lib/handover/ebin")+" handover; cp "+absolute(t, "priv/handover")+" handover/priv")
+	var said strings.Builder
+	// the first, while there is no EPMD
+	said.WriteString(h.start(t, "epmd_not_started", []string{"ERL_LIBS=" + noEPMD}))
+	h.must(t, 1, "", "epmd", "-daemon")
+	h.background(t, h.command(t, 1, append([]string{"erl", "-noinput", "-sname", "n1@host1"}, overHandover()...)...))
+	h.registered(t, 1, "n1")
+	said.WriteString(h.start(t, "seems to be in use", nil))
+	said.WriteString(h.start(t, "unknown key", nil, "-handover", "lisen", "false"))
+	said.WriteString(h.start(t, "it must be", []string{"HANDOVER_LISTEN=maybe"}))
+	for _, d := range [][2]string{{"foreign", "is not owned"}, {"shared", "may be written"}, {strings.Repeat("x", 100), "to another directory"}} {
+		said.WriteString(h.start(t, d[1], []string{"HANDOVER_SOCKET_DIR=" + filepath.Join(h.dir, d[0])}))
+	}
+	for _, row := range rows(failing) {
+		for _, text := range quoted(row[0]) {
+			for _, piece := range strings.Split(text, "…") {
+				if !strings.Contains(said.String(), strings.TrimSpace(piece)) {
+					t.Errorf("no node says %q; they said:\n%s", piece, said.String())
+				}
+			}
+		}
+	}
+}
+
+// start starts the node n1 on host1 and returns what it says up to that text.
+func (h *hosts) start(t *testing.T, text string, env []string, args ...string) string {
+	t.Helper()
+	log, err := os.CreateTemp(h.dir, "start")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	args = append(append([]string{"erl", "-noinput", "-sname", "n1@host1"}, overHandover()...), args...)
+	cmd := h.command(t, 1, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(append(cmd.Env, "ERL_CRASH_DUMP=/dev/null"), env...), log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	h.until(t, text, func() bool { return h.has(t, log.Name(), text) })
+	said, err := os.ReadFile(log.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(said)
+}
