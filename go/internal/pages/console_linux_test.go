@@ -15,7 +15,8 @@ import (
 //	$ COMMAND           is run on host1 of ct/hosts.sh's two, in a folder of its own;
 //	host2$ COMMAND      on host2, where the nodes n2 and n3 run with handover
 //	(n1@host1)1> INPUT  is what the command reads, and
-//	                    every other line what it prints, in this order
+//	                    every other line what it prints, in this order, and
+//	exit status 1       where it fails
 //
 // In what is printed, ... stands for anything, as a whole line for any lines; behind
 // two spaces, % begins a comment. Words behind `console`:
@@ -88,10 +89,16 @@ func pattern(lines []string) *regexp.Regexp {
 	return regexp.MustCompile(`^` + p.String() + `$`)
 }
 
-// alike makes all numbers the same.
+// alike makes all numbers the same, and the spaces before them; not those within
+// names and addresses.
 func alike(lines []string) (list []string) {
+	number := regexp.MustCompile(`^\d+(\.\d+)?([.,;:)]*)$`)
 	for _, line := range lines {
-		list = append(list, regexp.MustCompile(`\d+(\.\d+)?`).ReplaceAllString(line, "0"))
+		words := strings.Fields(line)
+		for i, word := range words {
+			words[i] = number.ReplaceAllString(word, "0$2")
+		}
+		list = append(list, strings.Join(words, " "))
 	}
 	return list
 }
@@ -152,7 +159,7 @@ func (h *hosts) compare(t *testing.T, b block, s step) {
 		}
 		var err error
 		if out, err = output(t, cmd, strings.Join(append(s.input, ""), "\n")); err != nil {
-			out += "\n" + err.Error()
+			out += "\n" + err.Error() + "\n"
 		}
 		out = strings.Join(append(like(printed(out)), ""), "\n")
 		return want.MatchString(out)
