@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"handover/go/internal/carrier"
 )
@@ -22,11 +25,27 @@ func port(ctx context.Context, args []string) int {
 	defer stop()
 	err := wakeAtParentsEnd()
 	if err == nil {
-		err = carrier.Run(ctx, os.Stdin, os.Stdout, os.Stderr, carrier.Options{Program: program()})
+		err = carrier.Run(ctx, pollable(os.Stdin), os.Stdout, os.Stderr, carrier.Options{Program: program()})
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "handover: %v\n", err)
 		return 1
 	}
 	return 0
+}
+
+// pollable gives f, if it is a pipe, as a file that the runtime's poller waits
+// for. A read that blocks a thread has the runtime look after that thread, some
+// fifty wake-ups in the 10 ms after each message. The read end of a pipe is ours
+// alone, so its mode is too.
+func pollable(f *os.File) *os.File {
+	info, err := f.Stat()
+	if err != nil || info.Mode().Type() != fs.ModeNamedPipe {
+		return f
+	}
+	fd := f.Fd()
+	if unix.SetNonblock(int(fd), true) != nil {
+		return f
+	}
+	return os.NewFile(fd, f.Name())
 }

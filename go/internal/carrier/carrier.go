@@ -12,8 +12,9 @@
 //	  |<== HANDOVER_REQ ======== connect                    |
 //	  |                        |<-- control: stdin, stdout -->
 //
-// One goroutine reads stdin, one writes stdout; one more each for the heartbeat,
-// a channel, a request under way. At rest all of them are blocked in the kernel.
+// One goroutine reads stdin and does what it is told, one writes stdout; one more
+// each for the heartbeat, a channel, a request that has to wait. At rest nothing
+// runs.
 //
 // Ownership of fds: whoever receives or dials one closes its own copy, whether it
 // went on to the BEAM or not. Stdout is protocol and nothing else; what there is
@@ -97,6 +98,9 @@ type carrier struct {
 	end      context.CancelCauseFunc
 	wg       sync.WaitGroup
 
+	busy    sync.Mutex // held to do one message of the BEAM
+	greeted bool       // guarded by busy
+
 	mu         sync.Mutex
 	registered bool // or about to be
 }
@@ -108,14 +112,11 @@ type carrier struct {
 func Run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, o Options) error {
 	ctx, end := context.WithCancelCause(ctx)
 	out := newWriter(ctx, stdout, end)
-	commands := readFrames(ctx, stdin, end)
 	c := &carrier{o: o.withDefaults(), log: zerolog.New(stderr).With().Timestamp().Logger(), out: out, ctx: ctx, end: end}
-	err := c.greet(commands)
-	if err == nil {
-		err = c.serve(commands)
-	}
-	end(err)
-	c.close()
+	go c.obey(stdin)
+	<-ctx.Done()
+	err := context.Cause(ctx)
+	c.close(err)
 	out.close()
 	if errors.Is(err, errStop) || errors.Is(err, errEOF) {
 		return nil
@@ -123,22 +124,19 @@ func Run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, o Optio
 	return err
 }
 
-// serve does what the BEAM says, until something ends the carrier.
-func (c *carrier) serve(commands <-chan []byte) error {
-	for {
-		select {
-		case <-c.ctx.Done():
-			err := context.Cause(c.ctx)
-			if !errors.Is(err, errEOF) {
-				c.log.Error().Err(err).Msg("the carrier ends")
-			}
-			return err
-		case b := <-commands:
-			if err := c.command(b); err != nil {
-				return err
-			}
-		}
+// do is greet for the first message, then command.
+func (c *carrier) do(b []byte) error {
+	c.busy.Lock()
+	defer c.busy.Unlock()
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
 	}
+	if c.greeted {
+		return c.command(b)
+	}
+	err := c.greet(b)
+	c.greeted = err == nil
+	return err
 }
 
 // command does one message of the BEAM. The error ends the carrier.
@@ -159,7 +157,7 @@ func (c *carrier) command(b []byte) error {
 	case portproto.Register:
 		c.start(m.ID, c.o.RegisterTimeout+c.o.StartTimeout, func(ctx context.Context) error { return c.register(ctx, m) })
 	case portproto.Connect:
-		c.start(m.ID, m.Timeout, func(ctx context.Context) error { return c.connect(ctx, m) })
+		c.connect(m)
 	case portproto.Cancel:
 		c.requests.cancel(m.ID)
 	case portproto.Stop:
@@ -168,12 +166,13 @@ func (c *carrier) command(b []byte) error {
 	return nil
 }
 
-// start runs a request in its own goroutine and answers it if it fails.
-func (c *carrier) start(id uint64, timeout time.Duration, do func(context.Context) error) {
+// start runs a request in its own goroutine and answers it if it fails. It
+// returns false where it could not, and has said so.
+func (c *carrier) start(id uint64, timeout time.Duration, do func(context.Context) error) bool {
 	ctx, done, err := c.requests.begin(c.ctx, id, timeout, c.o.MaxRequests)
 	if err != nil {
 		c.fail(id, err)
-		return
+		return false
 	}
 	c.wg.Go(func() {
 		err := do(ctx)
@@ -182,6 +181,7 @@ func (c *carrier) start(id uint64, timeout time.Duration, do func(context.Contex
 			c.fail(id, err)
 		}
 	})
+	return true
 }
 
 func (c *carrier) fail(id uint64, err error) {
@@ -190,7 +190,12 @@ func (c *carrier) fail(id uint64, err error) {
 
 // close waits for every goroutine but those of stdin and stdout, and leaves no
 // socket file. end has been called: everything they wait for gives way.
-func (c *carrier) close() {
+func (c *carrier) close(why error) {
+	c.busy.Lock() // from now on no message is done
+	defer c.busy.Unlock()
+	if c.greeted && !errors.Is(why, errStop) && !errors.Is(why, errEOF) {
+		c.log.Error().Err(why).Msg("the carrier ends")
+	}
 	c.wg.Wait()
 	if c.fds != nil {
 		c.fds.close()
@@ -200,14 +205,8 @@ func (c *carrier) close() {
 	}
 }
 
-// greet reads hello and answers it.
-func (c *carrier) greet(commands <-chan []byte) error {
-	var b []byte
-	select {
-	case <-c.ctx.Done():
-		return context.Cause(c.ctx)
-	case b = <-commands:
-	}
+// greet answers hello.
+func (c *carrier) greet(b []byte) error {
 	m, err := portproto.ParseCommand(b)
 	hello, ok := m.(portproto.Hello)
 	if err == nil && !ok {

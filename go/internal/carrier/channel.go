@@ -239,7 +239,10 @@ func (c *carrier) take(msg []byte, fd int, highest uint16) error {
 		m := portproto.Connection{Kind: portproto.Accepted, ID: c.channels.lastID.Add(1), Peer: peer}
 		err = c.fds.deliver(m, fd, func() error {
 			announced = true
-			return writeNow(fd, epmdproto.AppendHandoverOK(nil, highest))
+			if err := writeNow(fd, epmdproto.AppendHandoverOK(nil, highest)); err != nil {
+				return fmt.Errorf("carrier: HANDOVER_RESP: %w", err)
+			}
+			return nil
 		})
 	}
 	if err != nil && !announced {
@@ -265,10 +268,11 @@ func vetPassed(msg []byte, fd int) (netip.AddrPort, error) {
 }
 
 // writeNow writes without waiting: a connection that has sent nothing yet has
-// room. It must not block, whatever the fd's mode is, nor change that mode.
+// room. It must not block, whatever the fd's mode is, nor change that mode. The
+// error wraps EAGAIN where fd is not connected yet.
 func writeNow(fd int, b []byte) error {
 	if err := unix.Sendto(fd, b, unix.MSG_DONTWAIT, nil); err != nil {
-		return fmt.Errorf("carrier: HANDOVER_RESP: %w", os.NewSyscallError("send", err))
+		return os.NewSyscallError("send", err)
 	}
 	return nil
 }

@@ -1,11 +1,16 @@
 package carrier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/portproto"
@@ -13,38 +18,131 @@ import (
 
 // connect dials EPMD, asks for the node, and gives the connection to the BEAM,
 // which reads the answer. That it arrives there is the BEAM's answer.
-func (c *carrier) connect(ctx context.Context, req portproto.Connect) error {
+//
+// What takes no waiting, as on this host, is done at once and by bare calls: a
+// dial of package net takes goroutines, timers and the poller, and several times
+// as long. The rest goes on in a goroutine.
+func (c *carrier) connect(req portproto.Connect) {
 	ask, err := epmdproto.AppendHandoverReq(nil, req.Name)
 	if err != nil {
-		return because(portproto.BadRequest, err)
+		c.fail(req.ID, because(portproto.BadRequest, err))
+		return
 	}
-	conn, err := dialEPMD(ctx, req.EPMD, req.Bind)
-	if err != nil {
-		return whyDial(ctx, err)
+	fd, err := beginDial(req.EPMD, req.Bind)
+	if err == nil {
+		if err = writeNow(fd, ask); err == nil {
+			ask = nil
+			if c.fds.deliverNow(connected(req), fd) {
+				_ = unix.Close(fd)
+				return
+			}
+		}
 	}
-	defer conn.Close()
-	if err := talk(ctx, conn, func() error { _, err := conn.Write(ask); return err }); err != nil {
-		return err
+	switch {
+	case err != nil && !errors.Is(err, unix.EAGAIN): // EAGAIN: not connected yet
+		c.fail(req.ID, whyTalk(c.ctx, dialError(req.EPMD, err)))
+	case c.start(req.ID, req.Timeout, func(ctx context.Context) error { return c.connectLater(ctx, req, fd, ask) }):
+		return
 	}
-	return c.deliverDialled(conn, req)
+	if fd >= 0 {
+		_ = unix.Close(fd)
+	}
 }
 
-// deliverDialled hands over the socket as the BEAM would have made it.
-func (c *carrier) deliverDialled(conn *net.TCPConn, req portproto.Connect) error {
-	raw, err := conn.SyscallConn()
-	if err == nil {
-		err = conn.SetNoDelay(false)
+// connectLater waits until fd is connected and takes what is left of the
+// question, then until the BEAM takes it. It closes fd.
+func (c *carrier) connectLater(ctx context.Context, req portproto.Connect, fd int, ask []byte) error {
+	f := os.NewFile(uintptr(fd), "EPMD") // fd is non-blocking: the poller has it
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err == nil && ask != nil {
+		err = talk(ctx, f, req.EPMD, func() error {
+			var sendErr error
+			err := raw.Write(func(fd uintptr) bool {
+				sendErr = writeNow(int(fd), ask)
+				return !errors.Is(sendErr, unix.EAGAIN)
+			})
+			return cmp.Or(err, sendErr)
+		})
 	}
 	if err != nil {
-		return fmt.Errorf("carrier: %w", err)
+		return err
 	}
-	peer := netip.AddrPortFrom(req.EPMD.Addr().WithZone(""), req.EPMD.Port())
-	m := portproto.Connection{Kind: portproto.Connected, ID: req.ID, Peer: peer}
-	// Not File(): that would take O_NONBLOCK from what the BEAM shares. Control
-	// keeps conn alive and its fd open meanwhile.
-	ctlErr := raw.Control(func(fd uintptr) { err = c.fds.deliver(m, int(fd), nil) })
+	// Not Fd(), which may take O_NONBLOCK from what the BEAM shares. Control keeps f
+	// open meanwhile.
+	ctlErr := raw.Control(func(fd uintptr) { err = c.fds.deliver(connected(req), int(fd), nil) })
 	if err = errors.Join(err, ctlErr); errors.Is(err, errBusy) {
 		return because(portproto.Overloaded, err)
 	}
 	return err
+}
+
+func connected(req portproto.Connect) portproto.Connection {
+	peer := netip.AddrPortFrom(req.EPMD.Addr().WithZone(""), req.EPMD.Port())
+	return portproto.Connection{Kind: portproto.Connected, ID: req.ID, Peer: peer}
+}
+
+func dialError(to netip.AddrPort, err error) error {
+	return fmt.Errorf("carrier: dial %v: %w", to, err)
+}
+
+// beginDial gives a non-blocking socket, with no option set, that is connected or
+// about to be; from bind, if that is valid. fd is -1 with an error.
+func beginDial(to netip.AddrPort, bind netip.Addr) (fd int, err error) {
+	family, sa := sockaddr(to)
+	if fd, err = newSocket(family); err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if bind.IsValid() {
+		_, own := sockaddr(netip.AddrPortFrom(bind, 0))
+		err = os.NewSyscallError("bind", unix.Bind(fd, own))
+	}
+	if err == nil {
+		if err = unix.Connect(fd, sa); err == unix.EINPROGRESS {
+			err = nil
+		}
+		err = os.NewSyscallError("connect", err)
+	}
+	if err == nil && isOwnAddress(fd, to) {
+		err = os.NewSyscallError("connect", unix.ECONNREFUSED)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// isOwnAddress: where nobody listens on a port that the kernel also gives to
+// clients, a dial may meet itself.
+func isOwnAddress(fd int, to netip.AddrPort) bool {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return false
+	}
+	switch own := sa.(type) {
+	case *unix.SockaddrInet4:
+		return own.Port == int(to.Port()) && netip.AddrFrom4(own.Addr) == to.Addr()
+	case *unix.SockaddrInet6:
+		return own.Port == int(to.Port()) && netip.AddrFrom16(own.Addr) == to.Addr().WithZone("")
+	}
+	return false
+}
+
+func sockaddr(a netip.AddrPort) (family int, sa unix.Sockaddr) {
+	if addr := a.Addr(); addr.Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: addr.As4()}
+	}
+	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: zoneID(a.Addr().Zone())}
+}
+
+func zoneID(zone string) uint32 {
+	if zone == "" {
+		return 0
+	}
+	if i, err := net.InterfaceByName(zone); err == nil {
+		return uint32(i.Index)
+	}
+	n, _ := strconv.ParseUint(zone, 10, 32) // an unknown one: connect will say so
+	return uint32(n)
 }

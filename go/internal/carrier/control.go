@@ -20,29 +20,26 @@ const (
 	stdinBuffer  = 4096
 )
 
-// readFrames reads stdin until it ends, which ends the carrier at once.
-func readFrames(ctx context.Context, stdin io.Reader, end context.CancelCauseFunc) <-chan []byte {
-	// No buffer: a stop that comes right before the end of stdin is done first.
-	commands := make(chan []byte)
-	go func() {
-		r := bufio.NewReaderSize(stdin, stdinBuffer)
-		for {
-			b, err := portproto.ReadFrame(r)
-			if errors.Is(err, io.EOF) {
-				err = errEOF
-			}
-			if err != nil {
-				end(fmt.Errorf("carrier: stdin: %w", err))
-				return
-			}
-			select {
-			case commands <- b:
-			case <-ctx.Done():
-				return
-			}
+// obey does what the BEAM says until stdin ends, which ends the carrier at once.
+// Nothing is read ahead of its turn: a stop that comes right before the end of
+// stdin is done first. Nor does a message wait for another goroutine: where a
+// processor is idle, to wake one takes longer than what it is to do.
+func (c *carrier) obey(stdin io.Reader) {
+	r := bufio.NewReaderSize(stdin, stdinBuffer)
+	for {
+		b, err := portproto.ReadFrame(r)
+		if errors.Is(err, io.EOF) {
+			err = errEOF
 		}
-	}()
-	return commands
+		if err != nil {
+			c.end(fmt.Errorf("carrier: stdin: %w", err))
+			return
+		}
+		if err := c.do(b); err != nil {
+			c.end(err)
+			return
+		}
+	}
 }
 
 // writer owns stdout.

@@ -142,6 +142,26 @@ func (s *fdSocket) deliver(m portproto.Connection, fd int, announce func() error
 	return s.send(portproto.AppendConnection(buf[:0], m), fd, deadline)
 }
 
+// deliverNow is deliver without waiting: false says that nothing was sent.
+func (s *fdSocket) deliverNow(m portproto.Connection, fd int) bool {
+	select {
+	case <-s.ready:
+	default:
+		return false
+	}
+	select {
+	case <-s.turn:
+	default:
+		return false
+	}
+	defer func() { s.turn <- struct{}{} }()
+	if s.conn == nil {
+		return false
+	}
+	var buf [portproto.MaxConnection]byte
+	return fdpass.SendNow(s.conn, portproto.AppendConnection(buf[:0], m), fd) == nil
+}
+
 func (s *fdSocket) myTurn(deadline time.Time) error {
 	select {
 	case <-s.ready:

@@ -30,7 +30,7 @@ func (h *heartbeat) ends() (epmd, own netip.AddrPort) {
 
 // alive registers with EPMD once.
 func alive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
-	conn, err := dialEPMD(ctx, req.EPMD, netip.Addr{})
+	conn, err := dialEPMD(ctx, req.EPMD)
 	if err != nil {
 		return nil, whyDial(ctx, err)
 	}
@@ -46,13 +46,10 @@ func alive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
 	return h, nil
 }
 
-// dialEPMD dials from bind, if it is valid.
-func dialEPMD(ctx context.Context, addr netip.AddrPort, bind netip.Addr) (*net.TCPConn, error) {
-	d := net.Dialer{KeepAlive: -1} // the BEAM has its own mind about that
+// dialEPMD is for the carrier's own connections; see connect for those of the BEAM.
+func dialEPMD(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
+	d := net.Dialer{KeepAlive: -1} // EPMD sees the end of this host's programs
 	d.SetMultipathTCP(false)
-	if bind.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(bind, 0))
-	}
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
 		return nil, fmt.Errorf("carrier: %w", err)
@@ -60,8 +57,11 @@ func dialEPMD(ctx context.Context, addr netip.AddrPort, bind netip.Addr) (*net.T
 	return conn.(*net.TCPConn), nil
 }
 
+// deadliner is a net.Conn or a file.
+type deadliner interface{ SetDeadline(time.Time) error }
+
 // talk bounds what do reads and writes on conn by ctx.
-func talk(ctx context.Context, conn net.Conn, do func() error) error {
+func talk(ctx context.Context, conn deadliner, addr netip.AddrPort, do func() error) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
 			return err
@@ -76,7 +76,7 @@ func talk(ctx context.Context, conn net.Conn, do func() error) error {
 		err = conn.SetDeadline(time.Time{})
 	}
 	if err != nil {
-		return whyTalk(ctx, fmt.Errorf("carrier: EPMD at %v: %w", conn.RemoteAddr(), err))
+		return whyTalk(ctx, fmt.Errorf("carrier: EPMD at %v: %w", addr, err))
 	}
 	return nil
 }
@@ -89,7 +89,7 @@ func alive2(ctx context.Context, conn net.Conn, req portproto.Register) (creatio
 	if err != nil {
 		return 0, because(portproto.BadRequest, err)
 	}
-	err = talk(ctx, conn, func() error {
+	err = talk(ctx, conn, req.EPMD, func() error {
 		if _, err := conn.Write(b); err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func alive2(ctx context.Context, conn net.Conn, req portproto.Register) (creatio
 
 // kindOf asks for a name that no node can have.
 func kindOf(ctx context.Context, addr netip.AddrPort) (portproto.Kind, error) {
-	conn, err := dialEPMD(ctx, addr, netip.Addr{})
+	conn, err := dialEPMD(ctx, addr)
 	if err != nil {
 		return "", whyDial(ctx, err)
 	}
@@ -115,7 +115,7 @@ func kindOf(ctx context.Context, addr netip.AddrPort) (portproto.Kind, error) {
 		return "", err
 	}
 	kind := portproto.KindHandover
-	err = talk(ctx, conn, func() error {
+	err = talk(ctx, conn, addr, func() error {
 		if _, err := conn.Write(probe); err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ func (c *carrier) startEPMD(ctx context.Context, addr netip.AddrPort) error {
 	startErr := runDaemon(ctx, c.hello.EPMD, addr.Port())
 	var last error
 	for {
-		conn, err := dialEPMD(ctx, addr, netip.Addr{})
+		conn, err := dialEPMD(ctx, addr)
 		if err == nil {
 			_ = conn.Close()
 			return nil
