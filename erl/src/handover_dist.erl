@@ -2,7 +2,7 @@
 -module(handover_dist).
 
 -export([childspecs/1, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
--export([address/4, listener/1, protocol/0, epmd_call/2, socket_options/2]).
+-export([preload/0, address/4, listener/1, protocol/0, epmd_call/2, socket_options/2]).
 
 -export_type([listen/0]).
 
@@ -27,16 +27,8 @@
 childspecs(Protocol) ->
     {ok, [Protocols]} = init:get_argument(proto_dist),
     case lists:filter(fun(P) -> lists:prefix("handover_tcp", P) end, Protocols) of
-        [Protocol | _] -> preload(), childspecs();
+        [Protocol | _] -> childspecs();
         _ -> {ok, []}
-    end.
-
-%% While files can be opened: a node that has run out of them could not load, say, what logs that.
-preload() ->
-    _ = application:load(handover),
-    case application:get_key(handover, modules) of
-        {ok, Modules} -> lists:foreach(fun code:ensure_loaded/1, Modules);
-        undefined -> ok                  % no handover.app in the path
     end.
 
 childspecs() ->
@@ -103,6 +95,16 @@ is_node_name(Node) ->
     is_atom(Node) andalso dist_util:is_node_name(atom_to_list(Node)).
 
 %% for the siblings
+
+%% @doc Loads what is not loaded yet, while files can be opened: a node that has run out of them could not load, say, what logs
+%% that. Not before the node is up: it would take a tenth of the boot.
+-spec preload() -> ok.
+preload() ->
+    _ = application:load(handover),
+    case application:get_key(handover, modules) of
+        {ok, Modules} -> lists:foreach(fun code:ensure_loaded/1, Modules);
+        undefined -> ok                  % no handover.app in the path
+    end.
 
 %% @doc The address of a node's host, or of where {@link handover_dial} says to dial instead. The module that
 %% `-epmd_module' names is asked for the former only, and may know the node's port as well.

@@ -109,6 +109,7 @@ handle_call(worker, _From, #st{worker = Worker} = S) ->
     {reply, {ok, Worker}, S};
 handle_call({accept, Kernel}, _From, #st{early = Early} = S) ->
     lists:foreach(fun({Fd, Connection}) -> hand_on(Kernel, Fd, Connection) end, lists:reverse(Early)),
+    _ = spawn(handover_dist, preload, []),
     {reply, ok, S#st{kernel = Kernel, early = []}};
 handle_call({last_failure, Node, Since}, From, S) ->
     last_failure(maps:get(Node, S#st.failures, none), Node, Since, From, S);
