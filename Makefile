@@ -41,7 +41,7 @@ soak: deps ## what takes too long for the tests, SOAKTIME=3m a part: prints what
 fuzz: ## every fuzz target for FUZZTIME=60s, one worker each
 	@.ci/fuzz.sh
 
-install: ## what is built, under PREFIX=/usr/local (and DESTDIR=): programs, application, systemd units, documents
+install: ## what is built, under PREFIX=/usr/local (and DESTDIR=): programs, application, units, man pages, documents
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' .ci/install.sh install
 
 uninstall: ## remove what install has put there

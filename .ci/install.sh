@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what is built, or removes it: the programs, the Erlang application, the systemd units, the documents.
+# Installs what is built, or removes it: the programs, the Erlang application, the systemd units, man pages, completions, the
+# documents.
 #   [DESTDIR=…] [PREFIX=/usr/local] .ci/install.sh install|uninstall
 # DESTDIR is where a package is put together; what is installed refers to PREFIX, and to the configuration in /etc, whatever
 # PREFIX is. A configuration that is there already stays as it is, and one that was changed outlives uninstall.
@@ -19,6 +20,12 @@ doc=$prefix/share/doc/handover
 units=$prefix/lib/systemd/system
 users=$prefix/lib/sysusers.d
 config=/etc/handover/epmd.toml
+man=$prefix/share/man/man1
+bash=$prefix/share/bash-completion/completions
+case $prefix in
+/usr) zsh=/usr/share/zsh/vendor-completions ;; # what packages of Debian use
+*) zsh=$prefix/share/zsh/site-functions ;;
+esac
 built=_build/default/lib/handover
 
 # put MODE FILE… DIRECTORY: with the directory
@@ -35,7 +42,7 @@ put() {
 # unit FILE NAME DIRECTORY: with the paths in it
 unit() {
     install -d "${DESTDIR:-}$3"
-    sed "s,@BINDIR@,$prefix/bin,; s,@DOCDIR@,$doc,; s,@CONFIG@,$config," "$1" >"${DESTDIR:-}$3/$2"
+    sed "s,@BINDIR@,$prefix/bin,; s,@CONFIG@,$config," "$1" >"${DESTDIR:-}$3/$2"
     chmod 644 "${DESTDIR:-}$3/$2"
 }
 
@@ -51,6 +58,9 @@ install_all() {
         # relative, so that it is right within DESTDIR too
         ln -sf "../../../../../bin/$program" "${DESTDIR:-}$app/priv/$program"
     done
+    put 644 man/epmd.1 man/handover.1 "$man"
+    put 644 completions/bash/epmd completions/bash/handover "$bash"
+    put 644 completions/zsh/_epmd completions/zsh/_handover "$zsh"
     unit systemd/epmd.socket epmd.socket "$units"
     unit systemd/epmd.service epmd.service "$units"
     unit systemd/epmd.sysusers epmd.conf "$users"
@@ -59,8 +69,11 @@ install_all() {
 }
 
 uninstall_all() {
-    rm -f "${DESTDIR:-}$prefix/bin/epmd" "${DESTDIR:-}$prefix/bin/handover" \
-        "${DESTDIR:-}$units/epmd.socket" "${DESTDIR:-}$units/epmd.service" "${DESTDIR:-}$users/epmd.conf"
+    for file in "$prefix/bin/epmd" "$prefix/bin/handover" "$man/epmd.1" "$man/handover.1" \
+        "$bash/epmd" "$bash/handover" "$zsh/_epmd" "$zsh/_handover" \
+        "$units/epmd.socket" "$units/epmd.service" "$users/epmd.conf"; do
+        rm -f "${DESTDIR:-}$file"
+    done
     if cmp -s systemd/epmd.toml "${DESTDIR:-}$config"; then
         rm -f "${DESTDIR:-}$config"
         rmdir "$(dirname "${DESTDIR:-}$config")" 2>/dev/null || true # somebody's own files
