@@ -1,6 +1,6 @@
 # Every target is a line here and a script elsewhere: the recipes hold no logic, so that any make will do.
 .POSIX:
-.PHONY: help deps go build test check demo bench matrix conformance soak fuzz install uninstall clean
+.PHONY: help deps go build test check packages deb dist demo bench matrix conformance soak fuzz install uninstall clean
 
 PREFIX = /usr/local
 DESTDIR =
@@ -47,5 +47,14 @@ install: ## what is built, under PREFIX=/usr/local (and DESTDIR=): programs, app
 uninstall: ## remove what install has put there
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' .ci/install.sh uninstall
 
+deb: deps ## the Debian package for this release and processor, in dist/
+	@.ci/deps.sh dh=debhelper dpkg-buildpackage=dpkg-dev && .ci/deb.sh
+
+dist: deps ## tarballs for Linux on amd64 and arm64, in dist/
+	@.ci/dist.sh
+
+packages: deps ## build and try both, in temporary folders; ends with "N passed, N failed"
+	@.ci/test.sh deb dist
+
 clean: ## remove what was built
-	@rm -rf _build erl/_build priv/epmd priv/handover
+	@rm -rf dist _build erl/_build priv/epmd priv/handover

@@ -6,7 +6,7 @@
 set -eu
 
 # command=package, and erl/library=package for a library of Erlang/OTP
-commands='erl=erlang-base rebar3=rebar3 make=make git=git gcc=gcc jq=jq shellcheck=shellcheck
+commands='erl=erlang-base rebar3=rebar3 make=make git=git gcc=gcc jq=jq shellcheck=shellcheck mandoc=mandoc
     nft=nftables iptables=iptables ip=iproute2 ss=iproute2 ps=procps tcpdump=tcpdump script=bsdutils'
 libraries='erl/crypto=erlang-crypto erl/ssl=erlang-ssl erl/common_test=erlang-common-test erl/eunit=erlang-eunit
     erl/dialyzer=erlang-dialyzer erl/tools=erlang-tools erl/parsetools=erlang-parsetools'

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the tarballs for other machines: handover-VERSION-linux-ARCHITECTURE.tar.gz, and SHA256SUMS.
+# Builds the tarballs for other machines: handover-VERSION-linux-ARCHITECTURE-otpRELEASE.tar.gz, and SHA256SUMS. RELEASE is
+# the OTP that compiled the application; it runs there and on the two releases after it.
 #   .ci/dist.sh [DIRECTORY [ARCHITECTURE …]]      default: dist amd64 arm64
 # Each is what `make install` puts below a PREFIX, whose units say /usr/local. Its bin/ can be HANDOVER_PREBUILT of another
 # build. The same sources, Go and OTP make the same bytes: it is built from a copy without history, and has the time of the
@@ -14,6 +15,7 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 ERL_COMPILER_OPTIONS=deterministic
 export SOURCE_DATE_EPOCH ERL_COMPILER_OPTIONS
 vsn=$(sed -n 's/.*{vsn, *"\(.*\)"}.*/\1/p' erl/src/handover.app.src)
+otp=$(erl -noinput -eval 'io:put_chars(erlang:system_info(otp_release)), halt().')
 mkdir -p "$to"
 to=$(cd "$to" && pwd)
 work=$(mktemp -d)
@@ -30,7 +32,7 @@ git ls-files -co --exclude-standard | tar -cf - -T - | tar -xf - -C "$work/sourc
 cd "$work/source"
 .ci/notices.sh >"$work/NOTICES"
 for arch in "$@"; do
-    name=handover-$vsn-linux-$arch
+    name=handover-$vsn-linux-$arch-otp$otp
     rm -f priv/epmd priv/handover
     GOOS=linux GOARCH=$arch .ci/build-go.sh
     QUIET=1 rebar3 compile

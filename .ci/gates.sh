@@ -9,7 +9,8 @@ report=${1:-/dev/stdout}
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 output=$(mktemp)
-trap 'rm -f "$output"' EXIT
+built=$(mktemp -d)
+trap 'rm -rf "$output" "$built"' EXIT
 trap 'exit 130' INT TERM HUP
 failed=0
 
@@ -32,7 +33,7 @@ gate() {
 }
 
 shell_scripts() {
-    git ls-files -co --exclude-standard '*.sh' .ci/run
+    git ls-files -co --exclude-standard '*.sh' .ci/run debian/handover.p* completions/bash
 }
 
 # govulncheck asks a server that some machines can't reach: no finding, then, and a skip that says so
@@ -51,13 +52,16 @@ vulnerabilities() {
 gate gofmt gofmt -d go
 gate 'go mod tidy' go mod tidy -diff
 gate 'go vet' go vet ./go/...
-gate 'go vet (darwin)' env GOOS=darwin go vet ./go/...
-gate 'go vet (freebsd)' env GOOS=freebsd go vet ./go/...
+gate 'go vet (darwin)' env GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go vet ./go/...
+gate 'go build (darwin)' env GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go build -o "$built/" ./go/cmd/epmd ./go/cmd/handover
+gate 'go vet (freebsd)' env GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 go vet ./go/...
+gate 'go build (freebsd)' env GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 go build -o "$built/" ./go/cmd/epmd ./go/cmd/handover
 gate 'go vet (soak)' go vet -tags soak ./go/...
 gate staticcheck go run "$staticcheck" ./go/...
 vulnerabilities
 # shellcheck disable=SC2046 # a list of files
 gate shellcheck shellcheck $(shell_scripts)
+gate mandoc mandoc -T lint -W warning man/epmd.1 man/handover.1
 # rebar.config has warnings_as_errors
 gate 'rebar3 compile' rebar3 compile
 gate 'rebar3 xref' rebar3 xref
