@@ -41,9 +41,9 @@ fail() {
     exit 1
 }
 
-# every path of the system, and where links lead; dpkg's own and caches left out
+# every path of the system, and where links lead; dpkg's own, caches and our configuration left out
 snapshot() {
-    find /usr /etc /lib -xdev ! -path '/etc/ld.so.cache' -printf '%p %l %m\n' | LC_ALL=C sort
+    find /usr /etc /lib -xdev ! -path '/etc/ld.so.cache' ! -path '/etc/handover*' -printf '%p %l %m\n' | LC_ALL=C sort
 }
 
 # the stock epmd prints no -upgrade in its usage
@@ -99,5 +99,7 @@ diff /tmp/before /tmp/after || fail 'the system is not as it was'
 [ -z "$(dpkg-divert --list handover)" ] || fail "left: $(dpkg-divert --list handover)"
 dpkg --verify erlang-base || fail 'erlang-base is not as it was'
 if is_ours /usr/bin/epmd; then fail '/usr/bin/epmd is still ours'; fi
+[ -e /etc/handover/epmd.toml ] || fail 'the configuration went with the removal, not with the purge'
 dpkg -P handover
+[ ! -e /etc/handover ] || fail 'the configuration outlives the purge'
 echo 'ok'
