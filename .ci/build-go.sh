@@ -1,8 +1,14 @@
 #!/bin/sh
 # Builds priv/epmd and priv/handover, static and free of paths. Does nothing where both are newer than every source, so a
-# machine that has the programs needs no Go. rebar3 and mix call it, by `make go`, before they compile.
+# machine that has the programs needs no Go. rebar3 and mix call it before they compile.
+#   HANDOVER_PREBUILT=/dir    takes the programs from there instead of building them
 set -eu
 cd "$(dirname "$0")/.."
+
+refuse() {
+    echo "handover: $*" >&2
+    exit 1
+}
 
 current() {
     [ -x priv/epmd ] && [ -x priv/handover ] &&
@@ -13,15 +19,44 @@ current() {
 find_go() {
     command -v go && return
     [ -x /usr/local/go/bin/go ] && echo /usr/local/go/bin/go && return
-    cat >&2 <<'EOF'
-handover: `go` was not found. Its two programs, priv/epmd and priv/handover, are written in Go.
-Install Go 1.26 or newer (https://go.dev/dl) and have `go` in the PATH, or copy built programs into priv/.
-EOF
-    return 1
+    refuse 'go was not found. Its two programs, priv/epmd and priv/handover, are written in Go.
+Install Go 1.26 or newer (https://go.dev/dl) and have go in the PATH, or set HANDOVER_PREBUILT=/dir to a directory
+that has both programs, built on another machine: after a build they are in priv/ of handover.'
 }
 
+# from_prebuilt DIR: the programs there must be handover's, run on this machine, and be of the application's version
+from_prebuilt() {
+    dir=$1
+    case $dir in
+    /*) [ -d "$dir" ] || refuse "HANDOVER_PREBUILT=$dir is no directory" ;;
+    *) refuse "HANDOVER_PREBUILT=$dir has to be an absolute path" ;;
+    esac
+    for program in epmd handover; do
+        [ -f "$dir/$program" ] || refuse "HANDOVER_PREBUILT=$dir has no program $program"
+        [ -x "$dir/$program" ] || refuse "$dir/$program is not executable"
+    done
+    wanted="handover $(sed -n 's/.*{vsn, *"\(.*\)"}.*/\1/p' erl/src/handover.app.src)"
+    found=$("$dir/handover" version 2>&1) || refuse "$dir/handover does not run here: $found"
+    [ "$found" = "$wanted" ] || refuse "$dir/handover is of another version: \`handover version\` says \"$found\", not \"$wanted\""
+    # only handover's has -upgrade in its usage, which a wrong option prints
+    case $("$dir/epmd" -help 2>&1) in
+    *-upgrade*) ;;
+    *) refuse "$dir/epmd is not handover's epmd, or does not run here" ;;
+    esac
+    for program in epmd handover; do
+        cmp -s "$dir/$program" "priv/$program" && continue
+        echo "handover: taking priv/$program from $dir"
+        install -m 755 "$dir/$program" "priv/$program"
+    done
+    touch priv/epmd priv/handover
+}
+
+if [ -n "${HANDOVER_PREBUILT:-}" ]; then
+    from_prebuilt "$HANDOVER_PREBUILT"
+    exit 0
+fi
 if current; then exit 0; fi
 go=$(find_go)
 echo "handover: building priv/epmd and priv/handover"
-CGO_ENABLED=0 "$go" build -trimpath -ldflags '-s -w' -o priv/ ./go/cmd/epmd ./go/cmd/handover
+CGO_ENABLED=0 "$go" build -trimpath -buildvcs=false -ldflags '-s -w' -o priv/ ./go/cmd/epmd ./go/cmd/handover
 touch priv/epmd priv/handover
