@@ -3,7 +3,7 @@
 -module(handover_acceptor).
 
 -export([start/1]).
--export([init/2]).
+-export([init/2, idle/0]).
 
 %% @doc Starts the acceptor that net_kernel is linked to; it starts another when this one ends.
 -spec start(handover_dist:listen()) -> pid().
@@ -14,11 +14,12 @@ start(Listen) ->
 -spec init(pid(), handover_dist:listen()) -> no_return().
 init(Kernel, Listen) ->
     ok = handover_sup:accept(Kernel),
-    {Driver, Socket} = handover_dist:listener(Listen),
-    loop(Kernel, Driver, Socket).
+    case handover_dist:listener(Listen) of
+        {_Driver, none} -> idle();
+        {Driver, Socket} -> loop(Kernel, Driver, Socket)
+    end.
 
-loop(_Kernel, _Driver, none) ->
-    receive after infinity -> ok end;
+-spec loop(pid(), module(), port()) -> no_return().
 loop(Kernel, Driver, Listener) ->
     case Driver:accept(Listener) of
         {ok, Socket} ->
@@ -27,6 +28,16 @@ loop(Kernel, Driver, Listener) ->
             loop(Kernel, Driver, Listener);
         {error, Reason} ->
             exit({accept, Reason})
+    end.
+
+%% Asleep it is in no code, so an upgrade of this module does not end it. One that waits in accept is ended by an upgrade,
+%% and net_kernel starts another; the connections meanwhile wait in the listen queue.
+%% @private
+-spec idle() -> no_return().
+idle() ->
+    receive
+        _ -> idle()
+    after 0 -> erlang:hibernate(?MODULE, idle, [])
     end.
 
 %% net_kernel answers at once, with the process that does the handshake.
