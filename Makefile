@@ -1,6 +1,6 @@
 # Every target is a line here and a script elsewhere: the recipes hold no logic, so that any make will do.
 .POSIX:
-.PHONY: help deps go build test check packages deb dist demo bench matrix conformance soak fuzz install uninstall clean
+.PHONY: help deps go build test check packages deb dist demo journeys bench matrix conformance soak fuzz install uninstall clean
 
 PREFIX = /usr/local
 DESTDIR =
@@ -21,10 +21,13 @@ test: deps build ## everything on a fresh machine: installs, builds, runs all te
 	@.ci/test.sh go ct
 
 check: deps build ## the gates (gofmt, vet, staticcheck, govulncheck, xref, dialyzer, shellcheck) and all tests
-	@.ci/test.sh gates go ct
+	@.ci/test.sh gates go ct journeys
 
 demo: deps build ## two hosts, a firewall that lets nothing but port 4369 through, three nodes
 	@examples/two_hosts/demo.sh
+
+journeys: deps build ## rebar3, Elixir and RabbitMQ users' ways, each in a folder of its own (of what is committed)
+	@.ci/test.sh journeys
 
 bench: deps build ## measure beside inet_tcp, inet_tls and OTP's epmd: bench/RESULTS.md (under ten minutes)
 	@.ci/deps.sh openssl=openssl && bench/run.sh

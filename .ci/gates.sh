@@ -33,7 +33,7 @@ gate() {
 }
 
 shell_scripts() {
-    git ls-files -co --exclude-standard '*.sh' .ci/run debian/handover.p* completions/bash
+    git ls-files -co --exclude-standard '*.sh' '*.bash' .ci/run debian/handover.p* completions/bash
 }
 
 # govulncheck asks a server that some machines can't reach: no finding, then, and a skip that says so

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the named parts and sums them up; the last line is `N passed, N failed`.
-#   .ci/test.sh PART …     PART: gates, go, ct, deb or dist
+#   .ci/test.sh PART …     PART: gates, go, ct, journeys, deb or dist
 # Fails if anything failed and if a part ran nothing. What was skipped is listed with its reason.
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,9 +14,10 @@ script() {
     gates) echo .ci/gates.sh ;;
     go) echo .ci/go-test.sh ;;
     ct) echo ct/run.sh ;;
+    journeys) echo .ci/journeys.sh ;;
     deb) echo .ci/deb-check.sh ;;
     dist) echo .ci/dist-check.sh ;;
-    *) echo "test.sh: no part $1: gates, go, ct, deb or dist" >&2 && return 1 ;;
+    *) echo "test.sh: no part $1: gates, go, ct, journeys, deb or dist" >&2 && return 1 ;;
     esac
 }
 
