@@ -86,7 +86,7 @@ console() {
 }
 
 # left_behind: the pids of what a case has started, which has this run's folder in its environment
-left_behind() { grep -lsF "HANDOVER_JOURNEY=$work" /proc/[0-9]*/environ | cut -d / -f 3; }
+left_behind() { grep -lsF "JOURNEY_FOLDER=$work" /proc/[0-9]*/environ | cut -d / -f 3; }
 
 # shellcheck disable=SC2317 # the trap calls it
 finish() {
@@ -135,7 +135,7 @@ journey() {
     local name=$1 status failed=0 started
     shift
     if [ "${arguments[0]:-}" = --case ]; then
-        work=$HANDOVER_JOURNEY
+        work=$JOURNEY_FOLDER
         cd "$work/project"
         set -x
         "case_${arguments[1]}"
@@ -147,7 +147,7 @@ journey() {
     for case in "$@"; do
         status=0
         started=$SECONDS
-        HANDOVER_JOURNEY=$work timeout -k 5 "$case_limit" "$test_script" --case "$case" >"$work/log" 2>&1 </dev/null || status=$?
+        JOURNEY_FOLDER=$work timeout -k 5 "$case_limit" "$test_script" --case "$case" >"$work/log" 2>&1 </dev/null || status=$?
         settled >>"$work/log" || [ "$status" -ne 0 ] || status=1
         case $status in
         0) verdict "ok $name.$case" ;;

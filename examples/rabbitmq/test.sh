@@ -5,7 +5,7 @@
 . "$(dirname "$0")/../../.ci/journey.bash"
 for sbin in /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin; do :; done
 set -a
-HANDOVER_EBIN=$repository/_build/default/lib/handover/ebin
+EBIN=$repository/_build/default/lib/handover/ebin
 . "$example/environment"
 set +a
 
@@ -21,7 +21,7 @@ start() {
 case_cluster() {
     [ -d "$sbin" ] || skip "no rabbitmq-server here: apt-get install rabbitmq-server"
     [ "$(id -u)" = 0 ] || [ "$(id -u)" = "$(id -u rabbitmq)" ] || skip "rabbitmq-server runs as root or rabbitmq only"
-    [ -e "$HANDOVER_EBIN/handover.app" ] || (cd "$repository" && rebar3 compile)
+    [ -e "$EBIN/handover.app" ] || (cd "$repository" && rebar3 compile)
     mkdir "$work/rabbit"
     export RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_CONFIG_FILE=$work/rabbit/none RABBITMQ_LOG_BASE=$work/rabbit/log
     export RABBITMQ_USE_LONGNAME=true RABBITMQ_ENABLED_PLUGINS_FILE=$work/rabbit/plugins
