@@ -44,7 +44,8 @@ same_bytes() {
 # what another build takes as HANDOVER_PREBUILT
 names_its_version() {
     vsn=$(sed -n 's/.*{vsn, *"\(.*\)"}.*/\1/p' erl/src/handover.app.src)
-    "$work"/tree/*-"$(go env GOARCH)"-*/bin/handover version | grep -xF "handover $vsn"
+    bin=$(echo "$work"/tree/*-"$(go env GOARCH)"-*/bin)
+    "$bin/handover" version | grep -xF "handover $vsn"
 }
 
 # a node registers with an epmd of another processor

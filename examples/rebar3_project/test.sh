@@ -235,7 +235,7 @@ case_upgrade() {
     after=$(link_of_a)
     [ "${after%,*}" = "${before%,*}" ]
     # and it still connects and is connected to
-    greeter a eval "{erlang:disconnect_node('b@127.0.0.1'), handover:connect('b@127.0.0.1')}." | grep -F '{true,ok}'
+    greeter a eval "{erlang:disconnect_node('b@127.0.0.1'), handover:connect('b@127.0.0.1')}." | grep -F "{true,{ok,'b@127.0.0.1'}}"
     [ "$(greeter b eval "greeter:greet('a@127.0.0.1', me).")" = 1 ]
     greeter a stop
     greeter b stop

@@ -115,6 +115,9 @@ func TestPolicyHandover(t *testing.T) {
 	ts.SetPolicy(policyOf(t, "allow.handovers = []"))
 	send(t, theirs, handoverReq(t, "app1")[4:])
 	refused(t, theirs, epmdproto.Refused)
+	if !within(func() bool { return ts.Status().Handovers["ok"] == 1 }) { // counted when its answer has been read
+		t.Error("the handover was not counted")
+	}
 	st := ts.Status()
 	if st.Handovers["ok"] != 1 || st.Handovers["refused"] != 2 || st.Requests["handover"]["refused"] != 2 || !st.Policy {
 		t.Errorf("%+v", st)
