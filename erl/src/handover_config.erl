@@ -11,38 +11,38 @@
 -type key() :: listen | fallback | start_epmd | socket_dir | log_level | dial_map | dial_module | dial_srv | telemetry.
 -type type() :: boolean | path | level | dial_map | module.
 
-%% Key, default, type.
--define(KEYS, [{listen, true, boolean},
-               {fallback, true, boolean},
-               {start_epmd, true, boolean},
-               {socket_dir, "", path},
-               {log_level, info, level},
-               {dial_map, [], dial_map},
-               {dial_module, none, module},
-               {dial_srv, false, boolean},
-               {telemetry, none, module}]).
+%% Key, environment variable, default, type.
+-define(KEYS, [{listen, "HANDOVER_LISTEN", true, boolean},
+               {fallback, "HANDOVER_FALLBACK", true, boolean},
+               {start_epmd, "HANDOVER_START_EPMD", true, boolean},
+               {socket_dir, "HANDOVER_SOCKET_DIR", "", path},
+               {log_level, "HANDOVER_LOG_LEVEL", info, level},
+               {dial_map, "HANDOVER_DIAL_MAP", [], dial_map},
+               {dial_module, "HANDOVER_DIAL_MODULE", none, module},
+               {dial_srv, "HANDOVER_DIAL_SRV", false, boolean},
+               {telemetry, "HANDOVER_TELEMETRY", none, module}]).
 
 -define(LEVELS, [debug, info, warning, error]).
 
 -spec keys() -> [{key(), Default :: term(), type()}].
-keys() -> ?KEYS.
+keys() -> [{Key, Default, Type} || {Key, _, Default, Type} <- ?KEYS].
 
 %% @doc Reads every key. The error is for people: net_kernel prints it when the node can't start.
 -spec check() -> ok | {error, {handover_config, Text :: string()}}.
 check() ->
-    _ = application:load(handover),
+    load(),
     Unknown = [Key || {Key, _} <- application:get_all_env(handover),
                       not lists:keymember(Key, 1, ?KEYS), Key =/= included_applications],
-    Bad = [{Key, Value, Type} || {Key, Default, Type} <- ?KEYS,
-                                 {bad, Value} <- [lookup(Key, Default, Type)]],
+    Bad = [{Key, Value, Type} || {Key, Variable, Default, Type} <- ?KEYS,
+                                 {bad, Value} <- [lookup(Key, Variable, Default, Type)]],
     complaint(Unknown, Bad).
 
 %% @doc The value of Key, or its default where the configured one is no good: {@link check/0} has said so by then.
 -spec get(key()) -> boolean() | string() | atom() | [handover_dial:entry()].
 get(Key) ->
-    _ = application:load(handover),
-    {Key, Default, Type} = lists:keyfind(Key, 1, ?KEYS),
-    case lookup(Key, Default, Type) of
+    load(),
+    {Key, Variable, Default, Type} = lists:keyfind(Key, 1, ?KEYS),
+    case lookup(Key, Variable, Default, Type) of
         {ok, Value} -> Value;
         {bad, _} -> Default
     end.
@@ -66,10 +66,15 @@ program(Name) ->
 
 %% internal
 
+%% To load it again would be harmless, and a question to another process for each key.
+load() ->
+    application:get_key(handover, vsn) =:= undefined andalso application:load(handover),
+    ok.
+
 complaint([], []) ->
     ok;
 complaint([Key | _], _) ->
-    Text = io_lib:format("unknown key ~tp; known are ~ts", [Key, names([K || {K, _, _} <- ?KEYS])]),
+    Text = io_lib:format("unknown key ~tp; known are ~ts", [Key, names([K || {K, _, _, _} <- ?KEYS])]),
     {error, {handover_config, lists:flatten(Text)}};
 complaint([], [{Key, Value, Type} | _]) ->
     Text = io_lib:format("~ts is ~tp; it must be ~ts", [Key, Value, expected(Type)]),
@@ -84,8 +89,8 @@ expected(level) -> names(?LEVELS);
 expected(module) -> "the name of a module";
 expected(dial_map) -> handover_dial:expected().
 
-lookup(Key, Default, Type) ->
-    case os:getenv("HANDOVER_" ++ string:uppercase(atom_to_list(Key))) of
+lookup(Key, Variable, Default, Type) ->
+    case os:getenv(Variable) of
         false ->
             case application:get_env(handover, Key) of
                 undefined -> {ok, Default};

@@ -107,11 +107,15 @@ preload() ->
     end.
 
 %% @doc The address of a node's host, or of where {@link handover_dial} says to dial instead. The module that
-%% `-epmd_module' names is asked for the former only, and may know the node's port as well.
+%% `-epmd_module' names is asked for the former only, and may know the node's port as well; erl_epmd asks the resolver, which
+%% takes longer than all else here where the host is an address.
 -spec address(module(), handover_dial:source(), string(), string() | inet:ip_address()) ->
           {ok, inet:ip_address()} | {ok, inet:ip_address(), inet:port_number(), integer()} | {error, term()}.
 address(Driver, name, Name, Host) ->
-    epmd_call(address_please, [Name, Host, Driver:family()]);
+    case net_kernel:epmd_module() =:= erl_epmd andalso Driver:parse_address(Host) of
+        {ok, Ip} -> {ok, Ip};
+        _ -> epmd_call(address_please, [Name, Host, Driver:family()])
+    end;
 address(Driver, _, _, Host) ->
     inet:getaddr(Host, Driver:family()).
 

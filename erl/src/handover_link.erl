@@ -47,10 +47,17 @@ failed(Link, Reason, Detail) -> Link ! {failed, Reason, Detail}, ok.
 -spec up(pid(), port(), handover | direct) -> ok.
 up(Link, Socket, Via) -> Link ! {up, Socket, Via}, ok.
 
-%% @doc Brings a connection that was handed over to net_kernel.
--spec accept(pid(), non_neg_integer(), handover_proto:connection()) -> pid().
+%% @doc Brings a connection that was handed over to net_kernel. A node at its limit of processes loses the connection, not the
+%% caller.
+-spec accept(pid(), non_neg_integer(), handover_proto:connection()) -> ok.
 accept(Kernel, Fd, Connection) ->
-    spawn_opt(?MODULE, init_accept, [Kernel, Fd, Connection], [{priority, max}]).
+    try spawn_opt(?MODULE, init_accept, [Kernel, Fd, Connection], [{priority, max}]) of
+        _ -> ok
+    catch
+        error:Reason ->
+            handover_fd:close(Fd),
+            handover_log:event(warning, bad_fd, #{reason => Reason})
+    end.
 
 %% the side that connects
 

@@ -4,7 +4,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/2, register/2, connect/2, stop/1]).
+-export([start_link/3, register/2, connect/2, accept/2, stop/1]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(HELLO_MS, 5000).
@@ -19,6 +19,7 @@
 
 -record(st, {guard :: pid(),
              registration :: none | map(),     % to register again after a restart of ours
+             kernel :: none | pid(),           % who takes connections that are handed over; none: the guard keeps them
              port = none :: none | port(),
              os_pid = 0 :: non_neg_integer(),
              fds = none :: none | socket:socket(),
@@ -28,9 +29,9 @@
              asked = #{} :: #{pos_integer() => #asked{}}}).
 
 %% @doc Starts the program. Guard is told with handover_sup:ready/3 when both have said hello.
--spec start_link(pid(), none | map()) -> {ok, pid()}.
-start_link(Guard, Registration) ->
-    gen_server:start_link(?MODULE, {Guard, Registration}, []).
+-spec start_link(pid(), none | map(), none | pid()) -> {ok, pid()}.
+start_link(Guard, Registration, Kernel) ->
+    gen_server:start_link(?MODULE, {Guard, Registration, Kernel}, []).
 
 -spec register(pid(), map()) -> {ok, integer(), handover | stock} | {error, atom(), binary()}.
 register(Worker, Registration) ->
@@ -41,6 +42,11 @@ register(Worker, Registration) ->
 connect(Worker, #{timeout := Timeout} = Request) ->
     gen_server:call(Worker, {connect, Request, Timeout + ?ANSWER_MARGIN_MS}, infinity).
 
+%% @doc From now on connections that are handed over go to Kernel.
+-spec accept(pid(), pid()) -> ok.
+accept(Worker, Kernel) ->
+    gen_server:cast(Worker, {accept, Kernel}).
+
 %% @doc Unregisters the node and ends the program, in less than net_sup's patience.
 -spec stop(pid()) -> ok.
 stop(Worker) ->
@@ -49,9 +55,9 @@ stop(Worker) ->
 %% callbacks
 
 %% @private
-init({Guard, Registration}) ->
+init({Guard, Registration, Kernel}) ->
     process_flag(trap_exit, true),
-    {ok, #st{guard = Guard, registration = Registration}, {continue, hello}}.
+    {ok, #st{guard = Guard, registration = Registration, kernel = Kernel}, {continue, hello}}.
 
 %% @private
 handle_continue(hello, #st{guard = Guard} = S) ->
@@ -71,6 +77,8 @@ handle_call({Command, Request, Timeout}, {Pid, _} = From, #st{next = Id, asked =
     {noreply, S#st{next = Id + 1, asked = Asked#{Id => Question}}}.
 
 %% @private
+handle_cast({accept, Kernel}, S) ->
+    {noreply, S#st{kernel = Kernel}};
 handle_cast(_, S) ->
     {noreply, S}.
 
@@ -237,8 +245,11 @@ receive_fds(#st{fds = Fds} = S) ->
             S
     end.
 
-connection({ok, #{kind := handed_over} = Connection}, Fd, S) ->
+connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = none} = S) ->
     handover_sup:handed_over(Fd, Connection),
+    S;
+connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = Kernel} = S) ->
+    handover_link:accept(Kernel, Fd, Connection),
     S;
 connection({ok, #{kind := asked, id := Id} = Connection}, Fd, #st{asked = Asked} = S) when is_map_key(Id, Asked) ->
     answer(Id, {ok, Fd, Connection}, S);

@@ -108,7 +108,8 @@ handle_call(worker, From, #st{worker = none, waiting = Waiting} = S) ->
 handle_call(worker, _From, #st{worker = Worker} = S) ->
     {reply, {ok, Worker}, S};
 handle_call({accept, Kernel}, _From, #st{early = Early} = S) ->
-    lists:foreach(fun({Fd, Connection}) -> hand_on(Kernel, Fd, Connection) end, lists:reverse(Early)),
+    lists:foreach(fun({Fd, Connection}) -> handover_link:accept(Kernel, Fd, Connection) end, lists:reverse(Early)),
+    lists:foreach(fun(Worker) -> handover_port:accept(Worker, Kernel) end, workers(S)),
     _ = spawn(handover_dist, preload, []),
     {reply, ok, S#st{kernel = Kernel, early = []}};
 handle_call({last_failure, Node, Since}, From, S) ->
@@ -145,10 +146,13 @@ handle_info(_, S) ->
     {noreply, S}.
 
 %% @private
-terminate(_Reason, #st{worker = Worker, starting = Starting}) ->
-    lists:foreach(fun handover_port:stop/1, [Pid || Pid <- [Worker, Starting], is_pid(Pid)]).
+terminate(_Reason, S) ->
+    lists:foreach(fun handover_port:stop/1, workers(S)).
 
 %% internal: the worker
+
+workers(#st{worker = Worker, starting = Starting}) ->
+    [Pid || Pid <- [Worker, Starting], is_pid(Pid)].
 
 with_worker(Fun) ->
     try
@@ -160,8 +164,8 @@ with_worker(Fun) ->
         exit:{Reason, _} -> {error, carrier_down, Reason}
     end.
 
-start_worker(#st{registration = Registration} = S) ->
-    try handover_port:start_link(self(), Registration) of
+start_worker(#st{registration = Registration, kernel = Kernel} = S) ->
+    try handover_port:start_link(self(), Registration, Kernel) of
         {ok, Worker} -> S#st{starting = Worker, started = now_ms()}
     catch
         error:Reason -> restart_later(Reason, S#st{started = now_ms()})
@@ -185,23 +189,13 @@ now_ms() ->
 %% internal: connections
 
 take(Fd, Connection, #st{kernel = Kernel} = S) when is_pid(Kernel) ->
-    hand_on(Kernel, Fd, Connection),
+    handover_link:accept(Kernel, Fd, Connection),
     S;
 take(Fd, Connection, #st{early = Early} = S) when length(Early) < ?MAX_EARLY ->
     S#st{early = [{Fd, Connection} | Early]};
 take(Fd, _Connection, S) ->
     handover_fd:close(Fd),
     S.
-
-%% A node at its limit of processes loses the connection, not the guard.
-hand_on(Kernel, Fd, Connection) ->
-    try handover_link:accept(Kernel, Fd, Connection) of
-        _ -> ok
-    catch
-        error:Reason ->
-            handover_fd:close(Fd),
-            handover_log:event(warning, bad_fd, #{reason => Reason})
-    end.
 
 %% internal: failures
 
