@@ -10,7 +10,7 @@ PATH=$PATH:/usr/sbin:/sbin
 dir=${HANDOVER_MATRIX_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/handover/matrix}
 mirror=${HANDOVER_MATRIX_MIRROR:-http://deb.debian.org/debian}
 packages='rebar3 erlang-base erlang-dev erlang-crypto erlang-ssl erlang-common-test erlang-eunit erlang-dialyzer
-    erlang-tools erlang-src nftables iproute2 procps make'
+    erlang-tools erlang-src nftables iproute2 tcpdump bsdutils procps make'
 [ $# -gt 0 ] || set -- trixie sid
 
 if [ "$(id -u)" -ne 0 ]; then
@@ -34,9 +34,9 @@ install_into() {
     DEBIAN_FRONTEND=noninteractive chroot "$1" apt-get -y install --no-install-recommends $packages
 }
 
-# chroot_of SUITE: makes it unless it is there; one that was broken off is called .new and made again
+# chroot_of SUITE: makes it unless it is there, with these packages; one that was broken off is called .new and made again
 chroot_of() {
-    [ ! -d "$dir/$1" ] || return 0
+    [ "$(cat "$dir/$1/packages" 2>/dev/null)" != "$packages" ] || return 0
     .ci/deps.sh debootstrap=debootstrap
     echo "matrix: making $dir/$1"
     rm -rf "$dir/$1.new"
@@ -45,6 +45,8 @@ chroot_of() {
         tail -n 20 "$work/log" >&2
         return 1
     fi
+    echo "$packages" >"$dir/$1.new/packages"
+    rm -rf "${dir:?}/$1"
     mv "$dir/$1.new" "$dir/$1"
 }
 
