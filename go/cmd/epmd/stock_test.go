@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// deliberate names, of docs/OPERATIONS.md, the difference that a command line
+// deliberate names, of docs/EPMD.md, the difference that a command line
 // shows, where it shows one.
 var deliberate = map[string]string{
 	"-port 70000 -names":        "numbers",
@@ -87,13 +87,13 @@ func TestEndingsAsStock(t *testing.T) {
 
 // TestDeliberate: what is deliberate is said to operators.
 func TestDeliberate(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/OPERATIONS.md")
+	page, err := os.ReadFile("../../../docs/EPMD.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line, name := range deliberate {
 		if !strings.Contains(string(page), "\n| `"+name+"` |") {
-			t.Errorf("epmd %s: docs/OPERATIONS.md has no difference `%s`", line, name)
+			t.Errorf("epmd %s: docs/EPMD.md has no difference `%s`", line, name)
 		}
 	}
 }

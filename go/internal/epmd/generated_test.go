@@ -100,7 +100,7 @@ func opcode(stream string) byte {
 }
 
 // deliberate is why a stream is answered otherwise than by the stock epmd, or "".
-// docs/OPERATIONS.md has the same list under the same names.
+// docs/EPMD.md has the same list under the same names.
 func deliberate(stream string) string {
 	switch opcode(stream) {
 	case epmdproto.OpHandover:
@@ -166,13 +166,13 @@ func compareGenerated(t *testing.T, program string, relaxed bool, seed uint64, s
 
 // TestDeliberate: what is deliberate is said to operators.
 func TestDeliberate(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/OPERATIONS.md")
+	page, err := os.ReadFile("../../../docs/EPMD.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for op := range 256 {
 		if name := deliberate(string([]byte{0, 1, byte(op)})); name != "" && !strings.Contains(string(page), "\n| `"+name+"` |") {
-			t.Errorf("docs/OPERATIONS.md has no difference `%s`", name)
+			t.Errorf("docs/EPMD.md has no difference `%s`", name)
 		}
 	}
 }

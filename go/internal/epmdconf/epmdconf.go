@@ -1,5 +1,5 @@
 // Package epmdconf reads the file of `epmd -config`: TOML, since operators know it
-// and its errors have lines. docs/OPERATIONS.md has the keys.
+// and its errors have lines. docs/EPMD.md has the keys.
 package epmdconf
 
 import (

@@ -111,7 +111,7 @@ func TestConfigurationStays(t *testing.T) {
 }
 
 // TestUnits: systemd finds no fault with them, and gives the score that
-// docs/OPERATIONS.md tells.
+// docs/EPMD.md tells.
 func TestUnits(t *testing.T) {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
 		t.Skipf("skipped: %v (Debian: apt install systemd)", err)
@@ -135,8 +135,8 @@ func TestUnits(t *testing.T) {
 	if err != nil || score == nil {
 		t.Fatalf("security: %v: %s", err, out)
 	}
-	docs, err := os.ReadFile(top + "/docs/OPERATIONS.md")
+	docs, err := os.ReadFile(top + "/docs/EPMD.md")
 	if err != nil || !strings.Contains(string(docs), "exposure level "+string(score[1])) {
-		t.Errorf("the score is %s; docs/OPERATIONS.md has another one (%v)", score[1], err)
+		t.Errorf("the score is %s; docs/EPMD.md has another one (%v)", score[1], err)
 	}
 }

@@ -10,7 +10,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("epmd_"+name, help, labels, nil)
 }
 
-// The names are docs/OPERATIONS.md's.
+// The names are docs/EPMD.md's.
 var (
 	up          = desc("up_seconds", "Time since the start.")
 	nodes       = desc("nodes", "Registered nodes.")

@@ -29,7 +29,7 @@ import (
 const top = "../../.."
 
 // theEPMD is the page about the daemon.
-const theEPMD = "docs/OPERATIONS.md"
+const theEPMD = "docs/EPMD.md"
 
 // patience is for everything that is waited for: a test fails by it, and never
 // because something was slow.
