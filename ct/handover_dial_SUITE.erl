@@ -11,7 +11,7 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
     [maps, bad_maps, patterns, other_address, other_port, no_fallback_at_another_port, callback, dns,
-     alias, alias_forgotten, alias_of_a_linked_node, stale_link, lying_node, two_protocols].
+     alias, alias_forgotten, alias_of_a_linked_node, stale_link, lying_node, bad_names, two_protocols].
 
 init_per_testcase(_, Config) -> [{epmd_port, handover_ct:free_port()} | Config].
 end_per_testcase(_, _) -> ok.
@@ -273,6 +273,24 @@ lying_node(Config) ->
                  set(A, dial_map, []),
                  ?assertMatch({error, {handshake, _}}, connect(A, 'b@127.0.0.1')),
                  ?assertMatch({error, {unknown_host, _}}, connect(A, 'b@b.invalid'))
+         end).
+
+%% Whatever name is in the challenge: a reason, nothing learned, and the node lives.
+bad_names(Config) ->
+    with({handover, ["-address", "127.0.0.1"]}, [a], Config,
+         fun(A) ->
+                 Connect = fun(Name) ->
+                                   Challenge = <<$N, (1 bsl 24):64, 1:32, 1:32, (byte_size(Name)):16, Name/binary>>,
+                                   Answer = <<$i, 0, 6:16, 3:16, "sok", (byte_size(Challenge)):16, Challenge/binary>>,
+                                   handover_ct:with_server({127,0,0,3}, ?config(epmd_port, Config), Answer,
+                                                           fun() -> connect(A, 'x@127.0.0.3') end)
+                           end,
+                 Long = binary:copy(<<"h">>, 300),
+                 [?assertMatch({_, {error, {handshake, _}}}, {Name, Connect(Name)})
+                  || Name <- [<<>>, <<"x">>, <<"x@">>, <<"@h">>, <<"y@127.0.0.3">>, <<"x@", Long/binary>>, <<255, 0, 1>>]],
+                 ?assertEqual([], call(A, ets, tab2list, [handover_dial])),
+                 {error, {handshake, Text}} = Connect(<<"x@", Long/binary>>),
+                 ?assert(iolist_size(io_lib:format("~ts", [Text])) < 300)
          end).
 
 two_protocols(Config) ->

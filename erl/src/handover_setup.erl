@@ -15,6 +15,7 @@
              ip :: inet:ip_address() | undefined, socket :: port() | undefined}).
 
 -define(VERSION, 6).
+-define(MAX_NAME, 255).             % an atom's
 %% The carrier gives up so much before the setup timer does, so that its reason is heard.
 -define(DIAL_MARGIN_MS, 250).
 
@@ -105,12 +106,12 @@ no_handover(Answer, #st{driver = Driver, socket = Socket} = S) ->
 other_name(True, #st{name = Name, node = Node, ip = Ip, epmd_port = EpmdPort} = S) ->
     handover_dial:forget(Node),
     case string:split(True, "@") of
-        [Name, [_ | _]] when EpmdPort =/= none ->
+        [Name, [_ | _]] when EpmdPort =/= none, length(True) =< ?MAX_NAME ->
             lists:member(True, [atom_to_list(N) || N <- nodes(connected)])
                 orelse handover_dial:learn(Node, True, {Ip, EpmdPort}),
             fail(other_name, {True, {Ip, EpmdPort}}, S);
         _ ->
-            fail(handshake, io_lib:format("the node there calls itself ~tp", [True]), S)
+            fail(handshake, io_lib:format("the node there calls itself ~0tp", [lists:sublist(True, ?MAX_NAME)]), S)
     end.
 
 %% PROTOCOL.md, HANDOVER_RESP.
