@@ -80,6 +80,7 @@ copy_repository() {
     mkdir -p "$work/copy"
     { git ls-files -co --exclude-standard && echo priv/epmd && echo priv/handover; } |
         tar -cf - -T - | tar -xf - -C "$work/copy"
+    CGO_ENABLED=0 go build -o "$work/copy/_build/delayline" ./go/cmd/delayline
 }
 
 failed=0
