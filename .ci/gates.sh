@@ -5,31 +5,19 @@
 set -eu
 cd "$(dirname "$0")/.."
 [ -t 1 ] || export TERM=dumb # no colours in a log
-report=${1:-/dev/stdout}
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
-output=$(mktemp)
-built=$(mktemp -d)
-trap 'rm -rf "$output" "$built"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
-failed=0
+# shellcheck source=.ci/verdict.sh
+. .ci/verdict.sh
 
-verdict() {
-    echo "$1" >>"$report"
-    [ "$report" = /dev/stdout ] || echo "$1"
-}
-
-# gate NAME COMMAND …: shows the output of a command that fails
+# gate NAME COMMAND …
 gate() {
     name=$1
     shift
-    if timeout 600 "$@" >"$output" 2>&1; then
-        verdict "ok $name"
-    else
-        failed=1
-        cat "$output"
-        verdict "FAIL $name, see above"
-    fi
+    try "$name" timeout 600 "$@"
 }
 
 shell_scripts() {
@@ -37,28 +25,24 @@ shell_scripts() {
 }
 
 # govulncheck asks a server that some machines can't reach: no finding, then, and a skip that says so
+# shellcheck disable=SC2317 # try calls it
 vulnerabilities() {
-    if go run "$govulncheck" ./go/... >"$output" 2>&1; then
-        verdict "ok govulncheck"
-    elif grep -q 'fetching vulnerabilities' "$output"; then
-        verdict "skip govulncheck: $(grep -m1 'fetching vulnerabilities' "$output")"
-    else
-        failed=1
-        cat "$output"
-        verdict "FAIL govulncheck, see above"
-    fi
+    if go run "$govulncheck" ./go/... >"$work/found" 2>&1; then return; fi
+    if grep -m1 'fetching vulnerabilities' "$work/found"; then return 77; fi
+    cat "$work/found"
+    return 1
 }
 
 gate gofmt gofmt -d go
 gate 'go mod tidy' go mod tidy -diff
 gate 'go vet' go vet ./go/...
 gate 'go vet (darwin)' env GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go vet ./go/...
-gate 'go build (darwin)' env GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go build -o "$built/" ./go/cmd/epmd ./go/cmd/handover
+gate 'go build (darwin)' env GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go build -o "$work/" ./go/cmd/epmd ./go/cmd/handover
 gate 'go vet (freebsd)' env GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 go vet ./go/...
-gate 'go build (freebsd)' env GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 go build -o "$built/" ./go/cmd/epmd ./go/cmd/handover
+gate 'go build (freebsd)' env GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 go build -o "$work/" ./go/cmd/epmd ./go/cmd/handover
 gate 'go vet (soak)' go vet -tags soak ./go/...
 gate staticcheck go run "$staticcheck" ./go/...
-vulnerabilities
+try govulncheck vulnerabilities
 # shellcheck disable=SC2046 # a list of files
 gate shellcheck shellcheck $(shell_scripts)
 gate mandoc mandoc -T lint -W warning man/epmd.1 man/handover.1

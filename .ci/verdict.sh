@@ -1,4 +1,4 @@
-# Sourced by the scripts that check packages. A report has a line a test, `ok|skip|FAIL name [Reason]`.
+# Sourced by the parts that are scripts. A report has a line a test, `ok|skip|FAIL name [Reason]`.
 # They have a folder of their own in $work, and exit with $failed.
 # shellcheck shell=sh disable=SC2034,SC2154
 report=${1:-/dev/stdout}
