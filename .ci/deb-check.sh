@@ -1,8 +1,11 @@
 #!/bin/sh
 # Builds the Debian package, shows it to lintian, and tries it on a copy of this machine.
-#   .ci/deb-check.sh [REPORT]      default: stdout. Exit status 1 if a test failed.
+#   [ROOT=/] .ci/deb-check.sh [REPORT]      default: stdout. Exit status 1 if a test failed.
+# ROOT: a chroot with erlang-base to try instead of this machine.
+# shellcheck disable=SC2317 # try calls the function
 set -eu
 cd "$(dirname "$0")/.."
+root=${ROOT:-/}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
@@ -10,7 +13,17 @@ trap 'exit 130' INT TERM HUP
 . .ci/verdict.sh
 
 .ci/deps.sh dh=debhelper dpkg-buildpackage=dpkg-dev lintian=lintian
+booted() {
+    .ci/scratch.sh "$root" "$work" sh /mnt/deb-boot.sh || status=$?
+    [ ! -e "$work/boot.log" ] || cat "$work/boot.log"
+    [ "$status" -ne 77 ] || return 77
+    [ "$(cat "$work/boot.status")" = 0 ]
+}
+
 try 'deb builds' .ci/deb.sh "$work"
 try 'deb lintian' lintian --allow-root --fail-on error,warning "$work"/*.deb
-try 'deb installed, used, upgraded, removed' .ci/deb-test.sh "$work"/*.deb
+mv "$work"/*.deb "$work/handover.deb"
+cp .ci/deb-test.sh .ci/deb-boot.sh "$work"
+try 'deb installed, used, upgraded, removed' .ci/scratch.sh "$root" "$work" sh /mnt/deb-test.sh
+try 'deb under systemd' booted
 exit "$failed"
