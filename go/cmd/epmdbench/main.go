@@ -121,6 +121,9 @@ func (l load) many(one func(client, turn int) error) error {
 }
 
 func report(took []time.Duration, elapsed time.Duration) error {
+	if len(took) == 0 {
+		return fmt.Errorf("no request came to its end within %v", elapsed)
+	}
 	slices.Sort(took)
 	at := func(q float64) float64 { return float64(took[int(q*float64(len(took)-1))].Nanoseconds()) / 1000 }
 	return json.NewEncoder(os.Stdout).Encode(result{
