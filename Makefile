@@ -51,7 +51,7 @@ uninstall: ## remove what install has put there
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' .ci/install.sh uninstall
 
 deb: deps ## the Debian package for this release and processor, in dist/
-	@.ci/deps.sh dh=debhelper dpkg-buildpackage=dpkg-dev && .ci/deb.sh
+	@.ci/deps.sh dh=debhelper dpkg-buildpackage=dpkg-dev /usr/share/build-essential/list=build-essential && .ci/deb.sh
 
 dist: deps ## tarballs for Linux on amd64 and arm64, in dist/
 	@.ci/dist.sh

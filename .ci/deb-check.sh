@@ -12,7 +12,7 @@ trap 'exit 130' INT TERM HUP
 # shellcheck source=.ci/verdict.sh
 . .ci/verdict.sh
 
-.ci/deps.sh dh=debhelper dpkg-buildpackage=dpkg-dev lintian=lintian
+.ci/deps.sh dh=debhelper dpkg-buildpackage=dpkg-dev /usr/share/build-essential/list=build-essential lintian=lintian
 booted() {
     .ci/scratch.sh "$root" "$work" sh /mnt/deb-boot.sh || status=$?
     [ ! -e "$work/boot.log" ] || cat "$work/boot.log"
