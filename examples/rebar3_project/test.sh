@@ -94,7 +94,8 @@ greeter() {
     ERL_LIBS=$PWD/$host/lib NODE_NAME=$host@127.0.0.1 COOKIE=journey PIPE_DIR=$work/pipes/$host/ timeout 60 "$host/bin/greeter" "$@"
 }
 
-pongs() { greeter "$1" ping | grep -x pong; }
+# Not before the node has started its epmd: what pings is a node too, and would start OTP's.
+pongs() { epmd -names | grep -q "^name $1 " && greeter "$1" ping | grep -x pong; }
 
 # two_nodes: a greets on b, and nothing listens but EPMD
 two_nodes() {
