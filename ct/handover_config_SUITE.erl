@@ -34,8 +34,7 @@ values(_) ->
     [begin
          application:set_env(handover, Key, Given),
          ?assertEqual({Key, ok, Value}, {Key, handover_config:check(), handover_config:get(Key)})
-     end || {Key, Given, Value} <- [{listen, false, false}, {fallback, "false", false}, {socket_dir, "/run/x", "/run/x"},
-                                    {socket_dir, <<"/run/x">>, "/run/x"}, {log_level, debug, debug},
+     end || {Key, Given, Value} <- [{listen, false, false}, {fallback, "false", false}, {log_level, debug, debug},
                                     {log_level, "error", error}]].
 
 unknown_key(_) ->
@@ -49,8 +48,7 @@ bad_values(_) ->
          {error, {handover_config, Text}} = handover_config:check(),
          ?assertMatch({_, {match, _}}, {Key, re:run(Text, [atom_to_list(Key), " is .* it must be "])}),
          application:unset_env(handover, Key)
-     end || {Key, Value} <- [{listen, 'maybe'}, {listen, "yes"}, {fallback, 1}, {socket_dir, "relative"}, {socket_dir, 7},
-                             {log_level, loud}, {start_epmd, "no"}]].
+     end || {Key, Value} <- [{listen, 'maybe'}, {listen, "yes"}, {fallback, 1}, {log_level, loud}, {start_epmd, "no"}]].
 
 %% Each key is in the page that lists them, with its default.
 documented(_) ->

@@ -6,7 +6,7 @@
 -export([with/4, with_nodes/3]).
 -export([start_node/2, stop_node/1, call/4, call/5, connect/2, name/1]).
 -export([remsh/3, failing_node/3, failing_node/4, node_output/3, run_node/5]).
--export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, socket_files/0, carrier/1, alive/1, logs/1, epmd_names/2, dist_port/2]).
+-export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, carrier/1, alive/1, logs/1, epmd_names/2, dist_port/2]).
 
 -define(DEADLINE_MS, 15000).
 
@@ -285,10 +285,6 @@ own_fds_are(Peer, Fds) ->
                       Other -> {too_many, Other -- Fds, missing, Fds -- Other}
                   end
           end, 2 * ?DEADLINE_MS).
-
-%% The Unix sockets that carriers of this user left or use at the moment.
-socket_files() ->
-    [F || Dir <- filelib:wildcard("/tmp/handover-*"), F <- filelib:wildcard(Dir ++ "/*")].
 
 alive(OsPid) ->
     filelib:is_dir("/proc/" ++ integer_to_list(OsPid)).

@@ -23,12 +23,9 @@ pair() ->
 
 %% What recv/1 gives for a message with these fds.
 passed(Bytes, Fds) ->
-    Path = filename:join("/tmp", "handover_fd_SUITE." ++ os:getpid()),
-    {ok, Listener} = socket:open(local, seqpacket, default),
-    ok = socket:bind(Listener, #{family => local, path => Path}),
-    ok = socket:listen(Listener),
+    {Name, Listener} = listener(),
     try
-        {ok, Receiver} = handover_fd:connect(list_to_binary(Path), list_to_integer(os:getpid())),
+        {ok, Receiver} = handover_fd:connect(Name, list_to_integer(os:getpid())),
         {ok, Sender} = socket:accept(Listener),
         Control = [#{level => socket, type => rights, data => << <<Fd:32/native>> || Fd <- Fds >>} || Fds =/= []],
         ok = socket:sendmsg(Sender, #{iov => [Bytes], ctrl => Control}),
@@ -37,9 +34,16 @@ passed(Bytes, Fds) ->
         ok = socket:close(Receiver),
         Result
     after
-        socket:close(Listener),
-        file:delete(Path)
+        socket:close(Listener)
     end.
+
+%% A socket in the abstract namespace, and its name.
+listener() ->
+    Name = list_to_binary("handover_fd_SUITE." ++ os:getpid()),
+    {ok, Listener} = socket:open(local, seqpacket, default),
+    ok = socket:bind(Listener, #{family => local, path => <<0, Name/binary>>}),
+    ok = socket:listen(Listener),
+    {Name, Listener}.
 
 fds() -> handover_ct_work:own_fds().
 
@@ -51,7 +55,7 @@ exactly_one_fd(_) ->
     ?assertEqual({no_fd, <<"none">>}, passed(<<"none">>, [])),
     ?assertEqual({error, {fds, 2, <<"two">>}}, passed(<<"two">>, [Number, Number])),
     ?assertEqual({error, {fds, 9, <<"many">>}}, passed(<<"many">>, lists:duplicate(9, Number))),
-    ?assertEqual(Before, fds()),
+    handover_ct:until(fun() -> fds() =:= Before end),
     ok = socket:close(Socket).
 
 adopt_and_close(_) ->
@@ -65,8 +69,9 @@ adopt_and_close(_) ->
     receive {'DOWN', Monitor, port, Socket, _} -> ok end,
     ?assertEqual({error, timeout}, gen_tcp:recv(Peer, 0, 50)),       % the fd is open still: trap 1 is real
     ok = handover_fd:await_port_end(Socket, Fd),
-    ok = handover_fd:close(Fd),
+    ok = handover_fd:shutdown(Fd),
     ?assertEqual({error, closed}, gen_tcp:recv(Peer, 0, 5000)),
+    ok = handover_closer:close(Fd, #{}),
     ok = gen_tcp:close(Peer),
     handover_ct:until(fun() -> fds() =:= Before end).
 
@@ -103,14 +108,11 @@ bad_fd(_) ->
     ?assertMatch({error, _}, handover_fd:adopt(inet_tcp, 9999, [])).
 
 connect_refuses_another_process(Config) ->
-    Path = filename:join("/tmp", "handover_fd_" ++ os:getpid()),
-    {ok, Listener} = socket:open(local, seqpacket, default),
-    ok = socket:bind(Listener, #{family => local, path => Path}),
-    ok = socket:listen(Listener),
+    {Name, Listener} = listener(),
     Me = list_to_integer(os:getpid()),
     try
-        ?assertEqual({error, {not_the_carrier, Me}}, handover_fd:connect(list_to_binary(Path), Me + 1)),
-        {ok, Socket} = handover_fd:connect(list_to_binary(Path), Me),
+        ?assertEqual({error, {not_the_carrier, Me}}, handover_fd:connect(Name, Me + 1)),
+        {ok, Socket} = handover_fd:connect(Name, Me),
         ?assertEqual(select, handover_fd:recv(Socket)),
         {ok, Accepted} = accept_last(Listener),
         ok = socket:close(Accepted),
@@ -118,8 +120,7 @@ connect_refuses_another_process(Config) ->
         ?assertEqual({error, closed}, handover_fd:recv(Socket)),
         socket:close(Socket)
     after
-        socket:close(Listener),
-        file:delete(Path)
+        socket:close(Listener)
     end,
     Config.
 

@@ -8,7 +8,7 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() -> [stock_fails, handover_connects, three_nodes, no_port_but_epmds, ipv6, behind_nat, fallback_is_blocked, host_is_down].
+all() -> [stock_fails, handover_connects, three_nodes, no_port_but_epmds, ipv6, behind_nat, fallback_is_blocked, host_is_down, bound_to_an_interface].
 
 init_per_suite(Config) ->
     case hosts(["check"]) of
@@ -135,6 +135,46 @@ fallback_is_blocked(Config) ->
                  ?assertMatch([#{reason := stock_epmd}], [R || #{event := fell_back} = R <- Logs()]),
                  ?assertMatch([#{reason := timeout, detail := _}], [R || #{event := setup_failed} = R <- Logs()])
          end).
+
+%% A node that is bound to one address takes no connection that came to another one, by whichever setting it is bound.
+bound_to_an_interface(Config) ->
+    Six = in_host(1, "cat /proc/net/if_inet6", Config) =/= "",
+    "" = in_host(2, "ip addr add 192.0.2.22/24 dev eth0", Config),
+    Off = ["-handover", "listen", "false"],
+    Bound = [{interface("{127,0,0,1}"), loopback}, {interface("{127,0,0,1}") ++ Off, loopback},
+             {options("[{ip,{127,0,0,1}}]"), loopback}, {options("[{ifaddr,loopback}]") ++ Off, loopback},
+             {interface("{192,0,2,22}"), "192.0.2.22"}, {options("[{ip,{192,0,2,22}}]") ++ Off, "192.0.2.22"},
+             {interface("{192,0,2,2}"), "192.0.2.2"}, {options("[{ip,any}]"), any}, {Off, any}],
+    [bound(Args, To, {"192.0.2.1", "192.0.2.2"}, #{}, Config) || {Args, To} <- Bound],
+    [bound(Args, To, {"fd77::1", "fd77::2"}, #{proto => "handover_tcp6"}, Config)
+     || Six, {Args, To} <- [{interface("{0,0,0,0,0,0,0,1}"), loopback}, {options("[{ip,{0,0,0,0,0,0,0,1}}]") ++ Off, loopback},
+                            {interface("{16#fd77,0,0,0,0,0,0,2}"), "fd77::2"}, {Off, any}]].
+
+interface(Ip) -> ["-kernel", "inet_dist_use_interface", Ip].
+options(List) -> ["-kernel", "inet_dist_listen_options", List].
+
+%% b, which is bound to To, is reached at the address of its name if that is To, and at To by dial_map.
+bound(Args, To, {HostA, HostB}, Options, Config) ->
+    [with([node(a, 1, Config, Options#{host => HostA, args => ["-handover", "dial_map", "\"b@*=" ++ bracketed(Dialled) ++ "\""]}),
+           node(b, 2, Config, Options#{host => HostB, args => Args})],
+          fun(A, B) ->
+                  Expected = case lists:member(To, [any, Dialled]) of
+                                 true -> {ok, name(B)};
+                                 false -> refused
+                             end,
+                  Got = case call(A, handover, connect, [name(B)]) of
+                            {error, {refused, _}} -> refused;
+                            Other -> Other
+                        end,
+                  ?assertEqual({Args, Dialled, Expected}, {Args, Dialled, Got})
+          end)
+     || Dialled <- lists:usort([HostB | [To || is_list(To)]])].
+
+bracketed(Address) ->
+    case lists:member($:, Address) of
+        true -> "[" ++ Address ++ "]";
+        false -> Address
+    end.
 
 host_is_down(Config) ->
     with([node(a, 1, Config, #{args => ["-kernel", "net_setuptime", "2"]})],

@@ -58,7 +58,7 @@ says_nothing(Config) -> fails_with(boot("exec cat > /dev/null", Config), "no_hel
 garbage(Config) -> fails_with(boot("printf '\\000\\000\\000\\003abc'; exec cat > /dev/null", Config), "bad_hello.*abc").
 
 unknown_version(Config) ->
-    Hello = {hello, 99, #{fd_path => <<"/nowhere">>, program => <<"x">>}},
+    Hello = {hello, 99, #{fd_socket => <<"nowhere">>, program => <<"x">>}},
     fails_with(boot([frame(Hello), "exec cat > /dev/null"], Config), "unknown_version,99").
 
 refused(Config) ->
@@ -66,15 +66,14 @@ refused(Config) ->
                "refused,unknown_version,<<\"only 2\">>").
 
 wrong_process_at_the_fd_socket(Config) ->
-    Path = filename:join("/tmp", "handover_port_SUITE." ++ os:getpid()),
+    Name = "handover_port_SUITE." ++ os:getpid(),
     {ok, Listener} = socket:open(local, seqpacket, default),
-    ok = socket:bind(Listener, #{family => local, path => Path}),
+    ok = socket:bind(Listener, #{family => local, path => [0 | Name]}),
     ok = socket:listen(Listener),
-    Hello = {hello, 1, #{fd_path => list_to_binary(Path), program => <<"x">>}},
+    Hello = {hello, 1, #{fd_socket => list_to_binary(Name), program => <<"x">>}},
     try fails_with(boot([frame(Hello), "exec cat > /dev/null"], Config), "not_the_carrier," ++ os:getpid())
     after
-        socket:close(Listener),
-        file:delete(Path)
+        socket:close(Listener)
     end.
 
 %% A program that goes mad after the node is up: another takes its place, links live.

@@ -25,20 +25,21 @@ example(Name, Config) ->
 %% What this side says: the example and our own encoding are the same term.
 examples_of_commands(Config) ->
     [?assertMatch({Name, true}, {Name, is_command(binary_to_term(example(Name, Config)))})
-     || Name <- ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'STOP']],
+     || Name <- ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'CLOSED', 'STOP']],
     [begin
          Term = binary_to_term(example(Name, Config)),
          ?assertEqual(Term, binary_to_term(handover_proto:encode(Term)))
-     end || Name <- ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'STOP']].
+     end || Name <- ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'CLOSED', 'STOP']].
 
-is_command({hello, 1, #{os_pid := Pid, socket_dir := Dir, epmd := Epmd, log_level := Level}}) ->
-    is_integer(Pid) andalso is_binary(Dir) andalso is_binary(Epmd) andalso is_atom(Level);
-is_command({register, Id, #{name := Name, port := Port, address := Address, epmd_port := EpmdPort, highest := H, lowest := L,
-                            node_type := T, extra := Extra}}) ->
-    lists:all(fun is_integer/1, [Id, Port, EpmdPort, H, L, T]) andalso lists:all(fun is_binary/1, [Name, Address, Extra]);
+is_command({hello, 1, #{os_pid := Pid, epmd := Epmd, log_level := Level}}) ->
+    is_integer(Pid) andalso is_binary(Epmd) andalso is_atom(Level);
+is_command({register, Id, #{name := Name, port := Port, address := Address, epmd_port := EpmdPort, bind := Bind, highest := H,
+                            lowest := L, node_type := T, extra := Extra}}) ->
+    lists:all(fun is_integer/1, [Id, Port, EpmdPort, H, L, T]) andalso lists:all(fun is_binary/1, [Name, Address, Bind, Extra]);
 is_command({connect, Id, #{name := Name, address := Address, epmd_port := EpmdPort, bind := Bind, timeout := Timeout}}) ->
     lists:all(fun is_integer/1, [Id, EpmdPort, Timeout]) andalso lists:all(fun is_binary/1, [Name, Address, Bind]);
 is_command({cancel, Id}) -> is_integer(Id);
+is_command({closed, Kind, Id}) -> is_integer(Id) andalso lists:member(Kind, [asked, handed_over]);
 is_command(stop) -> true;
 is_command(_) -> false.
 
@@ -57,9 +58,9 @@ examples_of_connections(Config) ->
 %% A new example of parts 3 and 4 must be tested here too.
 every_example_is_known(Config) ->
     Epmd = ['ALIVE2_REQ', 'ALIVE2_X_RESP', 'ALIVE2_RESP', 'PORT_PLEASE2_REQ', 'PORT2_RESP', 'NAMES_REQ', 'DUMP_REQ', 'KILL_REQ',
-            'STOP_REQ', 'STATUS_REQ', 'HANDOVER_REQ', 'HANDOVER_RESP_OK', 'HANDOVER_RESP_NO_SUCH_NODE', 'HANDOVER_ASK', 'HANDOVER_PATH',
+            'STOP_REQ', 'STATUS_REQ', 'HANDOVER_REQ', 'HANDOVER_RESP_OK', 'HANDOVER_RESP_NO_SUCH_NODE', 'HANDOVER_ASK', 'HANDOVER_SOCKET',
             'PASS', 'ACK'],
-    Ours = ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'STOP', 'HELLO_REPLY', 'REFUSED', 'REGISTERED', 'ERROR', 'EPMD_UP',
+    Ours = ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'CLOSED', 'STOP', 'HELLO_REPLY', 'REFUSED', 'REGISTERED', 'ERROR', 'EPMD_UP',
             'EPMD_DOWN', 'LOG', 'CONNECTION'],
     Names = [Name || {Name, _} <- ?config(examples, Config)],
     ?assertEqual([], Names -- (Epmd ++ Ours)),

@@ -8,14 +8,13 @@
 
 -export_type([key/0, type/0]).
 
--type key() :: listen | fallback | start_epmd | socket_dir | log_level | dial_map | dial_module | dial_srv | telemetry.
--type type() :: boolean | path | level | dial_map | module.
+-type key() :: listen | fallback | start_epmd | log_level | dial_map | dial_module | dial_srv | telemetry.
+-type type() :: boolean | level | dial_map | module.
 
 %% Key, environment variable, default, type.
 -define(KEYS, [{listen, "HANDOVER_LISTEN", true, boolean},
                {fallback, "HANDOVER_FALLBACK", true, boolean},
                {start_epmd, "HANDOVER_START_EPMD", true, boolean},
-               {socket_dir, "HANDOVER_SOCKET_DIR", "", path},
                {log_level, "HANDOVER_LOG_LEVEL", info, level},
                {dial_map, "HANDOVER_DIAL_MAP", [], dial_map},
                {dial_module, "HANDOVER_DIAL_MODULE", none, module},
@@ -84,7 +83,6 @@ names(Atoms) ->
     lists:join(", ", [atom_to_list(A) || A <- Atoms]).
 
 expected(boolean) -> "true or false";
-expected(path) -> "an absolute path";
 expected(level) -> names(?LEVELS);
 expected(module) -> "the name of a module";
 expected(dial_map) -> handover_dial:expected().
@@ -104,9 +102,6 @@ lookup(Key, Variable, Default, Type) ->
 value(boolean, Value) when is_boolean(Value) -> {ok, Value};
 value(boolean, "true") -> {ok, true};
 value(boolean, "false") -> {ok, false};
-value(path, Binary) when is_binary(Binary) -> value(path, unicode:characters_to_list(Binary));
-value(path, "") -> {ok, ""};
-value(path, "/" ++ _ = Path) -> {ok, Path};
 value(dial_map, Value) -> handover_dial:parse(Value);
 value(module, Module) when is_atom(Module) -> {ok, Module};
 value(module, [_ | _] = Text) -> {ok, list_to_atom(Text)};

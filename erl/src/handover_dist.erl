@@ -162,7 +162,18 @@ open(Driver, Name, Host) ->
     Address = address(Driver),
     case handover_config:get(listen) of
         true -> open_port(Driver, Name, Host, Address);
-        false -> {ok, #listen{driver = Driver, socket = none}, Address#net_address{address = {any(Driver), 0}}}
+        false -> open_none(Driver, Address)
+    end.
+
+%% Without a port of its own the node still takes connections only at the address that it would listen at.
+open_none(Driver, Address) ->
+    case Driver:listen(0, listen_options()) of
+        {ok, Socket} ->
+            {ok, {Ip, _}} = inet:sockname(Socket),
+            _ = Driver:close(Socket),
+            {ok, #listen{driver = Driver, socket = none}, Address#net_address{address = {Ip, 0}}};
+        {error, _} = Error ->
+            Error
     end.
 
 open_port(Driver, Name, Host, Address) ->
@@ -212,8 +223,8 @@ listen_options() ->
 option_key(Option) when is_tuple(Option) -> element(1, Option);
 option_key(Option) -> Option.
 
-register(#listen{driver = Driver} = Listen, #net_address{address = {_, Port}} = Address, Name) ->
-    case handover_sup:register(registration(Driver, Name, Port)) of
+register(#listen{driver = Driver} = Listen, #net_address{address = {Ip, Port}} = Address, Name) ->
+    case handover_sup:register(registration(Driver, Name, Ip, Port)) of
         {ok, Creation} ->
             tell_epmd_module(Name, Port, Driver),
             {ok, {Listen, Address, Creation}};
@@ -221,9 +232,10 @@ register(#listen{driver = Driver} = Listen, #net_address{address = {_, Port}} = 
             register_without_epmd(Listen, Address, Name, Reason)
     end.
 
-registration(Driver, Name, Port) ->
+registration(Driver, Name, Ip, Port) ->
     #{name => atom_to_binary(Name, utf8),
       port => Port,
+      bind => case any(Driver) of Ip -> <<>>; _ -> handover_proto:ip_to_binary(Ip) end,
       address => handover_proto:ip_to_binary(loopback(Driver)),
       epmd_port => handover_config:epmd_port(),
       highest => ?HIGHEST,

@@ -1,10 +1,11 @@
 %% @doc From a Unix socket to an fd, from an fd to a distribution socket, and the end of the fd.
 %%
-%% Who closes: {@link recv/1} gives the fd to its caller, who closes it with {@link close/1} or makes it a socket with
-%% {@link adopt/3} and closes it with {@link close/1} after the port is gone ({@link await_port_end/2}).
+%% Who closes: {@link recv/1} gives the fd to its caller, who closes it with {@link handover_closer:close/2}, or makes it a
+%% socket with {@link adopt/3}, waits for the end of the port ({@link await_port_end/2}), ends the connection
+%% ({@link shutdown/1}) and closes the fd then.
 -module(handover_fd).
 
--export([connect/2, recv/1, adopt/3, await_port_end/2, close/1]).
+-export([connect/2, recv/1, adopt/3, await_port_end/2, shutdown/1, close/1]).
 
 -type fd() :: non_neg_integer().
 
@@ -23,15 +24,16 @@
 
 %% @doc Connects to the carrier's fd socket and makes sure that the process behind it is the one this node started.
 -spec connect(binary(), pos_integer()) -> {ok, socket:socket()} | {error, term()}.
-connect(Path, OsPid) ->
+connect(Name, OsPid) ->
     {ok, Socket} = socket:open(local, seqpacket, default),
-    case connect_checked(Socket, Path, OsPid) of
+    case connect_checked(Socket, Name, OsPid) of
         ok -> {ok, Socket};
         {error, _} = Error -> _ = socket:close(Socket), Error
     end.
 
-connect_checked(Socket, Path, OsPid) ->
-    case socket:connect(Socket, #{family => local, path => Path}) of
+%% A path that begins with a NUL is a name in the abstract namespace.
+connect_checked(Socket, Name, OsPid) ->
+    case socket:connect(Socket, #{family => local, path => <<0, Name/binary>>}) of
         ok ->
             case socket:getopt_native(Socket, ?SO_PEERCRED, ?UCRED_SIZE) of
                 {ok, <<OsPid:32/native-signed, _:64>>} -> ok;
@@ -57,7 +59,7 @@ one_fd(Header, [Fd]) ->
 one_fd(Header, []) ->
     {no_fd, Header};                 % this node has too many files open: the kernel dropped it
 one_fd(Header, Fds) ->
-    lists:foreach(fun close/1, Fds),
+    lists:foreach(fun(Fd) -> handover_closer:close(Fd, #{}) end, Fds),
     {error, {fds, length(Fds), Header}}.
 
 fds(Control) ->
@@ -127,21 +129,26 @@ bytes_acked(Fd) ->
                          end
                  end).
 
+%% @doc Ends the connection: the far end sees it at once, whoever else has copies of the descriptor and whatever the dirty
+%% schedulers are busy with. The number stays open.
+-spec shutdown(fd()) -> ok.
 shutdown(Fd) ->
     _ = with_dup(Fd, fun(Dup) -> socket:shutdown(Dup, read_write) end),
     ok.
 
+%% socket:close waits for a dirty scheduler. A socket whose owner ends is closed without one, so a process of its own owns it.
 with_dup(Fd, Fun) ->
-    case socket:open(Fd, #{dup => true}) of
-        {ok, Dup} ->
-            Result = Fun(Dup),
-            _ = socket:close(Dup),
-            Result;
-        {error, _} = Error ->
-            Error
+    {Pid, Monitor} = spawn_opt(fun() -> exit({dup, with_own_dup(Fd, Fun)}) end, [monitor, {priority, max}]),
+    receive {'DOWN', Monitor, process, Pid, Result} -> Result end.
+
+with_own_dup(Fd, Fun) ->
+    case socket:open(Fd, #{dup => true, use_registry => false}) of
+        {ok, Dup} -> Fun(Dup);
+        {error, _} = Error -> Error
     end.
 
-%% @doc Closes a bare fd. The file driver is the one part of OTP that closes a number it is given.
+%% @doc Closes a number. The file driver is the one part of OTP that closes a number it is given. That is a job for a dirty
+%% scheduler, which may take as long as a hung file system, so {@link handover_closer} alone calls this.
 -spec close(fd()) -> ok.
 close(Fd) ->
     {ok, File} = prim_file:file_desc_to_ref(Fd, [read]),

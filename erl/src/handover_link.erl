@@ -3,8 +3,8 @@
 %% that this node tried did not come up, even when the process that tried was killed by its timer.
 -module(handover_link).
 
--export([start/1, dial/2, stage/2, failed/3, up/3, accept/3]).
--export([init_setup/2, init_accept/3, ended/1, accepted/3]).
+-export([start/1, dial/2, stage/2, failed/3, up/3, accept/3, inherit/3]).
+-export([init_setup/2, init_accept/3, init_inherit/3, ended/1, accepted/4]).
 
 -record(setup, {pid :: pid(),
                 monitor :: reference(),
@@ -14,7 +14,8 @@
                 said = false :: boolean(),        % a failure was reported or there is none
                 port = none :: none | reference(),    % monitor; its 'DOWN' says `process' when a signal ended the port
                 socket :: port() | undefined,
-                fd :: non_neg_integer() | undefined}).
+                fd :: non_neg_integer() | undefined,
+                connection :: handover_proto:connection() | undefined}).
 
 -define(CONTROLLER_MS, 10000).
 -define(SUPERSEDED_POLL_MS, 20).
@@ -55,9 +56,15 @@ accept(Kernel, Fd, Connection) ->
         _ -> ok
     catch
         error:Reason ->
-            handover_fd:close(Fd),
+            handover_closer:close(Fd, Connection),
             handover_log:event(warning, bad_fd, #{reason => Reason})
     end.
+
+%% @doc Keeps the descriptor of a link whose keeper was killed.
+-spec inherit(port(), non_neg_integer(), handover_proto:connection()) -> ok.
+inherit(Socket, Fd, Connection) ->
+    _ = spawn_opt(?MODULE, init_inherit, [Socket, Fd, Connection], [{priority, max}]),
+    ok.
 
 %% the side that connects
 
@@ -98,24 +105,29 @@ do_dial(Request, #setup{pid = Pid} = S) ->
             S
     end.
 
-own(Fd, #{family := Family}, #setup{pid = Pid} = S) ->
+own(Fd, #{family := Family} = Connection, #setup{pid = Pid} = S) ->
     Driver = driver(Family),
     case handover_fd:adopt(Driver, Fd, handover_dist:socket_options(inet_dist_connect_options, [])) of
         {ok, Socket} ->
             Monitor = erlang:monitor(port, Socket),
+            handover_closer:watch(Socket, Fd, Connection),
             give(Driver, Socket, Pid),
             Pid ! {self(), {ok, Socket}},
-            S#setup{port = Monitor, socket = Socket, fd = Fd};
+            S#setup{port = Monitor, socket = Socket, fd = Fd, connection = Connection};
         {error, Reason} ->
-            handover_fd:close(Fd),
+            handover_closer:close(Fd, Connection),
             Pid ! {self(), {error, closed, Reason}},
             S
     end.
 
-close(#setup{socket = Socket, fd = Fd} = S) ->
+close(#setup{socket = Socket, fd = Fd, connection = Connection} = S) ->
+    close(Socket, Fd, Connection),
+    S#setup{port = none, socket = undefined, fd = undefined, connection = undefined}.
+
+close(Socket, Fd, Connection) ->
     handover_fd:await_port_end(Socket, Fd),
-    handover_fd:close(Fd),
-    S#setup{port = none, socket = undefined, fd = undefined}.
+    handover_fd:shutdown(Fd),
+    handover_closer:close(Fd, Connection).
 
 is_up(Socket, Via, #setup{node = Node, since = Since} = S) ->
     Fields = #{via => Via, peer => peer(Socket)},
@@ -170,29 +182,35 @@ is_connected_soon(Node, Polls) ->
 
 %% @private
 -spec init_accept(pid(), non_neg_integer(), handover_proto:connection()) -> ok.
-init_accept(Kernel, Fd, #{family := Family, peer := Peer}) ->
+init_accept(Kernel, Fd, #{family := Family, peer := Peer} = Connection) ->
     Driver = driver(Family),
     Options = handover_dist:socket_options(inet_dist_listen_options, [{active, false}, {packet, 2}]),
     case handover_fd:adopt(Driver, Fd, Options) of
         {ok, Socket} ->
             Monitor = erlang:monitor(port, Socket),
+            handover_closer:watch(Socket, Fd, Connection),
             controller(Kernel, Driver, Socket),
-            accepted(Monitor, Socket, Fd);
+            accepted(Monitor, Socket, Fd, Connection);
         {error, Reason} ->
-            handover_log:event(warning, bad_fd, #{reason => {Reason, Peer}}),
-            handover_fd:close(Fd)
+            handover_closer:close(Fd, Connection),
+            handover_log:event(warning, bad_fd, #{reason => {Reason, Peer}})
     end.
+
+%% @private
+-spec init_inherit(port(), non_neg_integer(), handover_proto:connection()) -> ok.
+init_inherit(Socket, Fd, Connection) ->
+    Monitor = erlang:monitor(port, Socket),
+    handover_closer:watch(Socket, Fd, Connection),
+    accepted(Monitor, Socket, Fd, Connection).
 
 %% As ended/1.
 %% @private
--spec accepted(reference(), port(), non_neg_integer()) -> ok.
-accepted(Monitor, Socket, Fd) ->
+-spec accepted(reference(), port(), non_neg_integer(), handover_proto:connection()) -> ok.
+accepted(Monitor, Socket, Fd, Connection) ->
     receive
-        {'DOWN', Monitor, _, _, _} ->
-            handover_fd:await_port_end(Socket, Fd),
-            handover_fd:close(Fd);
-        _ -> accepted(Monitor, Socket, Fd)
-    after 0 -> erlang:hibernate(?MODULE, accepted, [Monitor, Socket, Fd])
+        {'DOWN', Monitor, _, _, _} -> close(Socket, Fd, Connection);
+        _ -> accepted(Monitor, Socket, Fd, Connection)
+    after 0 -> erlang:hibernate(?MODULE, accepted, [Monitor, Socket, Fd, Connection])
     end.
 
 controller(Kernel, Driver, Socket) ->

@@ -4,7 +4,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/3, register/2, connect/2, accept/2, stop/1]).
+-export([start_link/3, register/2, connect/2, accept/2, closed/3, stop/1]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(HELLO_MS, 5000).
@@ -47,6 +47,11 @@ connect(Worker, #{timeout := Timeout} = Request) ->
 accept(Worker, Kernel) ->
     gen_server:cast(Worker, {accept, Kernel}).
 
+%% @doc Tells the program that this node has closed a connection, so that it closes its copy.
+-spec closed(pid(), asked | handed_over, non_neg_integer()) -> ok.
+closed(Worker, Kind, Id) ->
+    gen_server:cast(Worker, {closed, Kind, Id}).
+
 %% @doc Unregisters the node and ends the program, in less than net_sup's patience.
 -spec stop(pid()) -> ok.
 stop(Worker) ->
@@ -79,6 +84,9 @@ handle_call({Command, Request, Timeout}, {Pid, _} = From, #st{next = Id, asked =
 %% @private
 handle_cast({accept, Kernel}, S) ->
     {noreply, S#st{kernel = Kernel}};
+handle_cast({closed, Kind, Id}, S) ->
+    command({closed, Kind, Id}, S),
+    {noreply, S};
 handle_cast(_, S) ->
     {noreply, S}.
 
@@ -153,12 +161,11 @@ hello_options() ->
                false -> ""
            end,
     #{os_pid => list_to_integer(os:getpid()),
-      socket_dir => unicode:characters_to_binary(handover_config:get(socket_dir)),
       epmd => unicode:characters_to_binary(Epmd),
       log_level => handover_config:get(log_level)}.
 
-hello_answered({ok, {hello, Version, #{fd_path := Path}}}, #st{os_pid = OsPid} = S) ->
-    case Version =:= handover_proto:version() andalso handover_fd:connect(Path, OsPid) of
+hello_answered({ok, {hello, Version, #{fd_socket := Name}}}, #st{os_pid = OsPid} = S) ->
+    case Version =:= handover_proto:version() andalso handover_fd:connect(Name, OsPid) of
         {ok, Fds} -> {ok, S#st{fds = Fds}};
         {error, Reason} -> {error, {fd_socket, Reason}, S};
         false -> {error, {unknown_version, Version}, S}
@@ -230,10 +237,10 @@ register_again(#st{registration = Registration, next = Id} = S) ->
 receive_fds(#st{fds = Fds} = S) ->
     case handover_fd:recv(Fds) of
         {ok, Header, Fd} ->
-            receive_fds(connection(handover_proto:connection(Header), Fd, S));
+            receive_fds(connection(parse(Header), Fd, S));
         {no_fd, Header} ->
             handover_log:event(error, bad_fd, #{reason => emfile}),
-            receive_fds(lost(handover_proto:connection(Header), S));
+            receive_fds(lost(parse(Header), S));
         select ->
             S;
         {error, closed} ->
@@ -245,6 +252,13 @@ receive_fds(#st{fds = Fds} = S) ->
             S
     end.
 
+%% Whoever closes the fd tells this process, whose program keeps a copy.
+parse(Header) ->
+    case handover_proto:connection(Header) of
+        {ok, Connection} -> {ok, Connection#{carrier => self()}};
+        {error, _} = Error -> Error
+    end.
+
 connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = none} = S) ->
     handover_sup:handed_over(Fd, Connection),
     S;
@@ -253,16 +267,22 @@ connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = Kernel} =
     S;
 connection({ok, #{kind := asked, id := Id} = Connection}, Fd, #st{asked = Asked} = S) when is_map_key(Id, Asked) ->
     answer(Id, {ok, Fd, Connection}, S);
-connection({ok, #{kind := asked}}, Fd, S) ->
-    handover_fd:close(Fd),           % its asker is gone
+connection({ok, #{kind := asked} = Connection}, Fd, S) ->
+    handover_closer:close(Fd, Connection),           % its asker is gone
     S;
 connection({error, Reason}, Fd, S) ->
     handover_log:event(error, bad_fd, #{reason => Reason}),
-    handover_fd:close(Fd),
+    handover_closer:close(Fd, #{}),
     S.
 
-lost({ok, #{kind := asked, id := Id}}, S) -> answer(Id, {error, overloaded, <<"too many open files in this node">>}, S);
-lost(_, S) -> S.
+lost({ok, #{kind := Kind, id := Id}}, S) ->
+    command({closed, Kind, Id}, S),
+    case Kind of
+        asked -> answer(Id, {error, overloaded, <<"too many open files in this node">>}, S);
+        handed_over -> S
+    end;
+lost({error, _}, S) ->
+    S.
 
 %% internal: questions
 

@@ -9,14 +9,15 @@
 -define(VERSION, 1).
 
 -type command() ::
-        {hello, pos_integer(), #{os_pid := pos_integer(), socket_dir := binary(), epmd := binary(), log_level := atom()}}
+        {hello, pos_integer(), #{os_pid := pos_integer(), epmd := binary(), log_level := atom()}}
       | {register, pos_integer(), map()}
       | {connect, pos_integer(), map()}
       | {cancel, pos_integer()}
+      | {closed, asked | handed_over, non_neg_integer()}
       | stop.
 
 -type event() ::
-        {hello, pos_integer(), #{fd_path := binary(), program := binary()}}
+        {hello, pos_integer(), #{fd_socket := binary(), program := binary()}}
       | {refused, atom(), binary()}
       | {registered, pos_integer(), Creation :: non_neg_integer(), handover | stock}
       | {error, pos_integer(), reason(), binary()}
@@ -28,7 +29,8 @@
                 | cancelled | overloaded | bad_request.
 
 -type connection() :: #{kind := asked | handed_over, id := non_neg_integer(), family := inet | inet6,
-                        peer := {inet:ip_address(), inet:port_number()}}.
+                        peer := {inet:ip_address(), inet:port_number()},
+                        carrier => pid()}.      % the handover_port that received it
 
 -spec version() -> pos_integer().
 version() -> ?VERSION.
@@ -69,8 +71,8 @@ ip_to_binary(Ip) ->
 kind($c) -> asked;
 kind($a) -> handed_over.
 
-is_event({hello, Version, #{fd_path := Path, program := Program}}) ->
-    is_integer(Version) andalso is_binary(Path) andalso is_binary(Program);
+is_event({hello, Version, #{fd_socket := Name, program := Program}}) ->
+    is_integer(Version) andalso is_binary(Name) andalso is_binary(Program);
 is_event({refused, Reason, Detail}) ->
     is_atom(Reason) andalso is_binary(Detail);
 is_event({registered, Id, Creation, Kind}) ->

@@ -193,8 +193,8 @@ take(Fd, Connection, #st{kernel = Kernel} = S) when is_pid(Kernel) ->
     S;
 take(Fd, Connection, #st{early = Early} = S) when length(Early) < ?MAX_EARLY ->
     S#st{early = [{Fd, Connection} | Early]};
-take(Fd, _Connection, S) ->
-    handover_fd:close(Fd),
+take(Fd, Connection, S) ->
+    handover_closer:close(Fd, Connection),
     S.
 
 %% internal: failures

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -150,8 +149,8 @@ func takerName(i int) string { return "taker" + strconv.Itoa(i) }
 // startTaker registers a node that takes handovers, until the test's end: it
 // answers each with its name.
 func (s *soak) startTaker(i int) {
-	path := filepath.Join(s.t.TempDir(), "s")
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: path})
+	socket := epmdproto.NewSocketName()
+	l, err := fdpass.Listen(socket)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -165,7 +164,7 @@ func (s *soak) startTaker(i int) {
 	if r, respErr := epmdproto.ReadAlive2Resp(heartbeat); err != nil || respErr != nil || r.Result != 0 {
 		s.t.Fatal(err, respErr, r)
 	}
-	offer, err := epmdproto.AppendHandoverPath(nil, path)
+	offer, err := epmdproto.AppendHandoverSocket(nil, socket)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -19,22 +19,17 @@ import (
 
 // carrier plays the BEAM of a carrier: it registers, and closes each connection that is handed over to it.
 func (l load) carrier() error {
-	dir, err := os.MkdirTemp("", "hob") // short: paths of sockets are
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
 	cmd := exec.Command(l.program, "port")
 	cmd.Stderr = os.Stderr
 	stdin, err1 := cmd.StdinPipe()
 	stdout, err2 := cmd.StdoutPipe()
-	if err := errors.Join(err1, err2, os.Chmod(dir, 0o711)); err != nil {
+	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	fds, err := l.greet(stdin, bufio.NewReader(stdout), dir)
+	fds, err := l.greet(stdin, bufio.NewReader(stdout))
 	if err == nil {
 		go closeAll(fds)
 		fmt.Println("ready")
@@ -45,12 +40,12 @@ func (l load) carrier() error {
 }
 
 // greet says hello, connects the fd socket and registers.
-func (l load) greet(w io.Writer, r *bufio.Reader, dir string) (*net.UnixConn, error) {
+func (l load) greet(w io.Writer, r *bufio.Reader) (*net.UnixConn, error) {
 	var hello portproto.HelloReply
-	if err := ask(w, r, portproto.Hello{OSPid: int32(os.Getpid()), SocketDir: dir, LogLevel: "error"}, &hello); err != nil {
+	if err := ask(w, r, portproto.Hello{OSPid: int32(os.Getpid()), LogLevel: "error"}, &hello); err != nil {
 		return nil, err
 	}
-	fds, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: hello.FDPath})
+	fds, err := fdpass.Dial(hello.FDSocket)
 	if err != nil {
 		return nil, err
 	}

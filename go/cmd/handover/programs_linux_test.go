@@ -131,21 +131,14 @@ type node struct {
 	stdin  io.WriteCloser
 	events chan portproto.Event
 	fds    *net.UnixConn
-	dir    string
 }
 
 func startNode(t testing.TB, epmd string) *node {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ho")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	n := &node{t: t, dir: dir, events: make(chan portproto.Event, 1024)}
+	n := &node{t: t, events: make(chan portproto.Event, 1024)}
 	n.cmd = exec.Command(built(t, "handover"), "port")
 	n.cmd.Stderr = os.Stderr
+	var err error
 	if n.stdin, err = n.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -162,11 +155,10 @@ func startNode(t testing.TB, epmd string) *node {
 		if n.fds != nil {
 			n.fds.Close()
 		}
-		os.RemoveAll(dir)
 	})
-	n.say(portproto.Hello{OSPid: int32(os.Getpid()), SocketDir: dir, EPMD: epmd, LogLevel: "info"})
+	n.say(portproto.Hello{OSPid: int32(os.Getpid()), EPMD: epmd, LogLevel: "info"})
 	hello := wait[portproto.HelloReply](n)
-	if n.fds, err = net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: hello.FDPath}); err != nil {
+	if n.fds, err = fdpass.Dial(hello.FDSocket); err != nil {
 		t.Fatal(err)
 	}
 	return n

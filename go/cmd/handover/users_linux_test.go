@@ -44,11 +44,8 @@ func fakeNode(args string) error {
 	if _, err := fmt.Sscan(args, &port, &name, &offered, &listens); err != nil {
 		return err
 	}
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: listens})
+	l, err := fdpass.Listen(listens)
 	if err != nil {
-		return err
-	}
-	if err := os.Chmod(listens, 0o666); err != nil {
 		return err
 	}
 	heartbeat, err := net.Dial("tcp4", loopback(port).String())
@@ -66,8 +63,8 @@ func fakeNode(args string) error {
 		return fmt.Errorf("%+v, %w", r, err)
 	}
 	fmt.Println("registered")
-	go accept(l)
-	answer, err := epmdproto.AppendHandoverPath(nil, offered)
+	go accept(l, strings.HasPrefix(name, "deaf"))
+	answer, err := epmdproto.AppendHandoverSocket(nil, offered)
 	for err == nil {
 		if _, err = io.ReadFull(heartbeat, make([]byte, len(epmdproto.HandoverAsk))); err == nil {
 			_, err = heartbeat.Write(answer)
@@ -76,15 +73,15 @@ func fakeNode(args string) error {
 	return err
 }
 
-// accept takes whatever is brought, unless the name says that it is a deaf node's.
-func accept(l *net.UnixListener) {
+// accept takes whatever is brought; a deaf node reads nothing.
+func accept(l *net.UnixListener, deaf bool) {
 	for {
 		c, err := l.AcceptUnix()
 		if err != nil {
 			return
 		}
 		fmt.Println("channel")
-		if strings.Contains(l.Addr().String(), "deaf") {
+		if deaf {
 			continue
 		}
 		for {
@@ -96,8 +93,13 @@ func accept(l *net.UnixListener) {
 	}
 }
 
+// saidFunc returns all that a fakeNode has said.
+type saidFunc func() string
+
+func (said saidFunc) has(word string) bool { return strings.Contains(said(), word) }
+
 // startFake runs a fakeNode as uid and returns what it says.
-func startFake(t *testing.T, uid uint32, args ...any) (said func(string) bool) {
+func startFake(t *testing.T, uid uint32, args ...any) (said saidFunc) {
 	t.Helper()
 	cmd := exec.Command(testProgram(t))
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", asUserEnv+"="+strings.TrimSpace(fmt.Sprintln(args...)))
@@ -126,12 +128,12 @@ func startFake(t *testing.T, uid uint32, args ...any) (said func(string) bool) {
 		<-done
 		_ = cmd.Wait()
 	})
-	said = func(word string) bool {
+	said = func() string {
 		mu.Lock()
 		defer mu.Unlock()
-		return strings.Contains(strings.Join(lines, " "), word)
+		return strings.Join(lines, " ")
 	}
-	within(t, "a node of another user to register", func() bool { return said("registered") })
+	within(t, "a node of another user to register", func() bool { return said.has("registered") })
 	return said
 }
 
@@ -149,20 +151,6 @@ func testProgram(t *testing.T) string {
 		}
 	}
 	return path
-}
-
-// folderOf makes one that only uid may write to.
-func folderOf(t *testing.T, uid int) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ho")
-	if err == nil {
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		err = errors.Join(os.Chmod(dir, 0o711), os.Chown(dir, uid, uid))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 func answerTo(t *testing.T, port uint16, name string) []byte {
@@ -187,32 +175,28 @@ func answerTo(t *testing.T, port uint16, name string) []byte {
 	return answer
 }
 
-// TestUsersApart: a node of app1's offers sockets that are not its own. epmd
-// touches none of them; the socket's owner sees not even a connection.
+// TestUsersApart: a node of app1's offers the socket of app2's node. epmd passes
+// nothing there.
 func TestUsersApart(t *testing.T) {
 	needRoot(t)
 	port := freePort(t)
 	startEPMDAs(t, epmdUID, port)
-	dir1, dir2 := folderOf(t, app1UID), folderOf(t, app2UID)
-	victim := startFake(t, app2UID, port, "app2", dir2+"/s", dir2+"/s")
-	link := dir1 + "/link"
-	if err := os.Symlink(dir2+"/s", link); err != nil {
-		t.Fatal(err)
-	}
-	for i, offered := range []string{dir2 + "/s", link, "/etc/passwd", dir1, dir1 + "/nothing"} {
+	socket := epmdproto.NewSocketName()
+	victim := startFake(t, app2UID, port, "app2", socket, socket)
+	for i, offered := range []string{socket, epmdproto.NewSocketName()} {
 		name := fmt.Sprint("app1-", i)
-		startFake(t, app1UID, port, name, offered, fmt.Sprint(dir1, "/own", i))
+		startFake(t, app1UID, port, name, offered, epmdproto.NewSocketName())
 		if got := answerTo(t, port, name); !bytes.Equal(got, []byte{'i', byte(epmdproto.NoHandover)}) {
 			t.Errorf("%s offers %s: % x", name, offered, got)
 		}
 	}
-	if victim("channel") {
-		t.Error("epmd connected to app2's socket for app1's node")
-	}
 	// Nor does app1 get what is for app2, whose name it can't take.
 	c := initiateTo(t, port, "app2")
 	defer c.Close()
-	within(t, "app2 to get its own", func() bool { return victim("got") })
+	within(t, "app2 to get its own", func() bool { return victim.has("got") })
+	if got := strings.Count(victim(), "got"); got != 1 {
+		t.Errorf("app2's node got %d connections, not its one", got)
+	}
 }
 
 func initiateTo(t *testing.T, port uint16, name string) net.Conn {
@@ -253,9 +237,10 @@ func TestTooManyReferences(t *testing.T) {
 		}
 		return err == nil
 	})
-	dir := folderOf(t, app1UID)
-	startFake(t, app1UID, port, "deaf", dir+"/deaf", dir+"/deaf")
-	ears := startFake(t, app1UID, port, "ears", dir+"/s", dir+"/s")
+	socket := epmdproto.NewSocketName()
+	startFake(t, app1UID, port, "deaf", socket, socket)
+	socket = epmdproto.NewSocketName()
+	ears := startFake(t, app1UID, port, "ears", socket, socket)
 	// More in all than the kernel would let lie unread, were they let.
 	for range 3 {
 		var waiting []net.Conn
@@ -263,7 +248,7 @@ func TestTooManyReferences(t *testing.T) {
 			waiting = append(waiting, initiateTo(t, port, "deaf"))
 		}
 		c := initiateTo(t, port, "ears")
-		within(t, "another node to get its connection", func() bool { return ears("got") })
+		within(t, "another node to get its connection", func() bool { return ears.has("got") })
 		c.Close()
 		// What was passed stays open, unread by the node; epmd gives its copy up.
 		within(t, "epmd to be done with them", func() bool { return sockets(cmd.Process.Pid) < 20 })

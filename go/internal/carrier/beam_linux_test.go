@@ -29,20 +29,6 @@ type beam struct {
 	events chan portproto.Event // closed at the end of stdout
 	ended  chan error           // Run's result
 	fds    *net.UnixConn
-	dir    string
-}
-
-func socketTestDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ho") // t.TempDir's are too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 // startBEAM runs a carrier that has not been greeted.
@@ -56,7 +42,7 @@ func startBEAM(t *testing.T, o Options) *beam {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &beam{t: t, stdin: inW, stdout: outR, events: make(chan portproto.Event, 4096), ended: make(chan error, 1), dir: socketTestDir(t)}
+	b := &beam{t: t, stdin: inW, stdout: outR, events: make(chan portproto.Event, 4096), ended: make(chan error, 1)}
 	go func() {
 		err := Run(context.Background(), inR, outW, io.Discard, o)
 		outW.Close()
@@ -101,7 +87,7 @@ func newBEAMWith(t *testing.T, o Options, h portproto.Hello) *beam {
 	t.Helper()
 	b := startBEAM(t, o)
 	reply := b.greet(h)
-	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: reply.FDPath})
+	c, err := fdpass.Dial(reply.FDSocket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,9 +98,6 @@ func newBEAMWith(t *testing.T, o Options, h portproto.Hello) *beam {
 func (b *beam) greet(h portproto.Hello) portproto.HelloReply {
 	b.t.Helper()
 	h.OSPid, h.LogLevel = int32(os.Getpid()), "debug"
-	if h.SocketDir == "" {
-		h.SocketDir = b.dir
-	}
 	b.say(h)
 	return expect[portproto.HelloReply](b)
 }

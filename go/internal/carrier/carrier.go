@@ -5,8 +5,8 @@
 //
 //	EPMD                      carrier                     BEAM
 //	  |<== heartbeat =========== registrar                  |
-//	  |--- 'h' --------------->|  offers a Unix socket      |
-//	  |=== channel: PASS + fd =>  vets, HANDOVER_RESP       |
+//	  |--- 'h' --------------->|  opens a Unix socket       |
+//	  |=== channel: PASS + fd =>  vets, HANDOVER_RESP, queue|
 //	  |<-- ACK ----------------|                            |
 //	  |                        | fd socket: CONNECTION + fd ==>
 //	  |<== HANDOVER_REQ ======== connect                    |
@@ -16,9 +16,10 @@
 // each for the heartbeat, a channel, a request that has to wait. At rest nothing
 // runs.
 //
-// Ownership of fds: whoever receives or dials one closes its own copy, whether it
-// went on to the BEAM or not. Stdout is protocol and nothing else; what there is
-// to say goes to the BEAM's logger as {log, ...}, before hello to stderr.
+// Ownership of fds: whoever receives or dials one closes its own copy, or gives it
+// to links, which keeps it until the BEAM has closed its own. Stdout is protocol
+// and nothing else; what there is to say goes to the BEAM's logger as {log, ...},
+// before hello to stderr.
 package carrier
 
 import (
@@ -30,6 +31,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"handover/go/internal/portproto"
 )
@@ -48,8 +50,8 @@ type Options struct {
 	RegisterTimeout time.Duration
 	// StartTimeout bounds the start of EPMD. Default 5 s.
 	StartTimeout time.Duration
-	// SendTimeout: how long the BEAM may leave the fd socket full, and EPMD a
-	// channel, before a connection is refused. Default 2 s.
+	// SendTimeout: how long the BEAM may leave the fd socket full before a connect
+	// fails, and EPMD a channel before it is closed. Default 2 s.
 	SendTimeout time.Duration
 	// StopTimeout: how long stop waits for EPMD to see that the node has left.
 	// Default 200 ms.
@@ -58,6 +60,15 @@ type Options struct {
 	MaxRequests int
 	// MaxChannels open at once; a new one closes the oldest. Default 4.
 	MaxChannels int
+	// MaxQueued is how many connections that were handed over may wait for the
+	// BEAM to take them; more are refused as overloaded. Default 1,024, or a
+	// quarter of the files that may be open if that is less.
+	MaxQueued int
+	// MaxLinks is of how many of the BEAM's connections the carrier keeps a copy,
+	// to shut them down when the BEAM ends. Without a copy the far end sees the
+	// end when the kernel has freed the BEAM's memory. Default half of the files
+	// that may be open.
+	MaxLinks int
 }
 
 func (o Options) withDefaults() Options {
@@ -69,7 +80,18 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.StopTimeout, 200*time.Millisecond)
 	setDefault(&o.MaxRequests, 1024)
 	setDefault(&o.MaxChannels, 4)
+	setDefault(&o.MaxQueued, min(1024, maxFiles()/4))
+	setDefault(&o.MaxLinks, maxFiles()/2)
 	return o
+}
+
+// maxFiles is how many files this process may have open.
+func maxFiles() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return int(min(uint64(limit.Cur), 1<<20)) // signed on FreeBSD
 }
 
 func setDefault[T int | time.Duration](v *T, otherwise T) {
@@ -90,10 +112,10 @@ type carrier struct {
 	hello    portproto.Hello
 	log      zerolog.Logger
 	out      *writer
-	dir      *socketDir
 	fds      *fdSocket
 	requests requests
 	channels channels
+	links    links
 	ctx      context.Context // ends with the carrier; its cause says why
 	end      context.CancelCauseFunc
 	wg       sync.WaitGroup
@@ -113,8 +135,10 @@ func Run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, o Optio
 	ctx, end := context.WithCancelCause(ctx)
 	out := newWriter(ctx, stdout, end)
 	c := &carrier{o: o.withDefaults(), log: zerolog.New(stderr).With().Timestamp().Logger(), out: out, ctx: ctx, end: end}
+	c.links.max = c.o.MaxLinks
 	go c.obey(stdin)
 	<-ctx.Done()
+	c.endLinks()
 	err := context.Cause(ctx)
 	c.close(err)
 	out.close()
@@ -160,6 +184,8 @@ func (c *carrier) command(b []byte) error {
 		c.connect(m)
 	case portproto.Cancel:
 		c.requests.cancel(m.ID)
+	case portproto.Closed:
+		c.links.release(link{m.Kind, m.ID})
 	case portproto.Stop:
 		return errStop
 	}
@@ -188,21 +214,19 @@ func (c *carrier) fail(id uint64, err error) {
 	c.out.send(portproto.Error{ID: id, Reason: reasonOf(err), Detail: err.Error()})
 }
 
-// close waits for every goroutine but those of stdin and stdout, and leaves no
-// socket file. end has been called: everything they wait for gives way.
+// close waits for every goroutine but those of stdin and stdout. end has been
+// called: everything that they wait for gives way.
 func (c *carrier) close(why error) {
 	c.busy.Lock() // from now on no message is done
 	defer c.busy.Unlock()
 	if c.greeted && !errors.Is(why, errStop) && !errors.Is(why, errEOF) {
 		c.log.Error().Err(why).Msg("the carrier ends")
 	}
-	c.wg.Wait()
 	if c.fds != nil {
 		c.fds.close()
 	}
-	if c.dir != nil {
-		c.dir.close()
-	}
+	c.wg.Wait()
+	c.links.closeAll() // what was delivered after endLinks
 }
 
 // greet answers hello.
@@ -219,10 +243,7 @@ func (c *carrier) greet(b []byte) error {
 		c.refuse(err)
 		return err
 	}
-	c.out.send(portproto.HelloReply{FDPath: c.fds.path, Program: c.o.Program})
-	if c.dir.note != "" {
-		c.log.Warn().Str("dir", c.dir.path).Msg(c.dir.note)
-	}
+	c.out.send(portproto.HelloReply{FDSocket: c.fds.name, Program: c.o.Program})
 	return nil
 }
 
@@ -237,12 +258,9 @@ func (c *carrier) refuse(err error) {
 }
 
 // setUp makes what hello asks for.
-func (c *carrier) setUp(hello portproto.Hello) error {
-	dir, err := openSocketDir(hello.SocketDir)
-	if err != nil {
-		return err
-	}
-	c.hello, c.dir = hello, dir
+func (c *carrier) setUp(hello portproto.Hello) (err error) {
+	c.hello = hello
+	c.links.beam = findProcess(hello.OSPid)
 	stderr := c.log
 	c.log = newLogger(c.out, hello.LogLevel)
 	if c.fds, err = c.listenFD(); err != nil {

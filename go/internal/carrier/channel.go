@@ -32,12 +32,13 @@ type channels struct {
 	lastID  atomic.Uint64   // of the accepted connections
 }
 
-// offer makes a place for EPMD to connect to and returns its path, "" where
-// there is none to give.
+// offer opens a socket for EPMD to connect to and returns its name, or "" if it
+// can open none.
 func (c *carrier) offer(h *heartbeat) string {
-	l, err := c.openOffer()
+	name := epmdproto.NewSocketName()
+	l, err := c.openOffer(name)
 	if err != nil {
-		c.log.Error().Err(err).Msg("no place to offer to EPMD")
+		c.log.Error().Err(err).Msg("cannot create the channel socket")
 		return ""
 	}
 	c.wg.Go(func() {
@@ -49,25 +50,24 @@ func (c *carrier) offer(h *heartbeat) string {
 			}
 			return
 		}
-		c.wg.Go(func() { c.serveChannel(conn, h.highest) })
+		c.wg.Go(func() { c.serveChannel(conn, h) })
 	})
-	return l.Addr().String()
+	return name
 }
 
-func (c *carrier) openOffer() (*net.UnixListener, error) {
+func (c *carrier) openOffer(name string) (*net.UnixListener, error) {
 	c.channels.mu.Lock()
 	defer c.channels.mu.Unlock()
 	if c.channels.offered >= c.o.MaxChannels {
 		return nil, errNoRoom
 	}
-	l, err := c.dir.listen()
+	l, err := fdpass.Listen(name)
 	if err == nil {
 		c.channels.offered++
 	}
 	return l, err
 }
 
-// closeOffer also removes the socket file.
 func (c *carrier) closeOffer(l *net.UnixListener) {
 	_ = l.Close()
 	c.channels.mu.Lock()
@@ -97,7 +97,7 @@ func (c *carrier) acceptEPMD(l *net.UnixListener, h *heartbeat) (*net.UnixConn, 
 		if err = vetEPMD(conn, h); err == nil {
 			return conn, nil
 		}
-		c.log.Warn().Err(err).Msg("refusing who connects in EPMD's place")
+		c.log.Warn().Err(err).Msg("refused a connection to the channel socket that is not from EPMD")
 		_ = conn.Close()
 	}
 }
@@ -143,12 +143,12 @@ func (cs *channels) leave(conn *net.UnixConn) {
 }
 
 // serveChannel takes connections until EPMD closes the channel.
-func (c *carrier) serveChannel(conn *net.UnixConn, highest uint16) {
+func (c *carrier) serveChannel(conn *net.UnixConn, h *heartbeat) {
 	c.channels.enter(conn, c.o.MaxChannels)
 	defer c.channels.leave(conn)
 	defer context.AfterFunc(c.ctx, func() { _ = conn.Close() })()
 	for {
-		err := c.takeOne(conn, highest)
+		err := c.takeOne(conn, h)
 		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -160,15 +160,14 @@ func (c *carrier) serveChannel(conn *net.UnixConn, highest uint16) {
 }
 
 // takeOne receives one message and answers it. The error ends the channel.
-func (c *carrier) takeOne(conn *net.UnixConn, highest uint16) error {
+func (c *carrier) takeOne(conn *net.UnixConn, h *heartbeat) error {
 	var buf [epmdproto.MaxPass + 1]byte
 	n, fd, err := fdpass.Receive(conn, buf[:])
 	if err != nil && !isMessageError(err) {
 		return err
 	}
 	if err == nil {
-		err = c.take(buf[:n], fd, highest)
-		_ = unix.Close(fd)
+		err = c.take(buf[:n], fd, h)
 	}
 	id, known := passID(buf[:n])
 	if err != nil {
@@ -185,8 +184,7 @@ func (c *carrier) takeOne(conn *net.UnixConn, highest uint16) error {
 }
 
 func isMessageError(err error) bool {
-	return errors.Is(err, fdpass.ErrNoFD) || errors.Is(err, fdpass.ErrManyFDs) ||
-		errors.Is(err, fdpass.ErrTruncated) || errors.Is(err, fdpass.ErrEmpty)
+	return isAny(err, fdpass.ErrNoFD, fdpass.ErrManyFDs, fdpass.ErrTruncated, fdpass.ErrFiles, fdpass.ErrEmpty)
 }
 
 // passID reads the ID of a message that may be bad otherwise.
@@ -201,7 +199,7 @@ func resultOf(err error) epmdproto.Result {
 	switch {
 	case err == nil:
 		return epmdproto.OK
-	case errors.Is(err, errBusy):
+	case isAny(err, errBusy, fdpass.ErrFiles):
 		return epmdproto.Overloaded
 	}
 	return epmdproto.Refused
@@ -226,29 +224,58 @@ func (c *carrier) ack(conn *net.UnixConn, a epmdproto.Ack) error {
 	return nil
 }
 
-// take brings a passed connection to the BEAM, or tells the initiator why not.
-// The caller closes fd in any case.
-func (c *carrier) take(msg []byte, fd int, highest uint16) error {
+// take queues a passed connection for the BEAM, or tells the initiator why not.
+// It owns fd. HANDOVER_RESP and the ACK do not wait for the BEAM: one that is
+// stopped for a while finds its connections when it goes on, as those in a listen
+// queue.
+func (c *carrier) take(msg []byte, fd int, h *heartbeat) error {
 	peer, err := vetPassed(msg, fd)
 	var vet *fdpass.VetError
 	if errors.As(err, &vet) && !vet.TCP {
+		_ = unix.Close(fd)
 		return err
 	}
-	announced := false
 	if err == nil {
-		m := portproto.Connection{Kind: portproto.Accepted, ID: c.channels.lastID.Add(1), Peer: peer}
-		err = c.fds.deliver(m, fd, func() error {
-			announced = true
-			if err := writeNow(fd, epmdproto.AppendHandoverOK(nil, highest)); err != nil {
-				return fmt.Errorf("carrier: HANDOVER_RESP: %w", err)
-			}
-			return nil
-		})
+		err = vetLocal(fd, h.bind)
 	}
-	if err != nil && !announced {
+	if err == nil {
+		err = c.fds.reserve()
+	}
+	if err != nil {
 		turnAway(fd, resultOf(err))
+		_ = unix.Close(fd)
+		return err
 	}
-	return err
+	if err := writeNow(fd, epmdproto.AppendHandoverOK(nil, h.highest)); err != nil {
+		c.fds.unreserve()
+		_ = unix.Close(fd)
+		return fmt.Errorf("carrier: HANDOVER_RESP: %w", err)
+	}
+	c.deliverAccepted(portproto.Connection{Kind: portproto.Accepted, ID: c.channels.lastID.Add(1), Peer: peer}, fd)
+	return nil
+}
+
+// vetLocal: the connection must have come to the address that the node listens
+// at. bind is the zero Addr for any.
+func vetLocal(fd int, bind netip.Addr) error {
+	if !bind.IsValid() {
+		return nil
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return os.NewSyscallError("getsockname", err)
+	}
+	var to netip.Addr
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		to = netip.AddrFrom4(sa.Addr)
+	case *unix.SockaddrInet6:
+		to = netip.AddrFrom16(sa.Addr)
+	}
+	if to != bind.WithZone("") {
+		return fmt.Errorf("carrier: a connection to %v; this node takes connections to %v only (inet_dist_use_interface)", to, bind)
+	}
+	return nil
 }
 
 // vetPassed: fd must be the TCP connection that the message speaks of.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -101,9 +102,7 @@ func TestPassRefused(t *testing.T) {
 		if !strings.Contains(e.Fields[0].Value.(string), tc.log) {
 			t.Errorf("%s: %+v; want %q", tc.name, e, tc.log)
 		}
-		if after := fdCount(t); after != before {
-			t.Errorf("%s: %d files open before, %d after", tc.name, before, after)
-		}
+		waitFor(t, "the files of "+tc.name+" to be closed", func() bool { return fdCount(t) <= before })
 	}
 	b.noneReceived()
 }
@@ -169,48 +168,120 @@ func TestPassReset(t *testing.T) {
 	}
 }
 
-// When the BEAM does not read, the first waits a deadline, those behind it fail
-// at once, all are told "overloaded", and reading makes it work again.
-func TestBusyBEAM(t *testing.T) {
-	b, _, heartbeat := registered(t, Options{SendTimeout: 200 * time.Millisecond})
-	ch := openChannel(t, heartbeat)
-	unread := 0
-	for ; ; unread++ {
-		c1, initiator := tcpPair(t)
-		pass(t, ch, uint64(unread), c1)
-		a := readAck(t, ch)
-		c1.Close()
-		if a.Result == epmdproto.Overloaded {
-			readString(t, initiator, "i\x05")
-			break
-		}
-		if a.Result != epmdproto.OK || unread > 1000 {
-			t.Fatalf("%d: %+v", unread, a)
-		}
-		initiator.Close()
-	}
-	t.Logf("%d unread", unread)
-	for range 10 { // would take 2 s one after another
-		c1, initiator := tcpPair(t)
-		pass(t, ch, 5000, c1)
-		if a := readAck(t, ch); a.Result != epmdproto.Overloaded {
-			t.Errorf("%+v", a)
-		}
-		c1.Close()
-		readString(t, initiator, "i\x05")
-	}
-	for range unread {
-		_, c := b.receive()
+// takeAll receives n connections from the fd socket, closes them and says so.
+func (b *beam) takeAll(n int) {
+	b.t.Helper()
+	for range n {
+		m, c := b.receive()
 		c.Close()
+		b.say(portproto.Closed{Kind: m.Kind, ID: m.ID})
 	}
-	c1, initiator := tcpPair(t)
-	io.WriteString(initiator, "pipelined")
-	pass(t, ch, 5001, c1)
-	if a := readAck(t, ch); a.Result != epmdproto.OK {
+}
+
+// A BEAM that is stopped finds its connections when it goes on: each is
+// acknowledged at once, and its initiator has HANDOVER_RESP.
+func TestStoppedBEAM(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{SendTimeout: time.Millisecond})
+	ch := openChannel(t, heartbeat)
+	const many = 1024
+	var initiators []*net.TCPConn
+	for id := range uint64(many) {
+		c1, initiator := tcpPair(t)
+		pass(t, ch, id, c1)
+		if a := readAck(t, ch); a != (epmdproto.Ack{ID: id}) {
+			t.Fatalf("%d: %+v", id, a)
+		}
+		c1.Close()
+		readString(t, initiator, "i\x00\x00\x06")
+		initiators = append(initiators, initiator)
+	}
+	for _, initiator := range initiators {
+		io.WriteString(initiator, "!")
+		m, c := b.receive()
+		readString(t, c, "!")
+		c.Close()
+		b.say(portproto.Closed{Kind: m.Kind, ID: m.ID})
+	}
+}
+
+// One more than may be queued is told "overloaded", and reading makes room again.
+func TestFullQueue(t *testing.T) {
+	var accepted []int
+	for _, most := range []int{1, 2, 3} {
+		b, _, heartbeat := registered(t, Options{SendTimeout: time.Millisecond, MaxQueued: most})
+		ch := openChannel(t, heartbeat)
+		unread := 0
+		for ; ; unread++ {
+			c1, initiator := tcpPair(t)
+			pass(t, ch, uint64(unread), c1)
+			a := readAck(t, ch)
+			c1.Close()
+			if a.Result == epmdproto.Overloaded {
+				readString(t, initiator, "i\x05")
+				break
+			}
+			if a.Result != epmdproto.OK || unread > 1000 {
+				t.Fatalf("%d: %+v", unread, a)
+			}
+		}
+		accepted = append(accepted, unread)
+		b.takeAll(unread)
+		waitFor(t, "room in the queue", func() bool {
+			c1, initiator := tcpPair(t)
+			pass(t, ch, 5001, c1)
+			if readAck(t, ch).Result != epmdproto.OK {
+				return false
+			}
+			io.WriteString(initiator, "pipelined")
+			_, c := b.receive()
+			both(t, initiator, c)
+			return true
+		})
+	}
+	// Beside the queue there is the fd socket's own buffer.
+	if accepted[1] != accepted[0]+1 || accepted[2] != accepted[0]+2 {
+		t.Errorf("with room for 1, 2 and 3: %d", accepted)
+	}
+}
+
+// A connection that came to another address than the node listens at is refused.
+func TestBoundNode(t *testing.T) {
+	b, e := newBEAM(t, Options{}), newEPMD(t, false)
+	req := registerAt(e.addr)
+	req.Bind = netip.MustParseAddr("127.0.0.9")
+	b.say(req)
+	expect[portproto.Registered](b)
+	ch := openChannel(t, e.heartbeat())
+	c1, initiator := tcpPair(t) // at 127.0.0.1
+	pass(t, ch, 1, c1)
+	if a := readAck(t, ch); a.Result != epmdproto.Refused {
 		t.Errorf("%+v", a)
 	}
-	_, c := b.receive()
-	both(t, initiator, c)
+	c1.Close()
+	readString(t, initiator, "i\x04")
+	log := b.expectLog("refusing what EPMD passed")
+	if text := log.Fields[0].Value.(string); !strings.Contains(text, "127.0.0.9 only") {
+		t.Errorf("%q", text)
+	}
+	l, err := net.Listen("tcp4", "127.0.0.9:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	a, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	pass(t, ch, 2, a.(*net.TCPConn))
+	if ack := readAck(t, ch); ack.Result != epmdproto.OK {
+		t.Errorf("%+v", ack)
+	}
 }
 
 func fdCount(t *testing.T) int {
@@ -246,26 +317,28 @@ func TestNoLeaks(t *testing.T) {
 		if ack := readAck(t, ch); ack.Result != epmdproto.OK {
 			t.Fatalf("%+v", ack)
 		}
-		_, fd, err := b.receiveFD()
+		m, fd, err := b.receiveFD()
 		if err != nil {
 			t.Fatal(err)
 		}
 		unix.Close(fd)
+		b.say(portproto.Closed{Kind: m.Kind, ID: m.ID})
 		a.Close()
 		d.Close()
 		b.say(portproto.Connect{ID: uint64(i + 1), Name: "n2", EPMD: at, Timeout: patience})
 		if a, err = l.Accept(); err != nil {
 			t.Fatal(err)
 		}
-		if _, fd, err = b.receiveFD(); err != nil {
+		if m, fd, err = b.receiveFD(); err != nil {
 			t.Fatal(err)
 		}
 		unix.Close(fd)
+		b.say(portproto.Closed{Kind: m.Kind, ID: m.ID})
 		a.Close()
 	}
 	one(0)
 	settled := func() (int, int) { return fdCount(t), runtime.NumGoroutine() }
-	fds, goroutines := settled() // one fd more at most, if the carrier still closes its own of one(0)
+	fds, goroutines := settled() // some fds more, if the carrier still closes its own of one(0)
 	for i := range 1000 {
 		one(i + 1)
 	}

@@ -32,8 +32,7 @@ func (c *carrier) connect(req portproto.Connect) {
 	if err == nil {
 		if err = writeNow(fd, ask); err == nil {
 			ask = nil
-			if c.fds.deliverNow(connected(req), fd) {
-				_ = unix.Close(fd)
+			if c.deliverNow(connected(req), fd) {
 				return
 			}
 		}
@@ -70,7 +69,7 @@ func (c *carrier) connectLater(ctx context.Context, req portproto.Connect, fd in
 	}
 	// Not Fd(), which may take O_NONBLOCK from what the BEAM shares. Control keeps f
 	// open meanwhile.
-	ctlErr := raw.Control(func(fd uintptr) { err = c.fds.deliver(connected(req), int(fd), nil) })
+	ctlErr := raw.Control(func(fd uintptr) { err = c.deliverCopy(connected(req), int(fd)) })
 	if err = errors.Join(err, ctlErr); errors.Is(err, errBusy) {
 		return because(portproto.Overloaded, err)
 	}

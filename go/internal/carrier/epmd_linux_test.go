@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ type fakeEPMD struct {
 	l          net.Listener
 	addr       netip.AddrPort
 	stock      bool
+	full       atomic.Bool   // closes what is no registration
 	heartbeats chan net.Conn // of the nodes that registered
 }
 
@@ -63,8 +65,13 @@ func (e *fakeEPMD) serve(c net.Conn) {
 		c.Close()
 		return
 	}
-	switch b[0] {
-	case epmdproto.OpAlive2:
+	switch {
+	case b[0] != epmdproto.OpAlive2 && e.full.Load():
+		c.Close()
+	case b[0] == epmdproto.OpPort2:
+		c.Write(epmdproto.AppendPort2Unknown(nil))
+		c.Close()
+	case b[0] == epmdproto.OpAlive2:
 		req, err := epmdproto.ParseAlive2(b)
 		if err != nil {
 			e.t.Error(err)
@@ -75,7 +82,7 @@ func (e *fakeEPMD) serve(c net.Conn) {
 		}
 		c.Write(resp.Append(nil, req.Highest))
 		e.heartbeats <- c
-	case epmdproto.OpHandover:
+	case b[0] == epmdproto.OpHandover:
 		if !e.stock {
 			c.Write(epmdproto.AppendHandoverResult(nil, epmdproto.NoSuchNode))
 		}
@@ -98,28 +105,28 @@ func (e *fakeEPMD) heartbeat() net.Conn {
 	}
 }
 
-// askPath asks on the heartbeat for a place.
-func askPath(t *testing.T, heartbeat net.Conn) string {
+// askSocket asks on the heartbeat for a socket.
+func askSocket(t *testing.T, heartbeat net.Conn) string {
 	t.Helper()
 	if _, err := heartbeat.Write(epmdproto.HandoverAsk); err != nil {
 		t.Fatal(err)
 	}
-	path, err := epmdproto.ReadHandoverPath(heartbeat)
+	name, err := epmdproto.ReadHandoverSocket(heartbeat)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path
+	return name
 }
 
-// openChannel asks for a place and connects to it.
+// openChannel asks for a socket and connects to it.
 func openChannel(t *testing.T, heartbeat net.Conn) *net.UnixConn {
 	t.Helper()
-	return dialChannel(t, askPath(t, heartbeat))
+	return dialChannel(t, askSocket(t, heartbeat))
 }
 
-func dialChannel(t *testing.T, path string) *net.UnixConn {
+func dialChannel(t *testing.T, name string) *net.UnixConn {
 	t.Helper()
-	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: path})
+	c, err := fdpass.Dial(name)
 	if err != nil {
 		t.Fatal(err)
 	}

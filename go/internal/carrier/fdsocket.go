@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
 	"handover/go/internal/peercred"
 	"handover/go/internal/portproto"
@@ -22,33 +24,43 @@ const fdSendBuffer = 128 << 10
 
 var (
 	// errBusy: the BEAM does not read the fd socket.
-	errBusy = errors.New("carrier: the BEAM does not take connections from the fd socket")
+	errBusy = errors.New("carrier: the BEAM does not take connections")
 	// errNoBEAM: it never came; the carrier is about to end.
 	errNoBEAM = errors.New("carrier: the BEAM has not connected the fd socket")
 )
 
 // fdSocket is where the BEAM gets its connections.
 type fdSocket struct {
-	path    string
+	name    string
 	timeout time.Duration
 	ready   chan struct{} // closed: conn is there, or nil for good
 	conn    *net.UnixConn
 	raw     syscall.RawConn
 	turn    chan struct{} // holds one token; who has it may send
-	stalled bool          // owned by turn: the last one waited in vain
+
+	queued atomic.Int64 // connections that were handed over and are not delivered yet
+	queue  chan queued  // those of them that wait; has room for all
+}
+
+// queued is a connection that waits for the BEAM.
+type queued struct {
+	m  portproto.Connection
+	fd int
 }
 
 // listenFD opens the fd socket for hello.OSPid, once.
 func (c *carrier) listenFD() (*fdSocket, error) {
-	l, err := c.dir.listenPrivate()
+	name := epmdproto.NewSocketName()
+	l, err := fdpass.Listen(name)
 	if err != nil {
 		return nil, err
 	}
 	s := &fdSocket{
-		path: l.Addr().String(), timeout: c.o.SendTimeout,
-		ready: make(chan struct{}), turn: make(chan struct{}, 1),
+		name: name, timeout: c.o.SendTimeout,
+		ready: make(chan struct{}), turn: make(chan struct{}, 1), queue: make(chan queued, c.o.MaxQueued),
 	}
 	s.turn <- struct{}{}
+	c.wg.Go(func() { c.deliverQueued(s) })
 	c.wg.Go(func() {
 		err := c.acceptFD(s, l)
 		close(s.ready)
@@ -61,9 +73,9 @@ func (c *carrier) listenFD() (*fdSocket, error) {
 }
 
 // acceptFD waits for the BEAM, and for nobody else.
-func (c *carrier) acceptFD(s *fdSocket, l *privateListener) error {
-	defer l.close()
-	defer context.AfterFunc(c.ctx, func() { l.close() })()
+func (c *carrier) acceptFD(s *fdSocket, l *net.UnixListener) error {
+	defer l.Close()
+	defer context.AfterFunc(c.ctx, func() { _ = l.Close() })()
 	if err := l.SetDeadline(time.Now().Add(c.o.HelloTimeout)); err != nil {
 		return fmt.Errorf("carrier: fd socket: %w", err)
 	}
@@ -107,24 +119,43 @@ func (s *fdSocket) adopt(conn *net.UnixConn) (err error) {
 // watchFD returns when the BEAM closes its end, which it does when it is done
 // with this carrier: the end of stdin is about to be seen too.
 func (c *carrier) watchFD(s *fdSocket) error {
-	defer context.AfterFunc(c.ctx, func() { _ = s.conn.Close() })()
 	if _, err := s.conn.Read(make([]byte, 1)); err == nil {
 		return errors.New("carrier: unexpected bytes from the BEAM on the fd socket")
 	}
 	return errEOF
 }
 
+// close may be called when the carrier's context has ended: then acceptFD is over
+// or about to be.
 func (s *fdSocket) close() {
+	<-s.ready
 	if s.conn != nil {
 		_ = s.conn.Close()
 	}
 }
 
-// deliver sends one connection to the BEAM; the caller keeps its fd. When there
-// is room for it, and before it is sent, announce is called (nil: nothing); its
-// error is deliver's. The error is errBusy when there is no room in time, at
-// once where there was none for the one before.
-func (s *fdSocket) deliver(m portproto.Connection, fd int, announce func() error) error {
+// closedByBEAM reports whether the BEAM has closed its end.
+func (s *fdSocket) closedByBEAM() bool {
+	select {
+	case <-s.ready:
+	default:
+		return false
+	}
+	if s.conn == nil {
+		return true
+	}
+	closed := true
+	_ = s.raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(p, 0)
+		closed = n > 0 && p[0].Revents&unix.POLLHUP != 0 || err != nil && err != unix.EINTR
+	})
+	return closed
+}
+
+// deliver sends one connection to the BEAM; the caller keeps its fd. The error is
+// errBusy if there is no room in time.
+func (s *fdSocket) deliver(m portproto.Connection, fd int) error {
 	deadline := time.Now().Add(s.timeout)
 	if err := s.myTurn(deadline); err != nil {
 		return err
@@ -132,11 +163,6 @@ func (s *fdSocket) deliver(m portproto.Connection, fd int, announce func() error
 	defer func() { s.turn <- struct{}{} }()
 	if err := s.room(deadline); err != nil {
 		return err
-	}
-	if announce != nil {
-		if err := announce(); err != nil {
-			return err
-		}
 	}
 	var buf [portproto.MaxConnection]byte
 	return s.send(portproto.AppendConnection(buf[:0], m), fd, deadline)
@@ -202,18 +228,13 @@ func (s *fdSocket) room(deadline time.Time) error {
 		return fmt.Errorf("carrier: fd socket: %w", err)
 	}
 	if now {
-		s.stalled = false
 		return nil
-	}
-	if s.stalled {
-		return errBusy
 	}
 	if err := s.conn.SetWriteDeadline(deadline); err != nil {
 		return fmt.Errorf("carrier: fd socket: %w", err)
 	}
 	err := s.raw.Write(writable)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		s.stalled = true
 		return errBusy
 	}
 	if err != nil {

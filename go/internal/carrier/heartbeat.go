@@ -20,7 +20,8 @@ type heartbeat struct {
 	conn     *net.TCPConn
 	creation uint32
 	kind     portproto.Kind
-	highest  uint16 // distribution version of HANDOVER_RESP
+	highest  uint16     // distribution version of HANDOVER_RESP
+	bind     netip.Addr // Register.Bind
 }
 
 // ends are the addresses of EPMD's end and of ours.
@@ -34,10 +35,10 @@ func alive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
 	if err != nil {
 		return nil, whyDial(ctx, err)
 	}
-	h := &heartbeat{conn: conn, highest: req.Highest}
+	h := &heartbeat{conn: conn, highest: req.Highest, bind: req.Bind}
 	h.creation, err = alive2(ctx, conn, req)
 	if err == nil {
-		h.kind, err = kindOf(ctx, req.EPMD)
+		h.kind, err = kindOf(ctx, req)
 	}
 	if err != nil {
 		_ = conn.Close()
@@ -103,48 +104,71 @@ func alive2(ctx context.Context, conn net.Conn, req portproto.Register) (creatio
 	return creation, err
 }
 
-// kindOf asks for a name that no node can have.
-func kindOf(ctx context.Context, addr netip.AddrPort) (portproto.Kind, error) {
-	conn, err := dialEPMD(ctx, addr)
-	if err != nil {
-		return "", whyDial(ctx, err)
-	}
-	defer conn.Close()
+// errFull: EPMD has too many connections, so that it closes new ones at once.
+var errFull = errors.New("carrier: EPMD closed a lookup without an answer; does it have too many connections?")
+
+// kindOf asks for a name that no node can have: the stock EPMD closes the
+// connection without an answer. So does any EPMD that is full, which a lookup of
+// the name that was just registered tells apart.
+func kindOf(ctx context.Context, req portproto.Register) (portproto.Kind, error) {
 	probe, err := epmdproto.AppendHandoverReq(nil, epmdproto.ProbeName)
 	if err != nil {
 		return "", err
 	}
-	kind := portproto.KindHandover
+	answer, err := firstBytes(ctx, req.EPMD, probe)
+	switch {
+	case err != nil:
+		return "", err
+	case len(answer) > 0 && answer[0] == epmdproto.AppendHandoverResult(nil, 0)[0]:
+		return portproto.KindHandover, nil
+	case len(answer) > 0:
+		return "", because(portproto.EPMDBadAnswer, fmt.Errorf("%w: opcode %d to HANDOVER_REQ", epmdproto.ErrAnswer, answer[0]))
+	}
+	answer, err = firstBytes(ctx, req.EPMD, epmdproto.AppendRequest(nil, epmdproto.OpPort2, req.Name))
+	switch {
+	case err != nil:
+		return "", err
+	case len(answer) == 0:
+		return "", because(portproto.EPMDClosed, errFull)
+	}
+	return portproto.KindStock, nil
+}
+
+// firstBytes asks EPMD on a connection of its own and returns the first two bytes
+// of the answer, or none if EPMD closed without one.
+func firstBytes(ctx context.Context, addr netip.AddrPort, question []byte) (answer []byte, err error) {
+	conn, err := dialEPMD(ctx, addr)
+	if err != nil {
+		return nil, whyDial(ctx, err)
+	}
+	defer conn.Close()
 	err = talk(ctx, conn, addr, func() error {
-		if _, err := conn.Write(probe); err != nil {
+		if _, err := conn.Write(question); err != nil && !hungUp(err) {
 			return err
 		}
-		var answer [2]byte
-		_, err := io.ReadFull(conn, answer[:])
-		switch {
-		case errors.Is(err, io.EOF), err != nil && hungUp(err):
-			kind = portproto.KindStock
-			return nil
-		case err == nil && answer[0] != epmdproto.AppendHandoverResult(nil, 0)[0]:
-			return fmt.Errorf("%w: opcode %d to HANDOVER_REQ", epmdproto.ErrAnswer, answer[0])
+		answer = make([]byte, 2)
+		_, err := io.ReadFull(conn, answer)
+		if err != nil && hungUp(err) {
+			answer, err = nil, nil
 		}
 		return err
 	})
-	return kind, err
+	return answer, err
 }
 
 // Why a heartbeat ends.
 var (
 	errEPMDGone = errors.New("EPMD closed the heartbeat")
-	errNotAsked = errors.New("EPMD sent on the heartbeat what is no question for a place")
-	errNoRoom   = errors.New("carrier: too many places are on offer already")
+	errNotAsked = errors.New("EPMD sent bytes on the heartbeat that are not HANDOVER_ASK")
+	errNoRoom   = errors.New("carrier: EPMD has not connected to the channel sockets that are open already")
 )
 
 // writeTimeout is for EPMD to take an answer on the heartbeat.
 const writeTimeout = 5 * time.Second
 
-// serve answers EPMD until the heartbeat ends, and says why. offer makes a place
-// that EPMD can bring connections to. When ctx ends, stop is called.
+// serve answers EPMD until the heartbeat ends, and returns why. offer opens a
+// socket that EPMD can bring connections to and returns its name. When ctx ends,
+// stop is called.
 func (h *heartbeat) serve(ctx context.Context, offer func() string, stop func()) error {
 	defer h.conn.Close()
 	defer context.AfterFunc(ctx, stop)()
@@ -159,9 +183,9 @@ func (h *heartbeat) serve(ctx context.Context, offer func() string, stop func())
 		if !bytes.Equal(ask[:], epmdproto.HandoverAsk) {
 			return fmt.Errorf("%w: % x", errNotAsked, ask)
 		}
-		b, err := epmdproto.AppendHandoverPath(nil, offer())
+		b, err := epmdproto.AppendHandoverSocket(nil, offer())
 		if err != nil {
-			return err // not from openSocketDir's paths
+			return err
 		}
 		if err := h.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 			return fmt.Errorf("carrier: heartbeat: %w", err)

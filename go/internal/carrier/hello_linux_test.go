@@ -3,15 +3,14 @@ package carrier
 import (
 	"encoding/binary"
 	"errors"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"handover/go/internal/epmdproto"
 	"handover/go/internal/etf"
+	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
 )
 
@@ -26,10 +25,6 @@ func frame(t *testing.T, term any) []byte {
 
 func TestHelloRefused(t *testing.T) {
 	good := portproto.Hello{OSPid: 1, LogLevel: "info"}.Term().(etf.Tuple)
-	foreign := socketTestDir(t)
-	if err := os.Chmod(foreign, 0o777); err != nil {
-		t.Fatal(err)
-	}
 	for _, tc := range []struct {
 		name   string
 		first  []byte
@@ -40,10 +35,6 @@ func TestHelloRefused(t *testing.T) {
 		{"no map", frame(t, etf.Tuple{good[0], 1, etf.Atom("x")}), portproto.BadHello, "instead of a map"},
 		{"no term", []byte{0, 0, 0, 1, 9}, portproto.BadHello, "bad term"},
 		{"not hello", frame(t, etf.Atom("stop")), portproto.BadHello, "instead of hello"},
-		{"long socket_dir", frame(t, portproto.Hello{OSPid: 1, LogLevel: "info", SocketDir: "/" + strings.Repeat("x", 90)}.Term()), portproto.BadHello, "set socket_dir"},
-		{"relative socket_dir", frame(t, portproto.Hello{OSPid: 1, LogLevel: "info", SocketDir: "x"}.Term()), portproto.BadHello, "not absolute"},
-		{"open socket_dir", frame(t, portproto.Hello{OSPid: 1, LogLevel: "info", SocketDir: foreign}.Term()), portproto.BadHello, "chmod go-w"},
-		{"no such parent", frame(t, portproto.Hello{OSPid: 1, LogLevel: "info", SocketDir: "/nonexistent/x"}.Term()), portproto.BadHello, "no such file"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := startBEAM(t, Options{})
@@ -81,19 +72,12 @@ func TestBadMessageGoesOn(t *testing.T) {
 	}
 }
 
-func (b *beam) nothingLeft() {
-	b.t.Helper()
-	if left, err := os.ReadDir(b.dir); err != nil || len(left) > 0 {
-		b.t.Errorf("left in socket_dir: %v, %v", left, err)
-	}
-}
-
 func TestEndOfStdin(t *testing.T) {
 	for name, prepare := range map[string]func() *beam{
 		"before hello":       func() *beam { return startBEAM(t, Options{}) },
 		"without fd socket":  func() *beam { b := startBEAM(t, Options{}); b.greet(portproto.Hello{}); return b },
 		"while registered":   func() *beam { b, _, _ := registered(t, Options{}); return b },
-		"with an open offer": func() *beam { b, _, h := registered(t, Options{}); askPath(t, h); return b },
+		"with an open offer": func() *beam { b, _, h := registered(t, Options{}); askSocket(t, h); return b },
 		"with a channel":     func() *beam { b, _, h := registered(t, Options{}); openChannel(t, h); return b },
 	} {
 		b := prepare()
@@ -101,7 +85,6 @@ func TestEndOfStdin(t *testing.T) {
 		if err := b.expectEnd(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		b.nothingLeft()
 	}
 }
 
@@ -117,7 +100,6 @@ func TestEndOfStdinWhileDelivering(t *testing.T) {
 	if err := b.expectEnd(); err != nil {
 		t.Error(err)
 	}
-	b.nothingLeft()
 }
 
 func TestStop(t *testing.T) {
@@ -136,7 +118,6 @@ func TestStop(t *testing.T) {
 	if err := b.expectEnd(); err != nil {
 		t.Error(err)
 	}
-	b.nothingLeft()
 }
 
 // An EPMD that does not close holds stop up for StopTimeout and no longer.
@@ -156,7 +137,6 @@ func TestStdoutBroken(t *testing.T) {
 	if err := b.expectEnd(); err == nil || !strings.Contains(err.Error(), "stdout") {
 		t.Errorf("%v", err)
 	}
-	b.nothingLeft()
 }
 
 func TestFDSocketClosed(t *testing.T) {
@@ -165,7 +145,6 @@ func TestFDSocketClosed(t *testing.T) {
 	if err := b.expectEnd(); err != nil {
 		t.Errorf("%v", err)
 	}
-	b.nothingLeft()
 }
 
 func TestFDSocketNotConnected(t *testing.T) {
@@ -174,22 +153,30 @@ func TestFDSocketNotConnected(t *testing.T) {
 	if err := b.expectEnd(); err == nil || !strings.Contains(err.Error(), "did not connect") {
 		t.Errorf("%v", err)
 	}
-	b.nothingLeft()
 }
 
-func TestFDSocketPlace(t *testing.T) {
+// Nobody can connect to the fd socket once the BEAM has.
+func TestFDSocketClosesBehindBEAM(t *testing.T) {
 	b := startBEAM(t, Options{})
-	path := b.greet(portproto.Hello{}).FDPath
-	info, err := os.Stat(filepath.Dir(path))
-	if err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("%v, %v; want 0700", info.Mode(), err)
+	name := b.greet(portproto.Hello{}).FDSocket
+	if err := epmdproto.ValidSocketName(name); err != nil {
+		t.Error(err)
 	}
-	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: path})
+	c, err := fdpass.Dial(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.fds = c
-	waitFor(t, "the path to be removed", func() bool { _, err := os.Stat(filepath.Dir(path)); return errors.Is(err, fs.ErrNotExist) })
+	waitFor(t, "the fd socket to be closed", func() bool { return !isListening(name) })
+}
+
+// isListening reports whether a connection to the abstract socket is taken.
+func isListening(name string) bool {
+	c, err := fdpass.Dial(name)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
 }
 
 // waitFor is for what nothing announces.
@@ -205,13 +192,13 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 // Another process than hello's os_pid is sent away, and the BEAM still let in.
 func TestFDSocketStranger(t *testing.T) {
 	b := startBEAM(t, Options{})
-	path := b.greet(portproto.Hello{}).FDPath
-	stranger(t, 0, path)
+	name := b.greet(portproto.Hello{}).FDSocket
+	stranger(t, 0, name)
 	b.expectLog("refusing who connects to the fd socket")
-	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: path})
+	c, err := fdpass.Dial(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.fds = c
-	waitFor(t, "the fd socket to be taken", func() bool { _, err := os.Stat(path); return errors.Is(err, fs.ErrNotExist) })
+	waitFor(t, "the fd socket to be taken", func() bool { return !isListening(name) })
 }

@@ -3,27 +3,28 @@ package carrier
 import (
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"syscall"
 	"testing"
 	"time"
+
+	"handover/go/internal/fdpass"
 )
 
-// strangerEnv makes this test binary another process that connects to a path.
+// strangerEnv makes this test binary another process that connects to an abstract socket.
 const strangerEnv = "HANDOVER_TEST_STRANGER"
 
 func TestMain(m *testing.M) {
-	if path := os.Getenv(strangerEnv); path != "" {
-		os.Exit(beStranger(path))
+	if name := os.Getenv(strangerEnv); name != "" {
+		os.Exit(beStranger(name))
 	}
 	os.Exit(m.Run())
 }
 
 // beStranger connects and waits for the far end to close.
-func beStranger(path string) int {
-	c, err := net.Dial("unixpacket", path)
+func beStranger(name string) int {
+	c, err := fdpass.Dial(name)
 	if err != nil {
 		fmt.Println(err)
 		return 2
@@ -36,12 +37,12 @@ func beStranger(path string) int {
 	return 0
 }
 
-// stranger connects to path from another process, of uid if that is not 0, and
+// stranger connects to the socket from another process, of uid if that is not 0, and
 // fails the test unless it is sent away.
-func stranger(t *testing.T, uid uint32, path string) {
+func stranger(t *testing.T, uid uint32, name string) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), strangerEnv+"="+path)
+	cmd.Env = append(os.Environ(), strangerEnv+"="+name)
 	if uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	}

@@ -1,12 +1,9 @@
 package carrier
 
 import (
-	"errors"
 	"io"
-	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,35 +11,33 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// The socket of an offer is new each time, open to EPMD whoever it is, and gone
-// once it was used, or not used in time.
-func TestOfferPlace(t *testing.T) {
+// The socket of an offer is new each time, and gone once it was used, or not used
+// in time.
+func TestOfferEnds(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{AcceptTimeout: 50 * time.Millisecond})
-	first, second := askPath(t, heartbeat), askPath(t, heartbeat)
-	if first == second || filepath.Dir(first) != b.dir {
+	first, second := askSocket(t, heartbeat), askSocket(t, heartbeat)
+	if first == second {
 		t.Errorf("%q, %q", first, second)
 	}
-	info, err := os.Lstat(second)
-	if err != nil || info.Mode() != fs.ModeSocket|socketMode {
-		t.Errorf("%v, %v", info.Mode(), err)
+	b.expectLog("EPMD did not come for a channel")
+	b.expectLog("EPMD did not come for a channel")
+	if isListening(first) || isListening(second) {
+		t.Error("an offer outlives its time")
 	}
-	b.expectLog("EPMD did not come for a channel")
-	b.expectLog("EPMD did not come for a channel")
-	waitFor(t, "both paths to be removed", func() bool { left, err := os.ReadDir(b.dir); return err == nil && len(left) == 0 })
-	dialled := askPath(t, heartbeat)
+	dialled := askSocket(t, heartbeat)
 	dialChannel(t, dialled)
-	waitFor(t, "the path to be removed", func() bool { _, err := os.Lstat(dialled); return errors.Is(err, fs.ErrNotExist) })
+	waitFor(t, "the offer to end", func() bool { return !isListening(dialled) })
 }
 
 func TestTooManyOffers(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{MaxChannels: 2})
-	paths := []string{askPath(t, heartbeat), askPath(t, heartbeat)}
-	if p := askPath(t, heartbeat); p != "" {
+	names := []string{askSocket(t, heartbeat), askSocket(t, heartbeat)}
+	if p := askSocket(t, heartbeat); p != "" {
 		t.Errorf("%q; want none to offer", p)
 	}
-	b.expectLog("no place to offer to EPMD")
-	dialChannel(t, paths[0])
-	waitFor(t, "an offer to be free again", func() bool { return askPath(t, heartbeat) != "" })
+	b.expectLog("cannot create the channel socket")
+	dialChannel(t, names[0])
+	waitFor(t, "an offer to be free again", func() bool { return askSocket(t, heartbeat) != "" })
 }
 
 func TestTooManyChannels(t *testing.T) {
@@ -68,7 +63,7 @@ func TestTooManyChannels(t *testing.T) {
 	}
 }
 
-// Another user's process that has found the path is sent away, and EPMD still
+// Another user's process that has found the name (/proc/net/unix has it) is sent away, and EPMD still
 // let in.
 func TestChannelStranger(t *testing.T) {
 	if os.Getuid() != 0 {
@@ -77,13 +72,13 @@ func TestChannelStranger(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{})
 	// The test binary's own directory is closed to others: the child runs it by
 	// /proc/self/exe.
-	path := askPath(t, heartbeat)
-	stranger(t, 65534, path)
-	e := b.expectLog("refusing who connects in EPMD's place")
+	name := askSocket(t, heartbeat)
+	stranger(t, 65534, name)
+	e := b.expectLog("refused a connection to the channel socket that is not from EPMD")
 	if !strings.Contains(e.Fields[0].Value.(string), "of uid 65534 connected; EPMD is uid 0") {
 		t.Errorf("%+v", e)
 	}
-	ch := dialChannel(t, path)
+	ch := dialChannel(t, name)
 	c1, _ := tcpPair(t)
 	pass(t, ch, 1, c1)
 	if a := readAck(t, ch); a.Result != epmdproto.OK {

@@ -25,7 +25,7 @@ func (c *carrier) register(ctx context.Context, req portproto.Register) error {
 	if !c.claimRegistration(true) {
 		return because(portproto.BadRequest, errors.New("carrier: registered already; a carrier serves one name"))
 	}
-	h, err := c.firstAlive(ctx, req)
+	h, err := c.startAlive(ctx, req)
 	if err != nil {
 		c.claimRegistration(false)
 		return err
@@ -44,8 +44,8 @@ func (c *carrier) claimRegistration(wanted bool) bool {
 	return changed
 }
 
-// firstAlive also starts EPMD where nothing listens on this host's port.
-func (c *carrier) firstAlive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
+// startAlive is tryAlive, but starts EPMD if nothing listens on this host's port.
+func (c *carrier) startAlive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
 	h, err := c.tryAlive(ctx, req)
 	if !errors.Is(err, syscall.ECONNREFUSED) || c.hello.EPMD == "" || !req.EPMD.Addr().IsLoopback() {
 		return h, err
@@ -65,7 +65,14 @@ func (c *carrier) tryAlive(ctx context.Context, req portproto.Register) (*heartb
 // keep serves the heartbeat, and gets it back when it is lost.
 func (c *carrier) keep(h *heartbeat, req portproto.Register) {
 	for {
-		err := h.serve(c.ctx, func() string { return c.offer(h) }, func() { c.leave(h.conn) })
+		offer := func() string {
+			if h.kind == portproto.KindStock { // it was full when it was asked
+				h.kind = portproto.KindHandover
+				c.out.send(portproto.EPMDUp{Kind: h.kind})
+			}
+			return c.offer(h)
+		}
+		err := h.serve(c.ctx, offer, func() { c.leave(h.conn) })
 		if c.ctx.Err() != nil {
 			return
 		}
@@ -86,13 +93,13 @@ func (c *carrier) aliveAgain(req portproto.Register) *heartbeat {
 		case <-c.ctx.Done():
 			return nil
 		}
-		h, err := c.tryAlive(c.ctx, req)
+		h, err := c.startAlive(c.ctx, req)
 		if err == nil {
 			return h
 		}
 		if r := reasonOf(err); r != said && c.ctx.Err() == nil {
 			said = r // each new reason once: this may go on for days
-			c.log.Warn().Err(err).Str("reason", string(r)).Msg("can't register again yet")
+			c.log.Warn().Err(err).Str("reason", string(r)).Msg("cannot register again yet")
 		}
 	}
 }

@@ -136,6 +136,49 @@ func TestRegisterStock(t *testing.T) {
 	}
 }
 
+// An EPMD that is full closes each question without an answer, as the stock one
+// closes HANDOVER_REQ: the carrier tries again instead of taking it for that.
+func TestRegisterFullEPMD(t *testing.T) {
+	b, e := newBEAM(t, Options{}), newEPMD(t, false)
+	e.full.Store(true)
+	b.say(registerAt(e.addr))
+	if got := expect[portproto.Error](b); got.Reason != portproto.EPMDClosed || !strings.Contains(got.Detail, "too many connections") {
+		t.Errorf("%+v", got)
+	}
+	e.full.Store(false)
+	b.say(registerAt(e.addr))
+	if r := expect[portproto.Registered](b); r.Kind != portproto.KindHandover {
+		t.Errorf("%+v", r)
+	}
+}
+
+// HANDOVER_ASK proves that an EPMD which was taken for a stock one is not.
+func TestAskCorrectsKind(t *testing.T) {
+	b, e := newBEAM(t, Options{}), newEPMD(t, true)
+	b.say(registerAt(e.addr))
+	expect[portproto.Registered](b)
+	askSocket(t, e.heartbeat())
+	if up := expect[portproto.EPMDUp](b); up.Kind != portproto.KindHandover {
+		t.Errorf("%+v", up)
+	}
+}
+
+// A carrier that may start EPMD starts it again when it has died.
+func TestEPMDStartedAgain(t *testing.T) {
+	started := filepath.Join(t.TempDir(), "started")
+	b := newBEAMWith(t, Options{}, portproto.Hello{EPMD: script(t, "touch "+started)})
+	e := newEPMD(t, false)
+	b.say(registerAt(e.addr))
+	expect[portproto.Registered](b)
+	heartbeat := e.heartbeat()
+	e.l.Close()
+	heartbeat.Close()
+	expect[portproto.EPMDDown](b)
+	waitFor(t, "EPMD to be started", func() bool { _, err := os.Stat(started); return err == nil })
+	epmdAt(t, e.addr.String(), false)
+	expect[portproto.EPMDUp](b)
+}
+
 func TestCancelRegister(t *testing.T) {
 	asked := make(chan struct{}, 8)
 	silent := answering(t, afterRequest(func(c net.Conn) { asked <- struct{}{}; io.Copy(io.Discard, c) }))
@@ -156,7 +199,7 @@ func TestEPMDRestart(t *testing.T) {
 	if d := expect[portproto.EPMDDown](b); d.Detail == "" {
 		t.Errorf("%+v", d)
 	}
-	b.expectLog("can't register again yet")
+	b.expectLog("cannot register again yet")
 	again := epmdAt(t, e.addr.String(), true)
 	if u := expect[portproto.EPMDUp](b); u.Kind != portproto.KindStock {
 		t.Errorf("%+v", u)

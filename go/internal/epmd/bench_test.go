@@ -7,6 +7,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/fdpass"
 )
 
 // BenchmarkHandover counts whole handovers, from connect to the node's close, with
@@ -49,8 +50,8 @@ func benchServer(b *testing.B) *testServer {
 
 // benchNode registers, offers a socket once, and serves the channel.
 func benchNode(b *testing.B, ts *testServer, r epmdproto.Alive2Req, ready chan<- struct{}) {
-	path := b.TempDir() + "/s"
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: path})
+	socket := epmdproto.NewSocketName()
+	l, err := fdpass.Listen(socket)
 	if err != nil {
 		panic(err)
 	}
@@ -69,7 +70,7 @@ func benchNode(b *testing.B, ts *testServer, r epmdproto.Alive2Req, ready chan<-
 	if _, err := heartbeat.Read(make([]byte, 3)); err != nil {
 		return
 	}
-	answer, _ := epmdproto.AppendHandoverPath(nil, path)
+	answer, _ := epmdproto.AppendHandoverSocket(nil, socket)
 	_, _ = heartbeat.Write(answer)
 	c, err := l.AcceptUnix()
 	if err != nil {

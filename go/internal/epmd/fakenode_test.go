@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,19 +16,19 @@ import (
 type fakeNode struct {
 	t         *testing.T
 	heartbeat net.Conn
-	path      string
+	socket    string
 	listener  *net.UnixListener
 }
 
 // node registers one that listens on a socket, but answers nothing yet.
 func (ts *testServer) node(t *testing.T, name string) *fakeNode {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	l := listenUnix(t, "unixpacket", path)
+	socket := epmdproto.NewSocketName()
+	l := listenUnix(t, socket)
 	r := plainNode(name)
 	r.Extra = []byte(epmdproto.Extra)
 	heartbeat, _ := ts.register(t, r)
-	return &fakeNode{t: t, heartbeat: heartbeat, path: path, listener: l}
+	return &fakeNode{t: t, heartbeat: heartbeat, socket: socket, listener: l}
 }
 
 // asked waits for 'h'.
@@ -41,10 +40,10 @@ func (n *fakeNode) asked() {
 	}
 }
 
-// offer answers with the path of the node's socket.
+// offer answers with the name of the node's socket.
 func (n *fakeNode) offer() {
 	n.t.Helper()
-	b, err := epmdproto.AppendHandoverPath(nil, n.path)
+	b, err := epmdproto.AppendHandoverSocket(nil, n.socket)
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 var (
 	errGone     = errors.New("epmd: the node has left")
 	errNoAnswer = errors.New("epmd: the node did not answer in time")
-	errNoPlace  = errors.New("epmd: the node has no place to offer at the moment")
+	errNoSocket = errors.New("epmd: the node can open no socket at the moment")
 )
 
 // opening is one attempt to open a channel, for all who wait for it. The last
@@ -83,10 +83,10 @@ func (n *node) attempt(o *opening) {
 	}
 }
 
-// bring asks the node for a path and connects to it.
+// bring asks the node for a socket and connects to it.
 func (n *node) bring() (*net.UnixConn, error) {
 	deadline := time.Now().Add(n.s.o.HandoverTimeout)
-	path, err := n.askPath(time.Until(deadline))
+	name, err := n.askSocket(time.Until(deadline))
 	if err != nil {
 		return nil, err
 	}
@@ -98,12 +98,12 @@ func (n *node) bring() (*net.UnixConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epmd: who the node is: %w", err)
 	}
-	return dialPath(path, uid, deadline, n)
+	return dialSocket(name, uid, deadline, n)
 }
 
-// askPath sends 'h' on the heartbeat and waits for the answer. Where an earlier
+// askSocket sends 'h' on the heartbeat and waits for the answer. Where an earlier
 // 'h' is unanswered, it waits for the answer to that one.
-func (n *node) askPath(patience time.Duration) (string, error) {
+func (n *node) askSocket(patience time.Duration) (string, error) {
 	if err := n.ask(patience); err != nil {
 		return "", err
 	}
@@ -111,10 +111,10 @@ func (n *node) askPath(patience time.Duration) (string, error) {
 	defer timer.Stop()
 	select {
 	case a := <-n.answers:
-		if a.err == nil && a.path == "" {
-			return "", errNoPlace
+		if a.err == nil && a.name == "" {
+			return "", errNoSocket
 		}
-		return a.path, a.err
+		return a.name, a.err
 	case <-n.gone:
 		return "", n.left
 	case <-timer.C:

@@ -28,7 +28,7 @@ type node struct {
 	left    error        // why gone is closed, or nil
 	asked   bool         // an 'h' is unanswered: there is never more than one
 	said    bytes.Buffer // what has come of the answer to 'h'; listen's alone
-	answers chan pathAnswer
+	answers chan socketAnswer
 	channel *channel  // the open one, or nil
 	opening *opening  // the attempt under way, or nil
 	logged  time.Time // that there is no way to it
@@ -36,9 +36,9 @@ type node struct {
 	line // the gate's
 }
 
-// pathAnswer is what a node said to 'h'. err wraps epmdproto.ErrPath.
-type pathAnswer struct {
-	path string
+// socketAnswer is what a node said to 'h'. err wraps epmdproto.ErrSocketName.
+type socketAnswer struct {
+	name string
 	err  error
 }
 
@@ -102,7 +102,7 @@ func newNode(s *Server, c *conn, req epmdproto.Alive2Req) *node {
 	n := &node{
 		s: s, heartbeat: c, gone: make(chan struct{}),
 		port2:   epmdproto.AppendPort2Resp(nil, req),
-		answers: make(chan pathAnswer, 1),
+		answers: make(chan socketAnswer, 1),
 	}
 	n.entry = &registry.Node{Alive2Req: req, FD: c.fd, Data: n}
 	return n
@@ -158,14 +158,14 @@ func (n *node) listen() error {
 		return err
 	}
 	before := bytes.NewReader(bytes.Clone(n.said.Bytes()))
-	path, err := epmdproto.ReadHandoverPath(io.MultiReader(before, io.TeeReader(n.heartbeat, &n.said)))
-	if err != nil && !errors.Is(err, epmdproto.ErrPath) {
+	name, err := epmdproto.ReadHandoverSocket(io.MultiReader(before, io.TeeReader(n.heartbeat, &n.said)))
+	if err != nil && !errors.Is(err, epmdproto.ErrSocketName) {
 		return err
 	}
 	n.said.Reset()
 	n.mu.Lock()
 	n.asked = false
-	n.answers <- pathAnswer{path, err} // has room: one question, one answer
+	n.answers <- socketAnswer{name, err} // has room: one question, one answer
 	n.mu.Unlock()
 	return n.heartbeat.setReadDeadline(time.Time{})
 }

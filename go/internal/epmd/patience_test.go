@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/fdpass"
 )
 
 // short is a handover timeout for tests that wait for it to pass.
@@ -257,12 +258,12 @@ func TestFullBacklog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inTheWay, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: n.path})
+	inTheWay, err := fdpass.Dial(n.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer inTheWay.Close()
-	if _, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: n.path}); err == nil {
+	if _, err := fdpass.Dial(n.socket); err == nil {
 		t.Fatal("the backlog is not full")
 	}
 	c := ts.initiate(t, "n")

@@ -3,7 +3,6 @@
 package epmd
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"syscall"
@@ -37,8 +36,3 @@ func newAlarm() (in, out *os.File, err error) { return os.Pipe() }
 func closeNow(fd int) { _ = unix.Close(fd) }
 
 func deferAccept(int) {}
-
-// openPath: there is no way to connect to the very inode that was looked at.
-func openPath(path string) (fd int, err error) {
-	return -1, &os.PathError{Op: "open", Path: path, Err: errors.ErrUnsupported}
-}

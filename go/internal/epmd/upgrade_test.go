@@ -191,7 +191,7 @@ func TestUpgradeUnanswered(t *testing.T) {
 	n := ts.node(t, "n")
 	c := ts.initiate(t, "n")
 	n.asked()
-	answer, err := epmdproto.AppendHandoverPath(nil, n.path)
+	answer, err := epmdproto.AppendHandoverSocket(nil, n.socket)
 	if err != nil {
 		t.Fatal(err)
 	}

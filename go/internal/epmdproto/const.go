@@ -37,8 +37,11 @@ const (
 	MaxNameChars = 255
 	// MaxExtra is the length of the longest Extra, in bytes.
 	MaxExtra = maxNameBytes
-	// MaxPath is the longest socket path in bytes: sun_path less its NUL.
-	MaxPath = 107
+	// SocketPrefix begins the name of every handover socket. 128 random bits
+	// follow, as 32 hexadecimal digits.
+	SocketPrefix = "handover-"
+	// SocketNameSize is the size of such a name in bytes.
+	SocketNameSize = len(SocketPrefix) + 32
 	// MaxPass is the size of the larger form of PASS, AckSize that of ACK.
 	MaxPass = passHeader + 16
 	AckSize = 11
@@ -66,8 +69,8 @@ var (
 	ErrAlive2 = errors.New("epmdproto: bad ALIVE2_REQ")
 	// ErrAnswer: the far end does not speak EPMD.
 	ErrAnswer = errors.New("epmdproto: bad answer")
-	// ErrPath: the message was whole, the path in it can't be used.
-	ErrPath = errors.New("epmdproto: bad socket path")
+	// ErrSocketName: the message was whole, the socket name in it can't be used.
+	ErrSocketName = errors.New("epmdproto: bad socket name")
 	// ErrFrame: the length can't be right; the stream can't be followed on.
 	ErrFrame = errors.New("epmdproto: bad length on heartbeat")
 	// ErrMessage: a channel message of another shape or version.

@@ -62,9 +62,9 @@ func TestDocExamples(t *testing.T) {
 		"HANDOVER_RESP_OK":           func(*testing.T, []byte) []byte { return AppendHandoverOK(nil, 6) },
 		"HANDOVER_RESP_NO_SUCH_NODE": func(*testing.T, []byte) []byte { return AppendHandoverResult(nil, NoSuchNode) },
 		"HANDOVER_ASK":               func(*testing.T, []byte) []byte { return HandoverAsk },
-		"HANDOVER_PATH": func(t *testing.T, b []byte) []byte {
-			path := must[string](t)(ReadHandoverPath(bytes.NewReader(b)))
-			return must[[]byte](t)(AppendHandoverPath(nil, path))
+		"HANDOVER_SOCKET": func(t *testing.T, b []byte) []byte {
+			name := must[string](t)(ReadHandoverSocket(bytes.NewReader(b)))
+			return must[[]byte](t)(AppendHandoverSocket(nil, name))
 		},
 		"PASS": func(t *testing.T, b []byte) []byte {
 			p := must[Passed](t)(ParsePass(b))

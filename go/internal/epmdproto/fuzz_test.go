@@ -44,17 +44,17 @@ func FuzzAlive2Resp(f *testing.F) {
 	})
 }
 
-func FuzzHandoverPath(f *testing.F) {
-	f.Add(docExamples(f)["HANDOVER_PATH"])
+func FuzzHandoverSocket(f *testing.F) {
+	f.Add(docExamples(f)["HANDOVER_SOCKET"])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in := bytes.NewReader(b)
-		path, err := ReadHandoverPath(in)
+		name, err := ReadHandoverSocket(in)
 		if err != nil {
 			return
 		}
-		again, err := AppendHandoverPath(nil, path)
+		again, err := AppendHandoverSocket(nil, name)
 		if read := b[:len(b)-in.Len()]; err != nil || !bytes.Equal(again, read) {
-			t.Fatalf("% x gives %q, % x, %v", read, path, again, err)
+			t.Fatalf("% x gives %q, % x, %v", read, name, again, err)
 		}
 	})
 }

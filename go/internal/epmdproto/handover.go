@@ -43,28 +43,29 @@ func AppendHandoverResult(b []byte, r Result) []byte {
 // HandoverAsk is EPMD's question on the heartbeat: 1:16 'h'. Not to be changed.
 var HandoverAsk = []byte{0, 1, OpHandover}
 
-// AppendHandoverPath adds the node's answer to HandoverAsk, Length:16 Path; an
-// empty path says that there is no place to offer now. The error is ValidPath's.
-func AppendHandoverPath(b []byte, path string) ([]byte, error) {
-	if path != "" {
-		if err := ValidPath(path); err != nil {
+// AppendHandoverSocket adds the node's answer to HandoverAsk, Length:16 Name. An
+// empty name says that the node can open no socket now. The error is
+// ValidSocketName's.
+func AppendHandoverSocket(b []byte, name string) ([]byte, error) {
+	if name != "" {
+		if err := ValidSocketName(name); err != nil {
 			return b, err
 		}
 	}
-	return append(be.AppendUint16(b, uint16(len(path))), path...), nil
+	return append(be.AppendUint16(b, uint16(len(name))), name...), nil
 }
 
-// ReadHandoverPath reads the node's answer and not a byte more. "" without an
-// error says that the node has no place to offer. An error that wraps ErrPath
-// leaves the stream between two messages; after any other (r's own, ErrFrame
-// for a Length that no path has) it can't be followed any more.
-func ReadHandoverPath(r io.Reader) (string, error) {
-	var b [MaxRequest]byte
+// ReadHandoverSocket reads the node's answer and not a byte more. "" without an
+// error says that the node can open no socket now. An error that wraps
+// ErrSocketName leaves the stream between two messages. After any other error
+// (r's own, ErrFrame for a Length that no name has) the stream can't be used.
+func ReadHandoverSocket(r io.Reader) (string, error) {
+	var b [SocketNameSize]byte
 	if _, err := io.ReadFull(r, b[:2]); err != nil {
 		return "", err
 	}
 	length := int(be.Uint16(b[:]))
-	if length > MaxRequest {
+	if length > SocketNameSize {
 		return "", fmt.Errorf("%w: %d", ErrFrame, length)
 	}
 	if _, err := io.ReadFull(r, b[:length]); err != nil {
@@ -73,9 +74,9 @@ func ReadHandoverPath(r io.Reader) (string, error) {
 	if length == 0 {
 		return "", nil
 	}
-	path := string(b[:length])
-	if err := ValidPath(path); err != nil {
+	name := string(b[:length])
+	if err := ValidSocketName(name); err != nil {
 		return "", err
 	}
-	return path, nil
+	return name, nil
 }

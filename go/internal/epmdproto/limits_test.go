@@ -26,16 +26,21 @@ func TestNames(t *testing.T) {
 	}
 }
 
-func TestPaths(t *testing.T) {
-	long := func(n int) string { return "/" + strings.Repeat("p", n-1) }
-	for path, want := range map[string]error{
-		"/a": nil, "/a..b/..c": nil, long(106): nil, long(107): nil, long(108): ErrPath,
-		"": ErrPath, "a": ErrPath, "../a": ErrPath, "/a/../b": ErrPath, "/..": ErrPath,
-		"@abstract": ErrPath, "\x00abstract": ErrPath, "/a\x00": ErrPath,
+func TestSocketNames(t *testing.T) {
+	digits := strings.Repeat("0123456789abcdef", 2)
+	for name, want := range map[string]error{
+		SocketPrefix + digits: nil, NewSocketName(): nil,
+		SocketPrefix + digits[1:]: ErrSocketName, SocketPrefix + digits + "0": ErrSocketName,
+		SocketPrefix + digits[1:] + "A": ErrSocketName, SocketPrefix + digits[1:] + "\x00": ErrSocketName,
+		"handoveR-" + digits: ErrSocketName, "\x00" + SocketPrefix + digits: ErrSocketName, "@" + SocketPrefix + digits: ErrSocketName,
+		"": ErrSocketName, "/tmp/handover-" + digits: ErrSocketName, digits: ErrSocketName,
 	} {
-		if err := ValidPath(path); !errors.Is(err, want) {
-			t.Errorf("ValidPath(%q) = %v, want %v", path, err, want)
+		if err := ValidSocketName(name); !errors.Is(err, want) {
+			t.Errorf("ValidSocketName(%q) = %v, want %v", name, err, want)
 		}
+	}
+	if NewSocketName() == NewSocketName() {
+		t.Error("two names are the same")
 	}
 }
 
@@ -103,29 +108,28 @@ func TestReadAlive2Resp(t *testing.T) {
 	}
 }
 
-func TestReadHandoverPath(t *testing.T) {
+func TestReadHandoverSocket(t *testing.T) {
 	framed := func(n int, s string) string { return string([]byte{byte(n >> 8), byte(n)}) + s }
-	long := "/" + strings.Repeat("p", 107)
+	name := NewSocketName()
 	for in, c := range map[string]struct {
-		path string
+		name string
 		err  error
 	}{
-		framed(2, "/amore"): {"/a", nil},
-		framed(0, ""):       {"", nil},
-		framed(107, long):   {long[:107], nil},
-		framed(108, long):   {"", ErrPath},
-		framed(MaxRequest, strings.Repeat("/", 1021)):   {"", ErrPath},
-		framed(MaxRequest+1, strings.Repeat("/", 1022)): {"", ErrFrame},
-		"XXXXXXXX":      {"", ErrFrame},
-		"\x00":          {"", io.ErrUnexpectedEOF},
-		framed(2, "/"):  {"", io.ErrUnexpectedEOF},
-		framed(2, ""):   {"", io.ErrUnexpectedEOF},
-		"":              {"", io.EOF},
-		framed(1, "\n"): {"", ErrPath},
+		framed(SocketNameSize, name+"more"):   {name, nil},
+		framed(0, ""):                         {"", nil},
+		framed(SocketNameSize-1, name):        {"", ErrSocketName},
+		framed(SocketNameSize, "/"+name[1:]):  {"", ErrSocketName},
+		framed(SocketNameSize+1, name+"more"): {"", ErrFrame},
+		"XXXXXXXX":                            {"", ErrFrame},
+		"\x00":                                {"", io.ErrUnexpectedEOF},
+		framed(2, "h"):                        {"", io.ErrUnexpectedEOF},
+		framed(2, ""):                         {"", io.ErrUnexpectedEOF},
+		"":                                    {"", io.EOF},
+		framed(1, "\n"):                       {"", ErrSocketName},
 	} {
-		path, err := ReadHandoverPath(strings.NewReader(in))
-		if path != c.path || !errors.Is(err, c.err) {
-			t.Errorf("%.20q: %.20q, %v; want %.20q, %v", in, path, err, c.path, c.err)
+		name, err := ReadHandoverSocket(strings.NewReader(in))
+		if name != c.name || !errors.Is(err, c.err) {
+			t.Errorf("%.20q: %.60q, %v; want %.60q, %v", in, name, err, c.name, c.err)
 		}
 	}
 }

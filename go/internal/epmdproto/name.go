@@ -1,8 +1,9 @@
 package epmdproto
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
-	"path"
 	"strings"
 	"unicode/utf8"
 )
@@ -23,25 +24,22 @@ func ValidName(name string) error {
 	return nil
 }
 
-// ValidPath says whether a path may name a handover socket: absolute, at most
-// 107 bytes, no NUL, no ".." element, never in the abstract namespace (which
-// begins with a NUL, and with "@" as it is often written). The error wraps
-// ErrPath.
-func ValidPath(p string) error {
-	switch {
-	case p == "":
-		return fmt.Errorf("%w: empty", ErrPath)
-	case strings.IndexByte(p, 0) >= 0:
-		return fmt.Errorf("%w: has a NUL", ErrPath)
-	case len(p) > MaxPath:
-		return fmt.Errorf("%w: %d bytes, at most %d fit", ErrPath, len(p), MaxPath)
-	case !path.IsAbs(p):
-		return fmt.Errorf("%w: %q is not absolute", ErrPath, p)
-	}
-	for element := range strings.SplitSeq(p, "/") {
-		if element == ".." {
-			return fmt.Errorf("%w: %q has a .. element", ErrPath, p)
-		}
+// NewSocketName returns a fresh name for a handover socket.
+func NewSocketName() string {
+	var bits [16]byte
+	rand.Read(bits[:]) // never fails
+	return SocketPrefix + hex.EncodeToString(bits[:])
+}
+
+// ValidSocketName reports whether a name can be the one of a handover socket:
+// [SocketPrefix] and 32 hexadecimal digits in lower case. It is a name in the
+// abstract namespace of Unix sockets (unix(7)), without the NUL in front. The
+// error wraps ErrSocketName.
+func ValidSocketName(name string) error {
+	digits, ok := strings.CutPrefix(name, SocketPrefix)
+	if !ok || len(digits) != SocketNameSize-len(SocketPrefix) || strings.Trim(digits, "0123456789abcdef") != "" {
+		return fmt.Errorf("%w: %.60q is not %s and %d hexadecimal digits", ErrSocketName, name, SocketPrefix,
+			SocketNameSize-len(SocketPrefix))
 	}
 	return nil
 }

@@ -28,9 +28,10 @@ var (
 	ErrNoFD = errors.New("fdpass: message without a file descriptor")
 	// ErrManyFDs: more fds than one.
 	ErrManyFDs = errors.New("fdpass: message with more than one file descriptor")
-	// ErrTruncated: longer than the buffer, or an fd that the kernel could not
-	// install (the receiver is at its limit of open files).
+	// ErrTruncated: longer than the buffer.
 	ErrTruncated = errors.New("fdpass: message truncated")
+	// ErrFiles: the kernel could not install the fd.
+	ErrFiles = errors.New("fdpass: too many open files to receive another")
 	// ErrEmpty: an fd without a byte of message.
 	ErrEmpty = errors.New("fdpass: file descriptor in an empty message")
 )
@@ -100,8 +101,10 @@ func verdict(n, fds, flags int, err error) error {
 		return fmt.Errorf("fdpass: receive: %w", err)
 	case fds > 1 || fds == 1 && flags&unix.MSG_CTRUNC != 0:
 		return ErrManyFDs
-	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
+	case flags&unix.MSG_TRUNC != 0:
 		return ErrTruncated
+	case flags&unix.MSG_CTRUNC != 0:
+		return ErrFiles
 	case fds == 0:
 		return ErrNoFD
 	}

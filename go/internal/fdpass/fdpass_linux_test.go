@@ -169,8 +169,8 @@ func TestReceiveAtFileLimit(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}
-	if n != 3 || fd != -1 || !errors.Is(err, ErrTruncated) {
-		t.Errorf("%d, %d, %v; want 3, -1, ErrTruncated", n, fd, err)
+	if n != 3 || fd != -1 || !errors.Is(err, ErrFiles) {
+		t.Errorf("%d, %d, %v; want 3, -1, ErrFiles", n, fd, err)
 	}
 }
 

@@ -11,10 +11,9 @@ import (
 
 // Hello is the BEAM's first message.
 type Hello struct {
-	OSPid     int32
-	SocketDir string // "" for the default
-	EPMD      string // program to start when nothing listens, "" for none
-	LogLevel  string // debug, info, warning or error
+	OSPid    int32
+	EPMD     string // program to start when nothing listens, "" for none
+	LogLevel string // debug, info, warning or error
 }
 
 // Register asks to register with EPMD and to keep the heartbeat.
@@ -23,6 +22,7 @@ type Register struct {
 	Name     string // alive name
 	Port     uint16
 	EPMD     netip.AddrPort
+	Bind     netip.Addr // handed-over connections must have come to it; the zero Addr for any
 	Highest  uint16
 	Lowest   uint16
 	NodeType byte
@@ -41,6 +41,12 @@ type Connect struct {
 // Cancel says that nobody waits for the request ID any more.
 type Cancel struct{ ID uint64 }
 
+// Closed says that the BEAM has closed a connection that it was given.
+type Closed struct {
+	Kind byte // Connected or Accepted
+	ID   uint64
+}
+
 // Stop asks the carrier to unregister and to end.
 type Stop struct{}
 
@@ -48,6 +54,7 @@ func (Hello) command()    {}
 func (Register) command() {}
 func (Connect) command()  {}
 func (Cancel) command()   {}
+func (Closed) command()   {}
 func (Stop) command()     {}
 
 // VersionError: the hello is of another protocol version.
@@ -81,6 +88,8 @@ func ParseCommand(b []byte) (Command, error) {
 		return parseRequest(t, parseConnect)
 	case t.is("cancel", 2):
 		return parseRequest(t, func(r *reader, id uint64) Command { return Cancel{ID: id} })
+	case t.is("closed", 3):
+		return parseClosed(t)
 	case t.is("stop", 0):
 		return Stop{}, nil
 	}
@@ -93,12 +102,11 @@ func parseHello(t tuple) (Command, error) {
 	if r.err == nil && version != Version {
 		return nil, &VersionError{Got: version}
 	}
-	m := r.fields(t.args[1], "os_pid", "socket_dir", "epmd", "log_level")
+	m := r.fields(t.args[1], "os_pid", "epmd", "log_level")
 	h := Hello{
-		OSPid:     int32(r.integer("os_pid", m["os_pid"], 1, 1<<31-1)),
-		SocketDir: r.binary("socket_dir", m["socket_dir"]),
-		EPMD:      r.binary("epmd", m["epmd"]),
-		LogLevel:  r.oneOf("log_level", m["log_level"], "debug", "info", "warning", "error"),
+		OSPid:    int32(r.integer("os_pid", m["os_pid"], 1, 1<<31-1)),
+		EPMD:     r.binary("epmd", m["epmd"]),
+		LogLevel: r.oneOf("log_level", m["log_level"], "debug", "info", "warning", "error"),
 	}
 	return h, r.err
 }
@@ -121,12 +129,13 @@ func parseRequest(t tuple, parse func(*reader, uint64) Command) (Command, error)
 }
 
 func parseRegister(r *reader, id uint64) Command {
-	m := r.fields(r.body, "name", "port", "address", "epmd_port", "highest", "lowest", "node_type", "extra")
+	m := r.fields(r.body, "name", "port", "address", "epmd_port", "bind", "highest", "lowest", "node_type", "extra")
 	return Register{
 		ID:       id,
 		Name:     r.name(m["name"]),
 		Port:     uint16(r.integer("port", m["port"], 0, 65535)),
 		EPMD:     r.epmd(m),
+		Bind:     r.bind(m),
 		Highest:  uint16(r.integer("highest", m["highest"], 0, 65535)),
 		Lowest:   uint16(r.integer("lowest", m["lowest"], 0, 65535)),
 		NodeType: byte(r.integer("node_type", m["node_type"], 0, 255)),
@@ -136,10 +145,7 @@ func parseRegister(r *reader, id uint64) Command {
 
 func parseConnect(r *reader, id uint64) Command {
 	m := r.fields(r.body, "name", "address", "epmd_port", "bind", "timeout")
-	c := Connect{ID: id, Name: r.name(m["name"]), EPMD: r.epmd(m)}
-	if b := r.binary("bind", m["bind"]); b != "" {
-		c.Bind = r.address("bind", m["bind"])
-	}
+	c := Connect{ID: id, Name: r.name(m["name"]), EPMD: r.epmd(m), Bind: r.bind(m)}
 	if r.err == nil && c.Bind.IsValid() && c.Bind.Is4() != c.EPMD.Addr().Is4() {
 		r.fail("bind", "%v is of another address family than address %v", c.Bind, c.EPMD.Addr())
 	}
@@ -165,6 +171,29 @@ func (r *reader) extra(v any) string {
 	return s
 }
 
+func parseClosed(t tuple) (Command, error) {
+	r := t.reader()
+	kind := byte(Connected)
+	if r.oneOf("kind", t.args[0], kindAsked, kindHandedOver) == kindHandedOver {
+		kind = Accepted
+	}
+	return Closed{Kind: kind, ID: r.id(t.args[1])}, r.err
+}
+
+// The kinds of a connection in a Closed.
+const (
+	kindAsked      = "asked"
+	kindHandedOver = "handed_over"
+)
+
+// bind reads a local address; an empty binary is the zero Addr.
+func (r *reader) bind(m etf.Map) (addr netip.Addr) {
+	if b := r.binary("bind", m["bind"]); b != "" {
+		addr = r.address("bind", m["bind"])
+	}
+	return addr
+}
+
 func (r *reader) epmd(m etf.Map) netip.AddrPort {
 	port := r.integer("epmd_port", m["epmd_port"], 1, 65535)
 	return netip.AddrPortFrom(r.address("address", m["address"]), uint16(port))
@@ -173,30 +202,40 @@ func (r *reader) epmd(m etf.Map) netip.AddrPort {
 // Term of a hello; the others follow.
 func (h Hello) Term() any {
 	return etf.Tuple{etf.Atom("hello"), Version, etf.Map{
-		"os_pid": int64(h.OSPid), "socket_dir": []byte(h.SocketDir),
-		"epmd": []byte(h.EPMD), "log_level": etf.Atom(h.LogLevel),
+		"os_pid": int64(h.OSPid), "epmd": []byte(h.EPMD), "log_level": etf.Atom(h.LogLevel),
 	}}
 }
 
 func (c Register) Term() any {
 	return etf.Tuple{etf.Atom("register"), int64(c.ID), etf.Map{
 		"name": []byte(c.Name), "port": int(c.Port),
-		"address": []byte(c.EPMD.Addr().String()), "epmd_port": int(c.EPMD.Port()),
+		"address": []byte(c.EPMD.Addr().String()), "epmd_port": int(c.EPMD.Port()), "bind": bindTerm(c.Bind),
 		"highest": int(c.Highest), "lowest": int(c.Lowest),
 		"node_type": int(c.NodeType), "extra": c.Extra,
 	}}
 }
 
 func (c Connect) Term() any {
-	bind := ""
-	if c.Bind.IsValid() {
-		bind = c.Bind.String()
-	}
 	return etf.Tuple{etf.Atom("connect"), int64(c.ID), etf.Map{
 		"name": []byte(c.Name), "address": []byte(c.EPMD.Addr().String()),
-		"epmd_port": int(c.EPMD.Port()), "bind": []byte(bind),
+		"epmd_port": int(c.EPMD.Port()), "bind": bindTerm(c.Bind),
 		"timeout": c.Timeout.Milliseconds(),
 	}}
+}
+
+func bindTerm(addr netip.Addr) []byte {
+	if !addr.IsValid() {
+		return []byte{}
+	}
+	return []byte(addr.String())
+}
+
+func (c Closed) Term() any {
+	kind := etf.Atom(kindAsked)
+	if c.Kind == Accepted {
+		kind = kindHandedOver
+	}
+	return etf.Tuple{etf.Atom("closed"), kind, int64(c.ID)}
 }
 
 func (c Cancel) Term() any { return etf.Tuple{etf.Atom("cancel"), int64(c.ID)} }

@@ -4,7 +4,7 @@
 //	BEAM                                  carrier
 //	  |-- hello ------------------------->|   control: {packet, 4} frames on
 //	  |<------------------ hello/refused -|   stdin and stdout, a term each
-//	  |-- register, connect, cancel, stop>|
+//	  |-- register, connect, cancel, ... >|
 //	  |<-- registered, error, epmd, log --|
 //	  |<=============== CONNECTION + fd ==|   fd socket: SOCK_SEQPACKET
 //

@@ -4,8 +4,8 @@ import "handover/go/internal/etf"
 
 // HelloReply is the carrier's first message.
 type HelloReply struct {
-	FDPath  string // where the BEAM connects the fd socket
-	Program string // name and version
+	FDSocket string // the name of the fd socket, which the BEAM connects to
+	Program  string // name and version
 }
 
 // Refused comes instead of [HelloReply]; then the carrier ends.
@@ -94,8 +94,8 @@ func parseHelloReply(t tuple) (Event, error) {
 	if r.err == nil && version != Version {
 		return nil, &VersionError{Got: version}
 	}
-	m := r.fields(t.args[1], "fd_path", "program")
-	h := HelloReply{r.binary("fd_path", m["fd_path"]), r.binary("program", m["program"])}
+	m := r.fields(t.args[1], "fd_socket", "program")
+	h := HelloReply{r.binary("fd_socket", m["fd_socket"]), r.binary("program", m["program"])}
 	return h, r.err
 }
 
@@ -129,7 +129,7 @@ func (r *reader) logFields(v any) []Field {
 // Term of a hello's reply; the others follow.
 func (h HelloReply) Term() any {
 	return etf.Tuple{etf.Atom("hello"), Version, etf.Map{
-		"fd_path": []byte(h.FDPath), "program": []byte(h.Program),
+		"fd_socket": []byte(h.FDSocket), "program": []byte(h.Program),
 	}}
 }
 

@@ -14,18 +14,19 @@ import (
 
 // commands and events are what the hex blocks of docs/PROTOCOL.md say.
 var commands = map[string]Command{
-	"HELLO": Hello{OSPid: 42, SocketDir: "", EPMD: "/usr/bin/epmd", LogLevel: "info"},
+	"HELLO": Hello{OSPid: 42, EPMD: "/usr/bin/epmd", LogLevel: "info"},
 	"REGISTER": Register{
 		ID: 1, Name: "n2", Port: 45103, EPMD: netip.MustParseAddrPort("127.0.0.1:4369"),
-		Highest: 6, Lowest: 5, NodeType: 77, Extra: []byte("handover/1"),
+		Bind: netip.MustParseAddr("192.0.2.2"), Highest: 6, Lowest: 5, NodeType: 77, Extra: []byte("handover/1"),
 	},
 	"CONNECT": Connect{ID: 7, Name: "n2", EPMD: netip.MustParseAddrPort("192.0.2.7:4369"), Timeout: 7 * time.Second},
 	"CANCEL":  Cancel{ID: 7},
+	"CLOSED":  Closed{Kind: Accepted, ID: 3},
 	"STOP":    Stop{},
 }
 
 var events = map[string]Event{
-	"HELLO_REPLY": HelloReply{FDPath: "/tmp/handover-1000/fd-9d1e/s", Program: "handover 1"},
+	"HELLO_REPLY": HelloReply{FDSocket: "handover-4f2a61c95d0b3e7788a1c0ffee12d34b", Program: "handover 1"},
 	"REFUSED":     Refused{UnknownVersion, "this is version 1"},
 	"REGISTERED":  Registered{1, 3000000000, KindHandover},
 	"ERROR":       Error{7, EPMDUnreachable, "dial tcp4 192.0.2.7:4369: connect: connection refused"},

@@ -1,0 +1,119 @@
+package carrier
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// links are copies of the connections that the BEAM has. When a BEAM halts, its
+// ports close at once, but its descriptors stay open until the kernel has freed
+// its memory, and the inet driver closes none that it was given. So the carrier,
+// which sees the end of stdin at once, shuts the connections down.
+//
+//	delivered --- closed (the BEAM has closed it) ---> copy closed
+//	    '------- the BEAM ends ---> shutdown(2), copy closed
+//
+// A carrier that ends while its BEAM goes on only closes its copies: the
+// connections stay up.
+type links struct {
+	max  int     // Options.MaxLinks
+	beam process // set before anything is kept
+
+	mu   sync.Mutex
+	fds  map[link]int
+	once sync.Once // of endLinks
+}
+
+// link names a connection as CONNECTION does.
+type link struct {
+	kind byte
+	id   uint64
+}
+
+// keep takes fd over until release, and reports whether there was room for it.
+func (ls *links) keep(l link, fd int) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if len(ls.fds) >= ls.max {
+		return false
+	}
+	if ls.fds == nil {
+		ls.fds = make(map[link]int)
+	}
+	ls.fds[l] = fd
+	return true
+}
+
+// forget gives the descriptor back to the caller of keep.
+func (ls *links) forget(l link) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	delete(ls.fds, l)
+}
+
+// release closes the copy of a connection that the BEAM has closed. It is a no-op
+// if there is none.
+func (ls *links) release(l link) {
+	ls.mu.Lock()
+	fd, kept := ls.fds[l]
+	delete(ls.fds, l)
+	ls.mu.Unlock()
+	if kept {
+		_ = unix.Close(fd)
+	}
+}
+
+func (ls *links) empty() bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return len(ls.fds) == 0
+}
+
+func (ls *links) shutdownAll() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, fd := range ls.fds {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+	}
+}
+
+func (ls *links) closeAll() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, fd := range ls.fds {
+		_ = unix.Close(fd)
+	}
+	ls.fds = nil
+}
+
+const (
+	// firstLook and lastLook are the pauses between two looks at a BEAM that has
+	// closed stdin; endTimeout bounds them all.
+	firstLook  = 50 * time.Microsecond
+	lastLook   = 20 * time.Millisecond
+	endTimeout = 30 * time.Second
+)
+
+// endLinks shuts the BEAM's connections down if the BEAM is ending, and leaves
+// them alone if it goes on without this carrier. A BEAM that goes on closes the fd
+// socket; one that ends does so too, but not before the kernel says that it ends.
+func (c *carrier) endLinks() {
+	c.links.once.Do(func() {
+		pause := firstLook
+		for deadline := time.Now().Add(endTimeout); !c.links.empty() && time.Now().Before(deadline); {
+			left := c.fds.closedByBEAM() // before the look at the process
+			if c.links.beam.ending() {
+				c.links.shutdownAll()
+				break
+			}
+			if left {
+				break
+			}
+			time.Sleep(pause)
+			pause = min(2*pause, lastLook)
+		}
+		c.links.closeAll()
+	})
+}

@@ -1,0 +1,129 @@
+package carrier
+
+import (
+	"io"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/portproto"
+)
+
+// A carrier that ends while its BEAM goes on leaves the connections up.
+func TestLinksOutliveCarrier(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{})
+	ch := openChannel(t, heartbeat)
+	c1, initiator := tcpPair(t)
+	pass(t, ch, 1, c1)
+	readAck(t, ch)
+	c1.Close()
+	_, node := b.receive()
+	b.stdin.Close()
+	b.fds.Close()
+	if err := b.expectEnd(); err != nil {
+		t.Error(err)
+	}
+	io.WriteString(initiator, "pipelined")
+	both(t, initiator, node)
+}
+
+// Closed ends the carrier's copy: the far end sees that the BEAM has closed its own.
+func TestLinkClosed(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{})
+	ch := openChannel(t, heartbeat)
+	c1, initiator := tcpPair(t)
+	pass(t, ch, 1, c1)
+	readAck(t, ch)
+	c1.Close()
+	m, node := b.receive()
+	readString(t, initiator, "i\x00\x00\x06")
+	node.Close()
+	b.say(portproto.Closed{Kind: m.Kind, ID: m.ID})
+	if n, err := initiator.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("%d, %v; want EOF", n, err)
+	}
+	b.say(portproto.Closed{Kind: m.Kind, ID: m.ID}) // no copy is left: nothing happens
+}
+
+// More links than MaxLinks work, without a copy.
+func TestTooManyLinks(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{MaxLinks: 1})
+	ch := openChannel(t, heartbeat)
+	for id := range uint64(2) {
+		c1, initiator := tcpPair(t)
+		io.WriteString(initiator, "pipelined")
+		pass(t, ch, id, c1)
+		readAck(t, ch)
+		c1.Close()
+		_, node := b.receive()
+		both(t, initiator, node)
+		if id == 1 { // no copy: the close alone ends it
+			node.Close()
+			if n, err := initiator.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+				t.Errorf("%d, %v; want EOF", n, err)
+			}
+		}
+	}
+}
+
+// When the BEAM ends its connections are shut down, although another copy of the
+// descriptor is still open: the BEAM's own live until its memory is freed.
+func TestBEAMEnds(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c := &carrier{fds: &fdSocket{ready: make(chan struct{})}}
+	c.links = links{max: 1, beam: findProcess(int32(cmd.Process.Pid))}
+	c1, initiator := tcpPair(t)
+	raw, err := c1.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) {
+		var copied int
+		copied, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		c.links.keep(link{portproto.Accepted, 1}, copied)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		c.endLinks()
+		close(ended)
+	}()
+	io.WriteString(initiator, "still up")
+	readString(t, c1, "still up")
+	_ = cmd.Process.Kill()
+	if n, err := initiator.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("%d, %v; want EOF", n, err)
+	}
+	_ = cmd.Wait()
+	<-ended
+}
+
+func TestProcessEnding(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := int32(cmd.Process.Pid)
+	for _, p := range []process{findProcess(pid), {pid: int(pid)}} { // with /proc and without
+		if p.ending() {
+			t.Errorf("%+v: a process that runs is ending", p)
+		}
+	}
+	p := findProcess(pid)
+	if (process{pid: p.pid, stat: p.stat, start: p.start - 1}).ending() == false {
+		t.Error("another process with the same pid passes for it")
+	}
+	_ = cmd.Process.Signal(syscall.SIGKILL)
+	waitFor(t, "a killed process to be ending", p.ending) // a zombie
+	_ = cmd.Wait()
+	if !p.ending() || !(process{pid: int(pid)}).ending() {
+		t.Error("a process that is gone is not ending")
+	}
+}

@@ -1,0 +1,104 @@
+package carrier
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/portproto"
+)
+
+// reserve makes room in the queue for one connection that was handed over. The
+// caller must call unreserve once it has left the queue. The error is errBusy.
+func (s *fdSocket) reserve() error {
+	if s.queued.Add(1) > int64(cap(s.queue)) {
+		s.queued.Add(-1)
+		return fmt.Errorf("%w: %d wait already", errBusy, cap(s.queue))
+	}
+	return nil
+}
+
+func (s *fdSocket) unreserve() { s.queued.Add(-1) }
+
+// deliverAccepted brings the BEAM a connection, for which room is reserved: at
+// once if nothing waits before it, else by the queue. It owns fd.
+func (c *carrier) deliverAccepted(m portproto.Connection, fd int) {
+	if c.fds.queued.Load() > 1 || !c.deliverNow(m, fd) {
+		c.fds.queue <- queued{m, fd}
+		return
+	}
+	c.fds.unreserve()
+}
+
+// deliverNow gives the BEAM a connection and owns fd from then on, or does
+// nothing and returns false.
+func (c *carrier) deliverNow(m portproto.Connection, fd int) bool {
+	kept := c.links.keep(link{m.Kind, m.ID}, fd)
+	if !c.fds.deliverNow(m, fd) {
+		if kept {
+			c.links.forget(link{m.Kind, m.ID})
+		}
+		return false
+	}
+	if !kept {
+		_ = unix.Close(fd)
+	}
+	return true
+}
+
+// deliverCopy gives the BEAM a connection; the caller keeps fd. The error is
+// errBusy if the BEAM does not take it in time.
+func (c *carrier) deliverCopy(m portproto.Connection, fd int) error {
+	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	kept := c.links.keep(link{m.Kind, m.ID}, copied)
+	err = c.fds.deliver(m, fd)
+	if err != nil && kept {
+		c.links.forget(link{m.Kind, m.ID})
+	}
+	if err != nil || !kept {
+		_ = unix.Close(copied)
+	}
+	return err
+}
+
+// deliverQueued brings the BEAM what waits for it, until the carrier ends. It
+// waits for a BEAM that is stopped as long as that lasts.
+func (c *carrier) deliverQueued(s *fdSocket) {
+	for {
+		var q queued
+		select {
+		case q = <-s.queue:
+		case <-c.ctx.Done():
+			closeQueue(s.queue)
+			return
+		}
+		kept := c.links.keep(link{q.m.Kind, q.m.ID}, q.fd)
+		err := s.deliver(q.m, q.fd)
+		for errors.Is(err, errBusy) && c.ctx.Err() == nil {
+			err = s.deliver(q.m, q.fd)
+		}
+		if !kept {
+			_ = unix.Close(q.fd)
+		}
+		s.unreserve()
+		if err != nil && c.ctx.Err() == nil {
+			c.log.Error().Err(err).Stringer("peer", q.m.Peer).Msg("the BEAM did not get a connection that was handed over")
+		}
+	}
+}
+
+func closeQueue(queue chan queued) {
+	for {
+		select {
+		case q := <-queue:
+			_ = unix.Close(q.fd)
+		default:
+			return
+		}
+	}
+}

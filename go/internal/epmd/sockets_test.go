@@ -1,0 +1,154 @@
+package epmd
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/fdpass"
+)
+
+// TestBadSockets: what a node may answer to 'h', and what comes of it.
+func TestBadSockets(t *testing.T) {
+	stream, err := net.Listen("unix", "@"+epmdproto.NewSocketName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	streamName := strings.TrimPrefix(stream.Addr().String(), "@")
+	const noSocket, noNode = epmdproto.NoHandover, epmdproto.NoSuchNode
+	for name, c := range map[string]struct {
+		answer, log string
+		result      epmdproto.Result
+		leaves      bool // as it can't be followed any more
+	}{
+		"nothing to offer":  {framed(""), "can open no socket", noSocket, false},
+		"a path":            {framed("/tmp/handover-1000/s"), "hexadecimal digits", noSocket, false},
+		"another's name":    {framed("\x00/org/kernel/linux/storage/multipathd"[:37]), "hexadecimal digits", noSocket, false},
+		"nobody listens":    {framed(epmdproto.NewSocketName()), "connection refused", noSocket, false},
+		"a stream socket":   {framed(streamName), "connect", noSocket, false},
+		"too long":          {framed(epmdproto.NewSocketName() + "0"), "bad length on heartbeat", noSocket, true},
+		"garbage":           {"XXXXXXXXXXXXXXX", "bad length on heartbeat", noSocket, true},
+		"half, then nobody": {"\x00\x29hand", "", noNode, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ts := start(t, Options{})
+			n := ts.node(t, "n")
+			c1 := ts.initiate(t, "n")
+			n.asked()
+			send(t, n.heartbeat, []byte(c.answer))
+			if name == "half, then nobody" {
+				_ = n.heartbeat.Close()
+			}
+			refused(t, c1, c.result)
+			ts.log.says(t, c.log)
+			if c.leaves {
+				ts.log.says(t, `"message":"unregistered"`)
+			}
+			if left := ts.names.Len() == 0; left != c.leaves {
+				t.Errorf("the node has left: %v", left)
+			}
+		})
+	}
+}
+
+// TestBadSocketIsLoggedOnce: other hosts can ask for such a node as often as they
+// like; the log does not grow with that.
+func TestBadSocketIsLoggedOnce(t *testing.T) {
+	ts := start(t, Options{})
+	n := ts.node(t, "n")
+	for range 20 {
+		c := ts.initiate(t, "n")
+		n.asked()
+		send(t, n.heartbeat, []byte(framed("relative")))
+		refused(t, c, epmdproto.NoHandover)
+	}
+	ts.log.says(t, "no way to bring")
+	if got := strings.Count(ts.log.String(), "no way to bring"); got != 1 {
+		t.Errorf("%d lines", got)
+	}
+}
+
+func listenUnix(t *testing.T, name string) *net.UnixListener {
+	t.Helper()
+	l, err := fdpass.Listen(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// TestForeignSocket: a socket that another user than the node's listens on gets
+// nothing; not even if that is root, whose nodes are not this node either.
+func TestForeignSocket(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("skipped: needs root, to own sockets and processes as two users")
+	}
+	const app = 65533
+	for _, listener := range []uint32{65534, 0} {
+		ts := start(t, Options{}, func(s *Server) {
+			s.owner = func(_, _ netip.AddrPort) (uint32, error) { return app, nil }
+		})
+		n := ts.node(t, "n")
+		n.socket = listenAs(t, listener)
+		c1 := ts.initiate(t, "n")
+		n.asked()
+		n.offer()
+		refused(t, c1, epmdproto.NoHandover)
+		ts.log.says(t, fmt.Sprintf("uid %d listens", listener))
+	}
+}
+
+// listenEnv makes the test binary a process that listens on an abstract socket
+// until the end of its stdin.
+const listenEnv = "EPMD_TEST_LISTEN"
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(listenEnv); name != "" {
+		if _, err := fdpass.Listen(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println("listening")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// listenAs starts a process of that uid that listens, and returns the socket's
+// name.
+func listenAs(t *testing.T, uid uint32) string {
+	t.Helper()
+	name := epmdproto.NewSocketName()
+	// Not os.Executable: it lies in a directory of the caller alone.
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), listenEnv+"="+name)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	cmd.Dir, cmd.Stderr = "/", os.Stderr
+	stdin, err1 := cmd.StdinPipe()
+	stdout, err2 := cmd.StdoutPipe()
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = cmd.Wait()
+	})
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		t.Fatalf("the listener says %q, %v", line, err)
+	}
+	return name
+}

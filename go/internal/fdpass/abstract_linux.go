@@ -1,0 +1,31 @@
+package fdpass
+
+import (
+	"fmt"
+	"net"
+)
+
+// Listen opens a Unix socket of type SOCK_SEQPACKET in the abstract namespace
+// (unix(7)). It has no file, so that it needs no directory, and it ends with its
+// last descriptor. Any user of the network namespace can connect to it: the
+// caller must check who does. name is without the NUL in front.
+func Listen(name string) (*net.UnixListener, error) {
+	l, err := net.ListenUnix("unixpacket", abstract(name))
+	if err != nil {
+		return nil, fmt.Errorf("fdpass: listen: %w", err)
+	}
+	return l, nil
+}
+
+// Dial connects to a socket that [Listen] opened. Any user can have opened it:
+// the caller must check who did. The error wraps EAGAIN if the backlog is full.
+func Dial(name string) (*net.UnixConn, error) {
+	c, err := net.DialUnix("unixpacket", nil, abstract(name))
+	if err != nil {
+		return nil, fmt.Errorf("fdpass: %w", err)
+	}
+	return c, nil
+}
+
+// abstract writes the name as package net does: with "@" for the NUL.
+func abstract(name string) *net.UnixAddr { return &net.UnixAddr{Net: "unixpacket", Name: "@" + name} }
