@@ -238,13 +238,27 @@ duplicate_name(Config) ->
 
 starts_epmd(Config) ->
     Port = ?config(epmd_port, Config),
-    with(none, [a, b], Config,
+    with(none, [{N, #{starts_epmd => true}} || N <- [a, b]], Config,
          fun(A, B) ->
-                 handover_ct:connect(A, B),
-                 ?assertMatch(#{epmd := handover}, call(A, handover, info, []))
+                 Node = handover_ct:connect(A, B),
+                 ?assertMatch(#{epmd := handover}, call(A, handover, info, [])),
+                 %% and starts it again when it has died
+                 kill_epmd(Port),
+                 handover_ct:until(fun() -> names(Port) =:= ["a", "b"] end),
+                 ?assertEqual(true, call(A, erlang, disconnect_node, [Node])),
+                 ?assertEqual(Node, handover_ct:connect(A, B))
          end),
     handover_ct:until(fun() -> handover_ct:epmd_names({127,0,0,1}, Port) =:= [] end),
     ?assertEqual("Killed\n", os:cmd(lists:concat([handover_ct:program("epmd"), " -port ", Port, " -kill"]))).
+
+names(Port) ->
+    try lists:sort(handover_ct:epmd_names({127,0,0,1}, Port)) catch error:{badmatch, _} -> no_epmd end.
+
+%% The EPMD at Port, which tells its pid.
+kill_epmd(Port) ->
+    Status = os:cmd(lists:concat([handover_ct:program("epmd"), " -port ", Port, " -status --json"])),
+    {match, [OsPid]} = re:run(Status, "\"pid\": ?([0-9]+)", [{capture, all_but_first, list}]),
+    handover_ct:kill(list_to_integer(OsPid), "KILL").
 
 does_not_start_epmd(Config) ->
     Output = handover_ct:failing_node("a", ?config(epmd_port, Config), [{"HANDOVER_START_EPMD", "false"}]),

@@ -107,7 +107,7 @@ all(Socket, Acc) ->
 %% Nodes
 
 %% Options: epmd_port (must), proto ("handover_tcp" or several), host ("127.0.0.1"), names (longnames), args, env, exec,
-%% undistributed (false).
+%% undistributed (false), starts_epmd (false: an EPMD that a suite has ended stays so).
 start_node(Name, Options) ->
     Host = maps:get(host, Options, "127.0.0.1"),
     Start = #{connection => standard_io, args => args(Options), env => env(Options), wait_boot => 2 * ?DEADLINE_MS,
@@ -125,7 +125,8 @@ with_exec(#{exec := Exec}, Start) -> Start#{exec => Exec};
 with_exec(_, Start) -> Start.
 
 args(Options) ->
-    ["-proto_dist"] ++ protocols(maps:get(proto, Options, "handover_tcp")) ++
+    ["-handover", "start_epmd", atom_to_list(maps:get(starts_epmd, Options, false)),
+     "-proto_dist"] ++ protocols(maps:get(proto, Options, "handover_tcp")) ++
     ["-start_epmd", "false", "-setcookie", "handover_ct", "-connect_all", "false",
      "-pa", ebin(), "-pa", filename:dirname(code:which(?MODULE)),
      "-kernel", "prevent_overlapping_partitions", "false"]

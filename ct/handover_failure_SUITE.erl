@@ -10,7 +10,7 @@
 suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
-    [carrier_killed, carrier_stopped, epmd_killed, owner_killed, guard_killed, code_reloaded,
+    [carrier_killed, carrier_stopped, beam_stopped, epmd_killed, owner_killed, guard_killed, code_reloaded,
      process_limit, remote_epmd_stock,
      remote_node_without_extra, fallback_off, stock_node_reaches_us, local_epmd_stock, reasons,
      remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake,
@@ -67,6 +67,28 @@ carrier_stopped(Config) ->
                  after
                      handover_ct:kill(Carrier, "CONT")
                  end
+         end).
+
+%% A BEAM that is stopped, as by the migration of a virtual machine, loses no connection: its carrier takes them.
+beam_stopped(Config) ->
+    Port = ?config(epmd_port, Config),
+    with(handover, [a, b], Config,
+         fun(A, B) ->
+                 OsPid = list_to_integer(call(B, os, getpid, [])),
+                 Node = name(B),
+                 handover_ct:kill(OsPid, "STOP"),
+                 try
+                     Sockets = [begin
+                                    {ok, Socket} = gen_tcp:connect({127,0,0,1}, Port, [binary, {active, false}]),
+                                    ok = gen_tcp:send(Socket, <<2:16, "hb">>),
+                                    Socket
+                                end || _ <- lists:seq(1, 500)],
+                     [?assertEqual({ok, <<"i", 0, 6:16>>}, gen_tcp:recv(S, 4, 15000)) || S <- Sockets],
+                     [ok = gen_tcp:close(S) || S <- Sockets]
+                 after
+                     handover_ct:kill(OsPid, "CONT")
+                 end,
+                 ?assertEqual(pong, ping(A, Node))
          end).
 
 epmd_killed(Config) ->

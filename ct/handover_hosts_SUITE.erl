@@ -36,7 +36,7 @@ node(Name, N, Config) -> node(Name, N, Config, #{}).
 node(Name, N, Config, Options) ->
     Ns = ?config(prefix, Config) ++ "-host" ++ integer_to_list(N),
     Host = maps:get(host, Options, "host" ++ integer_to_list(N) ++ ".handover.test"),
-    handover_ct:start_node(Name, Options#{epmd_port => 4369, host => Host,
+    handover_ct:start_node(Name, Options#{epmd_port => 4369, host => Host, starts_epmd => true,
                                           exec => {os:find_executable("ip"), ["netns", "exec", Ns, os:find_executable("erl")]}}).
 
 in_host(N, Command, Config) ->

@@ -5,7 +5,7 @@
 %% this process starts it, and starts it again if it has died.
 -module(handover_closer).
 
--export([watch/3, close/2]).
+-export([start/0, watch/3, close/2]).
 -export([init/1, loop/1]).
 
 -type fd() :: non_neg_integer().
@@ -14,6 +14,16 @@
 
 %% It runs new code after an upgrade, since it sleeps in none.
 -define(IDLE_MS, 1000).
+
+%% @doc Starts it, unless it runs. The guard does so early: a node at its limit of processes could not. Several may start one at
+%% once: the first gets the name.
+-spec start() -> ok.
+start() ->
+    {Pid, Monitor} = spawn_opt(?MODULE, init, [self()], [monitor]),
+    receive
+        {Pid, ready} -> demonitor(Monitor, [flush]), ok;
+        {'DOWN', Monitor, process, Pid, _} -> ok
+    end.
 
 %% @doc Watches the calling process, which keeps Fd until the end of Socket. If it ends before it has called {@link close/2},
 %% {@link handover_link:inherit/3} starts another keeper.
@@ -37,14 +47,6 @@ tell(Message) ->
         _ -> ok
     catch
         error:badarg -> start(), tell(Message)
-    end.
-
-%% Several may start one at once: the first gets the name.
-start() ->
-    {Pid, Monitor} = spawn_opt(?MODULE, init, [self()], [monitor]),
-    receive
-        {Pid, ready} -> demonitor(Monitor, [flush]), ok;
-        {'DOWN', Monitor, process, Pid, _} -> ok
     end.
 
 %% @private

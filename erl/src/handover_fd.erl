@@ -138,8 +138,15 @@ shutdown(Fd) ->
 
 %% socket:close waits for a dirty scheduler. A socket whose owner ends is closed without one, so a process of its own owns it.
 with_dup(Fd, Fun) ->
-    {Pid, Monitor} = spawn_opt(fun() -> exit({dup, with_own_dup(Fd, Fun)}) end, [monitor, {priority, max}]),
-    receive {'DOWN', Monitor, process, Pid, Result} -> Result end.
+    try spawn_opt(fun() -> exit({dup, with_own_dup(Fd, Fun)}) end, [monitor, {priority, max}]) of
+        {Pid, Monitor} ->
+            receive
+                {'DOWN', Monitor, process, Pid, {dup, Result}} -> Result;
+                {'DOWN', Monitor, process, Pid, Reason} -> {error, Reason}
+            end
+    catch
+        error:system_limit -> with_own_dup(Fd, Fun)     % closed when the caller ends
+    end.
 
 with_own_dup(Fd, Fun) ->
     case socket:open(Fd, #{dup => true, use_registry => false}) of

@@ -97,6 +97,7 @@ registration_changed(Epmd) -> gen_server:cast(?MODULE, {epmd, Epmd}).
 %% @private
 init([]) ->
     process_flag(trap_exit, true),
+    handover_closer:start(),
     handover_dial:new(),
     handover_stats:new(),
     handover_telemetry:new(),
