@@ -5,26 +5,35 @@
 %% both of a pair. Rounds alternate who goes first.
 -module(handover_bench).
 
--export([main/1]).
+-export([main/1, ends/1, meshes/1, handovers/1]).
 -export([small/2, terms/3, rpc/2, echo/1]).
+-export([hold_memory/1, keep/0, await_nodedown/2, wait_until/1, halt_at/1, disconnect_at/2, mesh/1]).
 
 -define(ROUNDS, 7).
 -define(PATH_ROUNDS, 15).
 -define(PATH_TURNS, 3).
 -define(MESSAGES, 100000).
+-define(END_ROUNDS, 7).
+-define(END_MEMORY, 1 bsl 30).
+-define(MESH_HOST, 20).
+-define(MESH_ROUNDS, 3).
 
 main([Dir]) ->
     io:format("data path~n"),
     Path = data_path(Dir),
     io:format("connect~n"),
     Connect = loopback_connect() ++ delayed_connects(Dir),
+    io:format("the end of a link~n"),
+    Ends = ends(Dir),
+    io:format("a mesh of ~b nodes~n", [2 * ?MESH_HOST]),
+    Mesh = meshes(Dir),
     io:format("EPMD~n"),
     Epmd = lookups(Dir) ++ registrations(Dir) ++ many_names(Dir),
     io:format("handovers~n"),
     Handovers = handovers(Dir),
     io:format("boot, rest~n"),
     Rest = boot() ++ at_rest(),
-    Json = json(#{machine => machine(), rows => Path ++ Connect ++ Epmd ++ Handovers ++ Rest}),
+    Json = json(#{machine => machine(), rows => Path ++ Connect ++ Ends ++ Mesh ++ Epmd ++ Handovers ++ Rest}),
     ok = file:write_file(filename:join(Dir, "results.json"), [Json, "\n"]),
     halt().
 
@@ -205,7 +214,7 @@ delayed_connects(Dir) ->
 slope(Points) ->
     Rounds = length(element(1, element(2, hd(Points)))),
     Slopes = fun(Which) -> [slope(N, [{Ms, element(Which, P)} || {Ms, P} <- Points]) || N <- lists:seq(1, Rounds)] end,
-    row(slope, "round trips of a connect (slope)", "round trips", {Slopes(1), Slopes(2)}, #{value_ge => 3.0, value_le => 3.1}).
+    row(slope, "round trips of a connect (slope)", "round trips", {Slopes(1), Slopes(2)}, #{value_ge => 2.95, value_le => 3.1}).
 
 slope(Round, Points) ->
     Xs = [Ms * 1000.0 || {Ms, _} <- Points],
@@ -214,6 +223,19 @@ slope(Round, Points) ->
     lists:sum([(X - Mx) * (Y - My) || {X, Y} <- lists:zip(Xs, Ys)]) / lists:sum([(X - Mx) * (X - Mx) || X <- Xs]).
 
 delayed(Dir, Ms) ->
+    on_hosts(Dir, Ms, fun(NsA, NsB) ->
+        Ports = [{"inet_tcp", 4369}, {"handover_tcp", 4370}],
+        [[SA, SB], [OA, OB]] = [[in_host(Name, Ip, Ns, Proto, Port) || {Name, Ip, Ns} <- [{a, "198.18.0.1", NsA},
+                                                                                       {b, "198.18.0.2", NsB}]]
+                                || {Proto, Port} <- Ports],
+        Connects = fun(P) -> fun() -> connects(P, 3) end end,
+        Result = pairs(5, Connects({SA, SB}), Connects({OA, OB})),
+        _ = [handover_ct:stop_node(P) || P <- [SA, SB, OA, OB]],
+        Result
+    end).
+
+%% Two hosts with that round trip between them, stock EPMDs at the usual port and ours at 4370.
+on_hosts(Dir, Ms, Fun) ->
     [NsA, NsB] = Names = [os:getenv("HANDOVER_BENCH_HOSTS") ++ X || X <- ["-host1", "-host2"]],
     _ = [begin "" = os:cmd("ip netns add " ++ N), "" = os:cmd("ip -n " ++ N ++ " link set lo up") end || N <- Names],
     Delay = io_lib:format("~pus", [Ms * 500]),
@@ -222,15 +244,9 @@ delayed(Dir, Ms) ->
                               lists:flatten(Delay)]}, {line, 200}]),
     receive {Line, {data, {eol, "ready" ++ _}}} -> ok after 15000 -> error(no_delay_line) end,
     try
-        Ports = [{"inet_tcp", 4369}, {"handover_tcp", 4370}],
-        _ = [os:cmd("ip netns exec " ++ N ++ " " ++ os:find_executable("epmd") ++ " -daemon") || N <- Names],
-        [[SA, SB], [OA, OB]] = [[in_host(Name, Ip, Ns, Proto, Port) || {Name, Ip, Ns} <- [{a, "198.18.0.1", NsA},
-                                                                                       {b, "198.18.0.2", NsB}]]
-                                || {Proto, Port} <- Ports],
-        Connects = fun(P) -> fun() -> connects(P, 3) end end,
-        Result = pairs(5, Connects({SA, SB}), Connects({OA, OB})),
-        _ = [handover_ct:stop_node(P) || P <- [SA, SB, OA, OB]],
-        Result
+        _ = [os:cmd(lists:concat(["ip netns exec ", N, " ", Epmd, " -port ", Port, " -daemon"]))
+             || N <- Names, {Epmd, Port} <- [{os:find_executable("epmd"), 4369}, {handover_ct:program("epmd"), 4370}]],
+        Fun(NsA, NsB)
     after
         port_close(Line),
         _ = [begin _ = os:cmd("ip netns pids " ++ N ++ " | xargs -r kill -KILL"), os:cmd("ip netns del " ++ N) end || N <- Names]
@@ -239,6 +255,121 @@ delayed(Dir, Ms) ->
 in_host(Name, Ip, Ns, Proto, Port) ->
     handover_ct:start_node(Name, #{epmd_port => Port, proto => Proto, host => Ip, args => ["-hidden"],
                                    exec => {os:find_executable("ip"), ["netns", "exec", Ns, os:find_executable("erl")]}}).
+
+%% the end of a link
+
+%% From what ends a link at one node to nodedown at the other, on one clock. B holds memory, which a halt and a kill have the
+%% kernel free; with inet_tcp too.
+ends(Dir) ->
+    Round = fun(Kind, How) ->
+                    fun() -> with_pair(Kind, #{args => ["-hidden"]}, #{args => ["-hidden"]}, fun(P) -> end_us(How, P, Dir) end) end
+            end,
+    [row(Id, Title, "us", pairs(?END_ROUNDS, Round(stock, How), Round(ours, How)), #{le => 1.2})
+     || {Id, Title, How} <- [{end_halt, "nodedown after halt with 1 GiB of memory", halt_at},
+                             {end_kill, "nodedown after SIGKILL with 1 GiB of memory", kill},
+                             {end_disconnect, "nodedown after disconnect_node, median of 20", disconnect_at}]].
+
+end_us(kill, {A, B}, Dir) ->
+    OsPid = held(B),
+    float(seen_after(A, B, fun() ->
+                                   list_to_integer(string:trim(os:cmd(lists:concat([Dir, "/epmdbench kill -pid ", OsPid]))))
+                       end));
+end_us(halt_at, {A, B}, _) ->
+    _ = held(B),
+    float(seen_after(A, B, at(B, halt_at, [])));
+end_us(disconnect_at, {A, B}, _) ->
+    Node = handover_ct:name(A),
+    float(median([begin
+                      handover_ct:until(fun() -> handover_ct:call(A, net_kernel, connect_node, [handover_ct:name(B)]) end),
+                      seen_after(A, B, at(B, disconnect_at, [Node]))
+                  end || _ <- lists:seq(1, 20)])).
+
+held(B) ->
+    ok = handover_ct:call(B, ?MODULE, hold_memory, [?END_MEMORY], 120000),
+    list_to_integer(handover_ct:call(B, os, getpid, [])).
+
+%% How long after End A sees that B is down. End ends the link and tells when, in Unix microseconds.
+seen_after(A, B, End) ->
+    Self = self(),
+    Waiter = spawn_link(fun() -> Self ! {self(), handover_ct:call(A, ?MODULE, await_nodedown, [handover_ct:name(B), watching])} end),
+    handover_ct:until(fun() -> is_pid(handover_ct:call(A, erlang, whereis, [watching])) end),
+    Ended = End(),
+    receive {Waiter, Seen} -> Seen - Ended end.
+
+%% B does it at a time that is some ms away: then everything else is at rest.
+at(B, Function, Args) ->
+    fun() ->
+            Time = os:system_time(microsecond) + 50000,
+            _ = handover_ct:call(B, erlang, spawn, [?MODULE, Function, Args ++ [Time]]),
+            Time
+    end.
+
+hold_memory(Size) ->
+    Pid = spawn(?MODULE, keep, []),
+    Pid ! binary:copy(<<7>>, Size),
+    ok.
+
+keep() -> receive Data when is_binary(Data) -> keep(Data) end.
+keep(Data) -> receive never -> Data end.
+
+await_nodedown(Node, Name) ->
+    ok = net_kernel:monitor_nodes(true, [{node_type, all}]),
+    true = register(Name, self()),
+    receive {nodedown, Node, _} -> Seen = os:system_time(microsecond) end,
+    ok = net_kernel:monitor_nodes(false, [{node_type, all}]),
+    true = unregister(Name),
+    Seen.
+
+wait_until(Time) ->
+    case os:system_time(microsecond) of
+        Now when Now < Time -> wait_until(Time);
+        _ -> ok
+    end.
+
+halt_at(Time) -> wait_until(Time), erlang:halt().
+
+disconnect_at(Node, Time) -> wait_until(Time), erlang:disconnect_node(Node).
+
+%% a mesh
+
+%% Each node connects to all others at once; measured until all have all.
+meshes(Dir) ->
+    case os:cmd(filename:join([handover_ct:root(), "ct", "hosts.sh"]) ++ " check") of
+        "" ->
+            [row(list_to_atom(lists:concat([mesh, Ms])), lists:concat([2 * ?MESH_HOST, " nodes on two hosts form a full mesh, ", Ms, " ms delay"]),
+                 "ms", on_hosts(Dir, Ms, fun mesh_rounds/2), #{le => 1.0}) || Ms <- [0, 50]];
+        Reason ->
+            io:format("  left out: meshes: ~ts", [Reason]),
+            []
+    end.
+
+mesh_rounds(NsA, NsB) ->
+    Round = fun(Proto, Port) -> fun() -> mesh_ms(NsA, NsB, Proto, Port) end end,
+    pairs(?MESH_ROUNDS, Round("inet_tcp", 4369), Round("handover_tcp", 4370)).
+
+mesh_ms(NsA, NsB, Proto, Port) ->
+    Hosts = [{"198.18.0.1", NsA}, {"198.18.0.2", NsB}],
+    Nodes = [in_host(lists:concat([n, N]), Ip, Ns, Proto, Port) || N <- lists:seq(1, ?MESH_HOST), {Ip, Ns} <- Hosts],
+    try
+        Names = [handover_ct:name(P) || P <- Nodes],
+        Self = self(),
+        Start = erlang:monotonic_time(microsecond),
+        Callers = [spawn_link(fun() -> Self ! {self(), handover_ct:call(P, ?MODULE, mesh, [Names], 120000)} end) || P <- Nodes],
+        _ = [receive {C, ok} -> ok end || C <- Callers],
+        (erlang:monotonic_time(microsecond) - Start) / 1000
+    after
+        _ = [handover_ct:stop_node(P) || P <- Nodes]
+    end.
+
+mesh(Names) ->
+    Self = self(),
+    Others = Names -- [node()],
+    Pids = [spawn(fun() -> _ = net_kernel:connect_node(N), Self ! {self(), connected} end) || N <- Others],
+    _ = [receive {P, connected} -> ok end || P <- Pids],
+    case Others -- nodes(connected) of
+        [] -> ok;
+        _ -> mesh(Names)
+    end.
 
 %% (c), (e) EPMD
 
@@ -341,14 +472,14 @@ through_programs(Dir) ->
       Nodes = [node(Dir, Kind, P) || {Kind, P} <- [{"listener", P1}, {"carrier", P2}]],
       Pairs = connections(Dir, P1, P2, ""),
       lists:foreach(fun port_close/1, Nodes),
-      row(chain, "handovers through epmd and carrier; stock: lookup and dial", "/s", Pairs, #{value_ge => 10000})
+      row(chain, "handovers through epmd and carrier; stock: lookup and dial", "/s", Pairs, #{ge => 1.0})
     end).
 
 to_a_beam(Dir) ->
     with_epmds(fun({_, P1}, {_, P2}) ->
       handover_ct:with_nodes([{n, #{proto => "inet_tcp", epmd_port => P1}}, {n, #{proto => "handover_tcp", epmd_port => P2}}], P1,
         fun(_, _) ->
-          row(beam, "connections to a BEAM, until its challenge", "/s", connections(Dir, P1, P2, "-handshake "), none)
+          row(beam, "connections to a BEAM, until its challenge", "/s", connections(Dir, P1, P2, "-handshake "), #{ge => 0.95})
         end)
     end).
 

@@ -8,6 +8,7 @@
 //	epmdbench carrier   -port P -name NAME -program FILE            a carrier and a BEAM that closes what it gets
 //	epmdbench listener  -port P -name NAME                          a stock node that closes what it accepts
 //	    both until stdin ends; a line on stdout says that they are ready
+//	epmdbench kill      -pid N                                      SIGKILL; prints when, in Unix microseconds
 //
 // Clients are goroutines with plain blocking sockets, so that little of the processor goes to the load itself. Exit status 1
 // when a single request failed. bench/run.sh calls it.
@@ -35,6 +36,7 @@ const patience = 15 * time.Second
 
 type load struct {
 	port, clients, count int
+	pid                  int
 	name, program        string
 	duration             time.Duration
 	hold, handshake      bool
@@ -49,7 +51,7 @@ type result struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: epmdbench lookups|handovers|dials|register|carrier|listener -port P ...")
+		fmt.Fprintln(os.Stderr, "usage: epmdbench lookups|handovers|dials|register|carrier|listener|kill -port P ...")
 		os.Exit(2)
 	}
 	var l load
@@ -57,6 +59,7 @@ func main() {
 	flags.IntVar(&l.port, "port", 4369, "EPMD's `port` on 127.0.0.1")
 	flags.IntVar(&l.clients, "clients", 1, "at once")
 	flags.IntVar(&l.count, "count", 1, "names to register")
+	flags.IntVar(&l.pid, "pid", 0, "the process to kill")
 	flags.StringVar(&l.name, "name", "", "alive name")
 	flags.DurationVar(&l.duration, "duration", time.Second, "of the load")
 	flags.BoolVar(&l.hold, "hold", false, "keep the registrations until stdin ends")
@@ -84,6 +87,10 @@ func (l load) run(what string) error {
 		return l.listener()
 	case "register":
 		return l.register()
+	case "kill":
+		now := time.Now().UnixMicro()
+		fmt.Println(now)
+		return unix.Kill(l.pid, unix.SIGKILL)
 	}
 	return fmt.Errorf("no load %q", what)
 }

@@ -31,7 +31,7 @@ func (l load) carrier() error {
 	}
 	fds, err := l.greet(stdin, bufio.NewReader(stdout))
 	if err == nil {
-		go closeAll(fds)
+		go closeAll(fds, stdin)
 		fmt.Println("ready")
 		_, err = io.Copy(io.Discard, os.Stdin)
 	}
@@ -85,14 +85,26 @@ func ask[E portproto.Event](w io.Writer, r *bufio.Reader, c portproto.Command, a
 	}
 }
 
-func closeAll(fds *net.UnixConn) {
+// closeAll closes each connection and tells the carrier.
+func closeAll(fds *net.UnixConn, stdin io.Writer) {
 	var buf [64]byte
+	var frame []byte
 	for {
-		_, fd, err := fdpass.Receive(fds, buf[:])
+		n, fd, err := fdpass.Receive(fds, buf[:])
 		if err != nil {
 			return
 		}
 		_ = unix.Close(fd)
+		c, err := portproto.ParseConnection(buf[:n])
+		if err == nil {
+			frame, err = portproto.AppendFrame(frame[:0], portproto.Closed{Kind: c.Kind, ID: c.ID})
+		}
+		if err == nil {
+			_, err = stdin.Write(frame)
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 

@@ -198,11 +198,14 @@ func BenchmarkHandover(b *testing.B) {
 	go func() {
 		buf := make([]byte, 64)
 		for {
-			_, fd, err := fdpass.Receive(n.fds, buf)
+			size, fd, err := fdpass.Receive(n.fds, buf)
 			if err != nil {
 				return
 			}
 			syscall.Close(fd)
+			if c, err := portproto.ParseConnection(buf[:size]); err == nil {
+				n.say(portproto.Closed{Kind: c.Kind, ID: c.ID})
+			}
 		}
 	}()
 	b.SetParallelism(16)
