@@ -2,7 +2,7 @@
 -module(handover_ct).
 
 -export([root/0, free_port/0, program/1, ebin/0, start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1, kill/2,
-         with_server/4]).
+         with_server/4, with_relay/3]).
 -export([with/4, with_nodes/3]).
 -export([start_node/2, stop_node/1, call/4, call/5, connect/2, name/1]).
 -export([remsh/3, failing_node/3, failing_node/4, node_output/3, run_node/5]).
@@ -89,6 +89,35 @@ serve(Listener, Answer) ->
         _ -> gen_tcp:send(Socket, Answer)
     end,
     serve(Listener, Answer).
+
+%% Runs Fun while what connects to Here is connected to There.
+with_relay({Ip, Port}, There, Fun) ->
+    {ok, Listener} = gen_tcp:listen(Port, [binary, {active, false}, {ip, Ip}, {reuseaddr, true}]),
+    Relay = spawn_link(fun() -> relay(Listener, There) end),
+    try Fun()
+    after
+        unlink(Relay),
+        exit(Relay, kill),
+        gen_tcp:close(Listener)
+    end.
+
+relay(Listener, {Ip, Port} = There) ->
+    {ok, Client} = gen_tcp:accept(Listener),
+    {ok, Server} = gen_tcp:connect(Ip, Port, [binary, {active, false}]),
+    Pump = spawn(fun() -> receive go -> pump(Client, Server) end end),
+    [ok = gen_tcp:controlling_process(S, Pump) || S <- [Client, Server]],
+    Pump ! go,
+    relay(Listener, There).
+
+pump(A, B) ->
+    [inet:setopts(S, [{active, true}]) || S <- [A, B]],
+    pump(#{A => B, B => A}).
+
+pump(Other) ->
+    receive
+        {tcp, Socket, Data} -> _ = gen_tcp:send(maps:get(Socket, Other), Data), pump(Other);
+        {_, _} -> done
+    end.
 
 %% What a client of EPMD at Port sees.
 epmd_names(Ip, Port) ->

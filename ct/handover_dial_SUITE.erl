@@ -11,7 +11,7 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
     [maps, bad_maps, patterns, other_address, other_port, no_fallback_at_another_port, callback, dns,
-     alias, alias_forgotten, alias_of_a_linked_node, stale_link, lying_node, bad_names, two_protocols].
+     alias, address_is_given_once, relay, alias_of_a_linked_node, stale_link, lying_node, bad_names, two_protocols].
 
 init_per_testcase(_, Config) -> [{epmd_port, handover_ct:free_port()} | Config].
 end_per_testcase(_, _) -> ok.
@@ -204,32 +204,59 @@ alias(Config) ->
                  {Format, Args} = handover_log:format(Report),
                  ?assertMatch({match, _}, re:run(io_lib:format(Format, Args),
                                                  "no connection to b@127.0.0.2: the node at 127.0.0.2:\\d+ calls itself b@b.invalid")),
-                 %% The way is known now, even to OTP's own functions.
-                 ?assertEqual(true, call(A, net_kernel, connect_node, [name(B)])),
-                 ?assertEqual({{127,0,0,2}, ?config(epmd_port, Config)}, peername(A, name(B))),
-                 disconnect(A, name(B)),
-                 %% And the name it was asked by leads there at once.
-                 Failures = length(events(Logs, other_name)),
-                 ?assertEqual({ok, name(B)}, connect(A, 'b@127.0.0.2')),
-                 ?assertEqual(Failures, length(events(Logs, other_name))),
-                 ?assertEqual([name(B)], call(A, erlang, nodes, [connected])),
-                 disconnect(A, name(B)),
+                 %% That was a hint and no more: the true name is dialled at its own host.
+                 ?assertMatch({error, {unknown_host, _}}, connect(A, name(B))),
+                 %% A call that gives an address uses it, for one connection under the true name.
+                 [begin
+                      ?assertEqual({ok, name(B)}, connect(A, 'b@127.0.0.2')),
+                      ?assertEqual({{127,0,0,2}, ?config(epmd_port, Config)}, peername(A, name(B))),
+                      ?assertEqual([name(B)], call(A, erlang, nodes, [connected])),
+                      disconnect(A, name(B)),
+                      ?assertMatch({error, {unknown_host, _}}, connect(A, name(B))),
+                      ?assertEqual([], call(A, ets, tab2list, [handover_dial]))
+                  end || _ <- [1, 2]],
                  handover_ct:own_fds_are(A, Before)
          end).
 
-%% The node of that way has another name by now.
-alias_forgotten(Config) ->
-    with(handover, [a], Config,
-         fun(A) ->
-                 handover_ct:with_nodes([{b, #{host => "b1.invalid"}}], ?config(epmd_port, Config),
-                   fun(_) ->
-                           ?assertEqual({ok, 'b@b1.invalid'}, connect(A, 'b@127.0.0.1'))
-                   end),
-                 handover_ct:until(fun() -> call(A, erlang, nodes, [connected]) =:= [] end),
-                 handover_ct:with_nodes([{b, #{host => "b2.invalid"}}], ?config(epmd_port, Config),
-                   fun(_) ->
-                           ?assertEqual({ok, 'b@b2.invalid'}, connect(A, 'b@127.0.0.1')),
-                           ?assertMatch({error, {unknown_host, _}}, connect(A, 'b@b1.invalid'))
+%% The address serves one setup, a call's, and not that of a caller who is gone. Configured addresses are better.
+address_is_given_once(Config) ->
+    with(handover, [a, {b, #{host => "b.invalid"}}], Config,
+         fun(A, B) ->
+                 Address = {{127,0,0,1}, ?config(epmd_port, Config)},
+                 Take = fun(Row) ->
+                                true = call(A, ets, insert, [handover_dial, Row]),
+                                call(A, handover_dial, take_route, [name(B)])
+                        end,
+                 Living = call(A, erlang, whereis, [init]),
+                 Dead = call(A, erlang, spawn, [erlang, node, []]),
+                 ?assertMatch({ok, {given, {127,0,0,3}, 7}}, Take({name(B), Living, {127,0,0,3}, 7})),
+                 ?assertMatch({ok, {name, "b.invalid", _}}, call(A, handover_dial, take_route, [name(B)])),
+                 handover_ct:until(fun() -> not call(A, erlang, is_process_alive, [Dead]) end),
+                 ?assertMatch({ok, {name, "b.invalid", _}}, Take({name(B), Dead, {127,0,0,3}, 7})),
+                 set(A, dial_map, [{name(B), Address}]),
+                 ?assertMatch({ok, {dial_map, {127,0,0,1}, _}}, Take({name(B), Living, {127,0,0,3}, 7})),
+                 ?assertMatch({ok, {dial_map, {127,0,0,1}, _}}, call(A, handover_dial, route, [name(B)])),
+                 ?assertEqual({ok, name(B)}, connect(A, 'b@127.0.0.2')),
+                 ?assertMatch({{127,0,0,1}, _}, peername(A, name(B)))
+         end).
+
+%% A host that knows no cookie, and passes what comes to its EPMD's port on to the EPMD of another host. It gets the connections
+%% that are made to it, and no others.
+relay(Config) ->
+    Port = ?config(epmd_port, Config),
+    with({handover, ["-address", "127.0.0.1"]}, [a, {v1, #{}}], Config,
+         fun(A, V) ->
+                 handover_ct:with_relay({{127,0,0,3}, Port}, {{127,0,0,1}, Port},
+                   fun() ->
+                           ?assertEqual(pang, call(A, net_adm, ping, ['v1@127.0.0.3'])),
+                           ?assertEqual(pong, call(A, net_adm, ping, [name(V)])),
+                           ?assertEqual({{127,0,0,1}, Port}, peername(A, name(V))),
+                           disconnect(A, name(V)),
+                           ?assertEqual({ok, name(V)}, connect(A, 'v1@127.0.0.3')),
+                           ?assertEqual({{127,0,0,3}, Port}, peername(A, name(V))),
+                           disconnect(A, name(V)),
+                           ?assertEqual({ok, name(V)}, connect(A, name(V))),
+                           ?assertEqual({{127,0,0,1}, Port}, peername(A, name(V)))
                    end)
          end).
 
@@ -275,7 +302,7 @@ lying_node(Config) ->
                  ?assertMatch({error, {unknown_host, _}}, connect(A, 'b@b.invalid'))
          end).
 
-%% Whatever name is in the challenge: a reason, nothing learned, and the node lives.
+%% Whatever name is in the challenge: a reason, no atom made of it, and the node lives.
 bad_names(Config) ->
     with({handover, ["-address", "127.0.0.1"]}, [a], Config,
          fun(A) ->
@@ -287,8 +314,9 @@ bad_names(Config) ->
                            end,
                  Long = binary:copy(<<"h">>, 300),
                  [?assertMatch({_, {error, {handshake, _}}}, {Name, Connect(Name)})
-                  || Name <- [<<>>, <<"x">>, <<"x@">>, <<"@h">>, <<"y@127.0.0.3">>, <<"x@", Long/binary>>, <<255, 0, 1>>]],
-                 ?assertEqual([], call(A, ets, tab2list, [handover_dial])),
+                  || Name <- [<<>>, <<"x">>, <<"x@">>, <<"@h">>, <<"y@127.0.0.3">>, <<"x@", Long/binary>>, <<255, 0, 1>>,
+                              <<"x@h\e[31m">>, <<"x@h h">>, <<"x@h@i">>, <<"x@h\n">>]],
+                 ?assertError(badarg, call(A, erlang, list_to_existing_atom, ["x@h h"])),
                  {error, {handshake, Text}} = Connect(<<"x@", Long/binary>>),
                  ?assert(iolist_size(io_lib:format("~ts", [Text])) < 300)
          end).

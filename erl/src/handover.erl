@@ -23,25 +23,22 @@
 
 %% @doc As net_kernel:connect_node/1, with the reason in place of `false'. Detail is text for people, and may be empty.
 %%
-%% Where the node that is dialled as Node calls itself by another name (the same before the @), the connection is made under
-%% its true name, which is returned; the way there is remembered.
+%% If the node that is dialled as Node calls itself by another name (with the same part before the @), the connection is made
+%% under its true name, which is returned. That one connection goes to the address that Node led to, unless the configuration has
+%% another one for the true name. No later connection does.
 -spec connect(node()) -> {ok, node()} | {error, {reason(), Detail :: iodata()}}.
 connect(Node) when is_atom(Node) ->
     case handover_dist:is_node_name(Node) of
-        true -> result(connect_alias(handover_dial:alias(Node), Node));
+        true -> result(connect_true(connect_node(Node)));
         false -> {error, {bad_name, "not of the form name@host"}}
     end.
 
-connect_alias({ok, True}, Node) ->
-    case connect_node(True) of
-        {ok, True} -> {ok, True};
-        {error, _} -> connect_alias(none, Node)
-    end;
-connect_alias(none, Node) ->
-    case connect_node(Node) of
-        {error, {other_name, {Name, _}}} -> connect_node(list_to_atom(Name));
-        Result -> Result
-    end.
+%% handover_setup has checked that Name can be a node's.
+connect_true({error, {other_name, {Name, Address}}}) ->
+    Node = list_to_atom(Name),
+    handover_dial:with_address(Node, Address, fun() -> connect_node(Node) end);
+connect_true(Result) ->
+    Result.
 
 result({error, {other_name, {Name, _}}}) -> {error, {other_name, ["it calls itself ", Name]}};
 result({error, {Reason, Detail}}) -> {error, {Reason, handover_log:text(Detail)}};

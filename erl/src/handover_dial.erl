@@ -1,31 +1,40 @@
 %% @doc Where to dial for a node: the host of its name and EPMD's usual port, unless something says otherwise. In this order:
-%% `dial_map' (names and patterns), `dial_module' (a callback), what was learned when the node answered under another name,
-%% `dial_srv' (DNS). docs/CONFIGURATION.md has them all.
+%% `dial_map' (names and patterns), `dial_module' (a callback), `dial_srv' (DNS). docs/CONFIGURATION.md has them all. Nothing
+%% that a remote host says is a source: it could lead the connections to another node through itself.
 %%
 %% The name is never changed on the way: a node is reached under its true name, at another address.
 -module(handover_dial).
 
 -export([route/1, parse/1, expected/0]).
--export([new/0, learn/3, learned/1, alias/1, up/1, failed/1, forget/1]).
+-export([new/0, with_address/3, take_route/1]).
 
 -export_type([route/0, entry/0, source/0]).
 
--type source() :: name | dial_map | dial_module | learned | dial_srv.
+-type source() :: name | dial_map | dial_module | given | dial_srv.
 -type host() :: string() | inet:ip_address().
 -type route() :: {source(), host(), EpmdPort :: inet:port_number()}.
 -type entry() :: {Pattern :: string(), host(), EpmdPort :: default | inet:port_number()}.
 
 -define(TABLE, ?MODULE).
--define(MAX_LEARNED, 1024).
+-define(MAX_GIVEN, 1024).            % calls of handover:connect/1 at once that give an address
 -define(SRV_MS, 2000).
 
 %% @doc May ask DNS and a module of the user's, so not for net_kernel's own process if that can be helped.
 -spec route(node()) -> {ok, route()} | {error, {bad_route, iodata()}}.
 route(Node) ->
+    route(Node, fun() -> none end).
+
+%% @doc As route/1, for the one connection that is being set up: takes the address that {@link with_address/3} gives, if
+%% the configuration has none for Node.
+-spec take_route(node()) -> {ok, route()} | {error, {bad_route, iodata()}}.
+take_route(Node) ->
+    route(Node, fun() -> take(Node) end).
+
+route(Node, Given) ->
     Name = atom_to_list(Node),
     first([fun() -> mapped(Name, handover_config:get(dial_map)) end,
            fun() -> called(handover_config:get(dial_module), Node) end,
-           fun() -> learned(Name) end,
+           Given,
            fun() -> srv(handover_config:get(dial_srv), host(Name)) end,
            fun() -> {name, host(Name), default} end]).
 
@@ -155,11 +164,11 @@ among([{Priority, _, _, _} | _] = Records) ->
 weighed([{_, Weight, Port, Host} | Rest], N) when N =< Weight; Rest =:= [] -> {dial_srv, Host, Port};
 weighed([{_, Weight, _, _} | Rest], N) -> weighed(Rest, N - Weight).
 
-%% what was learned
+%% the address that a call of handover:connect/1 gives
 
-%% A row is {true name, address, port, the alias it was dialled by, has it ever led to a link?}. A way that never did is
-%% forgotten with its first failure, so that a node that lied about its name does no lasting harm.
-%% The guard owns the table. Without it (it was killed) nothing is learned, and everything else goes on.
+%% A row is {Node, the calling process, address, port}. It exists while that call waits for net_kernel, and the first setup of a
+%% connection to Node takes it, so it serves one connection and none after the call. A caller that was killed leaves its row
+%% behind, which counts for nothing. Without the table (its owner, the guard, was killed) nothing is given.
 
 %% @doc Makes the table, which the caller owns.
 -spec new() -> ok.
@@ -167,48 +176,35 @@ new() ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
     ok.
 
-%% @doc Dialled as Alias, the node there said that it is True.
--spec learn(Alias :: node(), True :: string(), {inet:ip_address(), inet:port_number()}) -> ok.
-learn(Alias, True, {Ip, Port}) ->
-    _ = safely(fun() ->
-                       ets:info(?TABLE, size) < ?MAX_LEARNED orelse ets:delete(?TABLE, ets:first(?TABLE)),
-                       ets:insert(?TABLE, {True, Ip, Port, Alias, false})
-               end),
-    ok.
-
-%% @doc The way to a node that was learned.
--spec learned(string()) -> {learned, inet:ip_address(), inet:port_number()} | none.
-learned(True) ->
-    case safely(fun() -> ets:lookup(?TABLE, True) end) of
-        [{True, Ip, Port, _, _}] -> {learned, Ip, Port};
-        _ -> none
+%% @doc Runs Fun, which connects to Node, so that the connection goes to this address.
+-spec with_address(node(), {inet:ip_address(), inet:port_number()}, fun(() -> Result)) -> Result.
+with_address(Node, {Ip, Port}, Fun) ->
+    Row = {Node, self(), Ip, Port},
+    _ = safely(fun() -> give(Row) end),
+    try Fun()
+    after
+        safely(fun() -> ets:delete_object(?TABLE, Row) end)
     end.
 
-%% @doc The true name of the node that was dialled as Alias.
--spec alias(node()) -> {ok, node()} | none.
-alias(Alias) ->
-    case safely(fun() -> ets:match(?TABLE, {'$1', '_', '_', Alias, true}) end) of
-        [[True] | _] -> {ok, list_to_atom(True)};
-        _ -> none
+%% Another caller's row for the same node stays: there is one connection to a node, and that call gives its address.
+give({Node, _, _, _} = Row) ->
+    _ = remove_dead(ets:lookup(?TABLE, Node)),
+    _ = ets:info(?TABLE, size) < ?MAX_GIVEN orelse remove_dead(ets:tab2list(?TABLE)),
+    ets:info(?TABLE, size) < ?MAX_GIVEN andalso ets:insert_new(?TABLE, Row).
+
+remove_dead(Rows) ->
+    [ets:delete_object(?TABLE, Row) || {_, Caller, _, _} = Row <- Rows, not is_process_alive(Caller)].
+
+take(Node) ->
+    case safely(fun() -> ets:take(?TABLE, Node) end) of
+        [{Node, Caller, Ip, Port}] ->
+            case is_process_alive(Caller) of
+                true -> {given, Ip, Port};
+                false -> none
+            end;
+        _ ->
+            none
     end.
-
-%% @doc There is a link to Node.
--spec up(node()) -> ok.
-up(Node) ->
-    _ = safely(fun() -> ets:update_element(?TABLE, atom_to_list(Node), {5, true}) end),
-    ok.
-
-%% @doc A connection to Node failed.
--spec failed(node()) -> ok.
-failed(Node) ->
-    _ = safely(fun() -> ets:match_delete(?TABLE, {atom_to_list(Node), '_', '_', '_', false}) end),
-    ok.
-
-%% @doc Whatever was learned for this true name does not hold any more.
--spec forget(node()) -> ok.
-forget(Node) ->
-    _ = safely(fun() -> ets:delete(?TABLE, atom_to_list(Node)) end),
-    ok.
 
 safely(Fun) ->
     try Fun() catch error:badarg -> no_table end.

@@ -131,7 +131,6 @@ close(Socket, Fd, Connection) ->
 
 is_up(Socket, Via, #setup{node = Node, since = Since} = S) ->
     Fields = #{via => Via, peer => peer(Socket)},
-    handover_dial:up(Node),
     handover_stats:link_up(Node, Socket, Fields#{direction => out, since => erlang:system_time(second)}),
     handover_log:event(info, connected, Fields#{node => Node, duration => erlang:monotonic_time() - Since}),
     S#setup{said = true}.
@@ -145,7 +144,6 @@ peer(Socket) ->
 say(_Reason, _Detail, #setup{said = true} = S) ->
     S;
 say(Reason, Detail, #setup{node = Node, since = Since} = S) ->
-    handover_dial:failed(Node),
     handover_sup:failed(Node, Reason, Detail),
     Fields = #{node => Node, duration => erlang:monotonic_time() - Since},
     case {Reason, Detail} of

@@ -28,7 +28,7 @@ format(#{label := {handover, accepted}, node := Node, via := Via, peer := Peer, 
 format(#{label := {handover, acceptance_failed}, via := Via, peer := Peer, reason := Reason}) ->
     {"handover: a connection to this node, ~ts, ended before the handshake was done (~0tp)", [via(Via, Peer), Reason]};
 format(#{label := {handover, other_name}, node := Node, name := Name, peer := Peer}) ->
-    {"handover: no connection to ~ts: the node at ~ts calls itself ~ts. Connect to that name: the way there is known",
+    {"handover: no connection to ~ts: the node at ~ts calls itself ~ts. Connect to that name, or add it to dial_map",
      [Node, address(Peer), Name]};
 format(#{label := {handover, telemetry_failed}, module := Module, reason := Reason}) ->
     {"handover: ~tp, which `telemetry' names, failed (~0tP); further failures are counted only", [Module, Reason, 20]};

@@ -35,7 +35,7 @@ init(Driver, Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
 
 resolve(#st{driver = Driver, node = Node, name = Name} = S) ->
     stage(resolving, S),
-    case handover_dial:route(Node) of
+    case handover_dial:take_route(Node) of
         {ok, {Source, Host, EpmdPort}} ->
             resolved(handover_dist:address(Driver, Source, Name, Host), Host, S#st{source = Source, epmd_port = EpmdPort});
         {error, {Reason, Detail}} -> fail(Reason, Detail, S)
@@ -101,18 +101,24 @@ no_handover(Answer, #st{driver = Driver, socket = Socket} = S) ->
         Reason -> fail(Reason, "", S)
     end.
 
-%% The same alive name at another host: EPMD was asked for no more than that, so this is the node, under its true name.
+%% With the same alive name it may be the node, under its true name. That it says so is no proof: the caller decides.
 -spec other_name(string(), #st{}) -> no_return().
-other_name(True, #st{name = Name, node = Node, ip = Ip, epmd_port = EpmdPort} = S) ->
-    handover_dial:forget(Node),
-    case string:split(True, "@") of
-        [Name, [_ | _]] when EpmdPort =/= none, length(True) =< ?MAX_NAME ->
-            lists:member(True, [atom_to_list(N) || N <- nodes(connected)])
-                orelse handover_dial:learn(Node, True, {Ip, EpmdPort}),
-            fail(other_name, {True, {Ip, EpmdPort}}, S);
-        _ ->
-            fail(handshake, io_lib:format("the node there calls itself ~0tp", [lists:sublist(True, ?MAX_NAME)]), S)
+other_name(True, #st{name = Name, ip = Ip, epmd_port = EpmdPort} = S) ->
+    case EpmdPort =/= none andalso is_name_of(Name, True) of
+        true -> fail(other_name, {True, {Ip, EpmdPort}}, S);
+        false -> fail(handshake, io_lib:format("the node there calls itself ~0tp", [lists:sublist(True, ?MAX_NAME)]), S)
     end.
+
+%% handover:connect/1 makes an atom of it.
+is_name_of(Name, True) ->
+    length(True) =< ?MAX_NAME andalso is_host(string:split(True, "@"), Name).
+
+is_host([Name, [_ | _] = Host], Name) -> lists:all(fun is_host_character/1, Host);
+is_host(_, _) -> false.
+
+%% Host names, and IP addresses.
+is_host_character(C) when C >= $a, C =< $z; C >= $A, C =< $Z; C >= $0, C =< $9 -> true;
+is_host_character(C) -> lists:member(C, ".-_:").
 
 %% PROTOCOL.md, HANDOVER_RESP.
 reason(closed) -> stock_epmd;
@@ -161,7 +167,7 @@ dial_direct(Ip, Port, Version, #st{driver = Driver, timer = Timer} = S) ->
 
 split(Driver, Node, LongOrShortNames, Link) ->
     case dist_util:split_node(Node) of
-        {node, Name, Host} -> check(is_host(Driver, Host, LongOrShortNames), Name, Host, LongOrShortNames, Link);
+        {node, Name, Host} -> check(fits(Driver, Host, LongOrShortNames), Name, Host, LongOrShortNames, Link);
         _ -> bad_name("no name@host", Link)
     end.
 
@@ -169,9 +175,9 @@ check(true, Name, Host, _, _) -> {Name, Host};
 check(false, _, Host, longnames, Link) -> bad_name([Host, " is not fully qualified, and this node runs with -name"], Link);
 check(false, _, Host, shortnames, Link) -> bad_name([Host, " is fully qualified, and this node runs with -sname"], Link).
 
-is_host(Driver, Host, longnames) ->
+fits(Driver, Host, longnames) ->
     lists:member($., Host) orelse element(1, Driver:parse_address(Host)) =:= ok;
-is_host(_Driver, Host, shortnames) ->
+fits(_Driver, Host, shortnames) ->
     not lists:member($., Host).
 
 -spec bad_name(iodata(), pid()) -> no_return().
