@@ -11,7 +11,7 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
     [maps, bad_maps, patterns, other_address, other_port, no_fallback_at_another_port, callback, dns,
-     alias, address_is_given_once, relay, alias_of_a_linked_node, stale_link, lying_node, bad_names, two_protocols].
+     alias, address_is_given_once, relay, alias_of_a_linked_node, stale_link, lying_node, bad_names, names_without_host, both_families].
 
 init_per_testcase(_, Config) -> [{epmd_port, handover_ct:free_port()} | Config].
 end_per_testcase(_, _) -> ok.
@@ -321,9 +321,40 @@ bad_names(Config) ->
                  ?assert(iolist_size(io_lib:format("~ts", [Text])) < 300)
          end).
 
-two_protocols(Config) ->
-    with(handover, [{a, #{proto => ["handover_tcp", "handover_tcp6"]}}, {b, #{host => "b.invalid"}}], Config,
-         fun(A, B) ->
-                 set(A, dial_map, [{name(B), {127,0,0,1}}]),
-                 ?assertEqual({ok, name(B)}, connect(A, name(B)))
+%% A name that no node can have is refused at once, and net_kernel goes on.
+names_without_host(Config) ->
+    [with(handover, [{a, #{proto => Protocols}}, b], Config,
+          fun(A, B) ->
+                  [?assertEqual({Name, pang}, {Name, call(A, net_adm, ping, [Name])})
+                   || Name <- [undefined, nohost, 'x@', '@x', 'x@y@z', undefined]],
+                  [?assertEqual(false, call(A, net_kernel, connect_node, [Name])) || Name <- [undefined, nohost]],
+                  ?assertMatch({error, {bad_name, _}}, connect(A, undefined)),
+                  ?assertEqual(pong, call(A, net_adm, ping, [name(B)])),
+                  ?assertEqual([name(B)], [element(2, C) || C <- call(A, ets, tab2list, [sys_dist])])
+          end) || Protocols <- ["handover_tcp", ["handover_tcp", "handover_tcp6"]]].
+
+%% With both protocols a host name is dialled by the first, then by the other; net_kernel itself asks nobody.
+both_families(Config) ->
+    case gen_tcp:listen(0, [inet6, {ip, {0,0,0,0,0,0,0,1}}]) of
+        {ok, Socket} ->
+            ok = gen_tcp:close(Socket),
+            [both_families(Args, Config) || Args <- [[], ["-dist_listen", "false"]]];
+        {error, Reason} ->
+            {skip, lists:flatten(io_lib:format("no IPv6 on this machine: ~p", [Reason]))}
+    end.
+
+both_families(Args, Config) ->
+    Both = #{proto => ["handover_tcp", "handover_tcp6"], args => Args},
+    Six = #{proto => "handover_tcp6", host => "::1"},
+    with(handover, [{a, Both}, {b, #{host => "b.invalid"}}, {c, Six}, {d, Six#{host => "d.invalid"}}], Config,
+         fun(A, B, C, D) ->
+                 set(A, dial_module, handover_ct_dial),
+                 set(A, dial_map, [{name(B), "localhost"}, {name(D), {0,0,0,0,0,0,0,1}}]),
+                 [?assertEqual({ok, name(P)}, connect(A, name(P))) || P <- [B, C, D]],
+                 ?assertMatch({{127,0,0,1}, _}, peername(A, name(B))),
+                 [?assertMatch({{0,0,0,0,0,0,0,1}, _}, peername(A, name(P))) || P <- [C, D]],
+                 ?assertMatch({error, {unknown_host, _}}, connect(A, 'x@y.invalid')),
+                 Asked = call(A, handover_ct_dial, askers, []),
+                 ?assert(length(Asked) >= 2),
+                 ?assertEqual([], [Name || {registered_name, Name} <- Asked])
          end).

@@ -12,7 +12,7 @@ suite() -> [{timetrap, {minutes, 2}}].
 all() ->
     [carrier_killed, carrier_stopped, beam_stopped, epmd_killed, owner_killed, guard_killed, code_reloaded,
      process_limit, remote_epmd_stock,
-     remote_node_without_extra, fallback_off, stock_node_reaches_us, local_epmd_stock, reasons,
+     remote_node_without_extra, fallback_off, port_0_is_not_dialled, stock_node_reaches_us, local_epmd_stock, reasons,
      remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake,
      connects_during_shutdown].
 
@@ -198,6 +198,14 @@ fallback_off(Config) ->
                  ?assertEqual(pang, ping(A, name(S))),
                  ?assertMatch(#{reason := no_handover}, await_event(Logs, setup_failed)),
                  ?assertMatch({error, {no_handover, _}}, call(A, handover, connect, [name(S)]))
+         end).
+
+%% A node without a port of its own registers port 0 with the stock EPMD.
+port_0_is_not_dialled(Config) ->
+    with(stock, [{a, #{}}, {b, #{env => [{"HANDOVER_LISTEN", "false"}]}}], Config,
+         fun(A, B) ->
+                 {error, {direct_failed, Text}} = call(A, handover, connect, [name(B)]),
+                 ?assertMatch({match, _}, re:run(Text, "does not listen on a port of its own"))
          end).
 
 stock_node_reaches_us(Config) ->

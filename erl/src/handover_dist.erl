@@ -2,7 +2,7 @@
 -module(handover_dist).
 
 -export([childspecs/1, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
--export([preload/0, address/4, listener/1, protocol/0, epmd_call/2, socket_options/2]).
+-export([preload/0, drivers/1, is_address/2, address/4, listener/1, protocol/0, epmd_call/2, socket_options/2]).
 
 -export_type([listen/0]).
 
@@ -60,22 +60,26 @@ address(Driver) ->
 close(#listen{socket = none}) -> ok;
 close(#listen{driver = Driver, socket = Socket}) -> _ = Driver:close(Socket), ok.
 
+%% Runs inside net_kernel (before OTP 29), so it asks nobody: it looks at the name only. Whether the node can be reached, and by which
+%% family, the setup finds out in its own process. A name without a host is refused here: net_kernel never takes down a setup
+%% of the node `undefined', and whoever waits for it would wait forever.
 -spec select(module(), node()) -> boolean().
 select(Driver, Node) ->
-    case init:get_argument(proto_dist) of
-        {ok, [[_, _ | _]]} -> has_address(dist_util:split_node(Node), Node, Driver);
-        _ -> true
+    case dist_util:split_node(Node) of
+        {node, _Name, Host} -> is_alone() orelse is_for(drivers(Driver), Host);
+        _ -> false
     end.
 
-%% Where this is the only protocol there is nothing to select: the setup finds out in its own process, does not hold up
-%% net_kernel, and can say what is wrong.
-has_address({node, Name, _}, Node, Driver) ->
-    case handover_dial:route(Node) of
-        {ok, {Source, Host, _}} -> element(1, address(Driver, Source, Name, Host)) =:= ok;
-        {error, _} -> false
-    end;
-has_address(_, _, _) ->
-    false.
+is_alone() ->
+    {ok, [Protocols | _]} = init:get_argument(proto_dist),
+    length(Protocols) =:= 1.
+
+%% Addresses of the other family are for another protocol, if that is not one of ours.
+is_for([Driver], Host) -> is_address(Driver, Host) orelse not is_address(other(Driver), Host);
+is_for([_, _], _) -> true.
+
+other(inet_tcp) -> inet6_tcp;
+other(inet6_tcp) -> inet_tcp.
 
 %% net_kernel:setopts(new, ...) comes here first; what it changes for handed-over connections it leaves in kernel's
 %% environment, where socket_options/2 finds it.
@@ -105,6 +109,24 @@ preload() ->
         {ok, Modules} -> lists:foreach(fun code:ensure_loaded/1, Modules);
         undefined -> ok                  % no handover.app in the path
     end.
+
+%% @doc The drivers that a setup which was given Driver tries, in this order: with both protocols configured, that of the first.
+-spec drivers(module()) -> [module()].
+drivers(Driver) ->
+    {ok, [Protocols | _]} = init:get_argument(proto_dist),
+    case [D || Protocol <- Protocols, D <- [driver(Protocol)], D =/= none] of
+        [_, _] = Both -> Both;
+        _ -> [Driver]
+    end.
+
+driver("handover_tcp") -> inet_tcp;
+driver("handover_tcp6") -> inet6_tcp;
+driver(_) -> none.
+
+%% @doc Reports whether Host is an IP address of the driver's family.
+-spec is_address(module(), string()) -> boolean().
+is_address(Driver, Host) ->
+    element(1, Driver:parse_address(Host)) =:= ok.
 
 %% @doc The address of a node's host, or of where {@link handover_dial} says to dial instead. The module that
 %% `-epmd_module' names is asked for the former only, and may know the node's port as well; erl_epmd asks the resolver, which

@@ -11,7 +11,7 @@
 
 -record(st, {driver :: module(), kernel :: pid(), node :: node(), type :: normal | hidden, my_node :: node(),
              timer :: pid(), setup_time :: timeout(), link :: pid(), name :: string(), host :: string(),
-             source = name :: handover_dial:source(), epmd_port = none :: inet:port_number() | none,   % none: no EPMD is asked
+             epmd_port = none :: inet:port_number() | none,   % none: no EPMD is asked
              ip :: inet:ip_address() | undefined, socket :: port() | undefined}).
 
 -define(VERSION, 6).
@@ -33,17 +33,24 @@ init(Driver, Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
     resolve(#st{driver = Driver, kernel = Kernel, node = Node, type = Type, my_node = MyNode, link = Link, name = Name,
                 host = Host, setup_time = SetupTime, timer = dist_util:start_timer(SetupTime)}).
 
-resolve(#st{driver = Driver, node = Node, name = Name} = S) ->
+resolve(#st{driver = Driver, node = Node} = S) ->
     stage(resolving, S),
     case handover_dial:take_route(Node) of
-        {ok, {Source, Host, EpmdPort}} ->
-            resolved(handover_dist:address(Driver, Source, Name, Host), Host, S#st{source = Source, epmd_port = EpmdPort});
+        {ok, {_, Host, EpmdPort} = Route} ->
+            resolved(address(handover_dist:drivers(Driver), Route, S), Host, S#st{epmd_port = EpmdPort});
         {error, {Reason, Detail}} -> fail(Reason, Detail, S)
     end.
 
-resolved({ok, Ip, Port, Version}, _, S) -> dial_direct(Ip, Port, Version, S#st{ip = Ip, epmd_port = none});
-resolved({ok, Ip}, _, S) -> choose(init:get_argument(erl_epmd_port), S#st{ip = Ip});
-resolved({error, Reason}, Host, S) -> fail(unknown_host, [text(Host), ": ", text(Reason)], S).
+%% With both protocols the second family is tried if the first has no address.
+address([Driver | Others], {Source, Host, _} = Route, #st{name = Name} = S) ->
+    case handover_dist:address(Driver, Source, Name, Host) of
+        {error, _} when Others =/= [] -> address(Others, Route, S);
+        Address -> {Driver, Address}
+    end.
+
+resolved({Driver, {ok, Ip, Port, Version}}, _, S) -> dial_direct(Ip, Port, Version, S#st{driver = Driver, ip = Ip, epmd_port = none});
+resolved({Driver, {ok, Ip}}, _, S) -> choose(init:get_argument(erl_epmd_port), S#st{driver = Driver, ip = Ip});
+resolved({_, {error, Reason}}, Host, S) -> fail(unknown_host, [text(Host), ": ", text(Reason)], S).
 
 %% -erl_epmd_port says that all nodes listen on that port and that no EPMD is to be asked.
 choose({ok, _}, S) -> direct(none, S);
@@ -154,6 +161,9 @@ direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S) ->
             fail(direct_failed, Other, S)
     end.
 
+%% A node that listens on no port of its own registers port 0.
+dial_direct(_, 0, _, S) ->
+    fail(direct_failed, "it does not listen on a port of its own", S);
 dial_direct(Ip, Port, Version, #st{driver = Driver, timer = Timer} = S) ->
     stage(dialling_node, S),
     dist_util:reset_timer(Timer),
@@ -176,7 +186,7 @@ check(false, _, Host, longnames, Link) -> bad_name([Host, " is not fully qualifi
 check(false, _, Host, shortnames, Link) -> bad_name([Host, " is fully qualified, and this node runs with -sname"], Link).
 
 fits(Driver, Host, longnames) ->
-    lists:member($., Host) orelse element(1, Driver:parse_address(Host)) =:= ok;
+    lists:member($., Host) orelse lists:any(fun(D) -> handover_dist:is_address(D, Host) end, handover_dist:drivers(Driver));
 fits(_Driver, Host, shortnames) ->
     not lists:member($., Host).
 
