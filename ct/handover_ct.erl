@@ -6,7 +6,7 @@
 -export([with/4, with_nodes/3]).
 -export([start_node/2, stop_node/1, call/4, call/5, connect/2, name/1]).
 -export([remsh/3, failing_node/3, failing_node/4, node_output/3, run_node/5]).
--export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, carrier/1, alive/1, logs/1, epmd_names/2, dist_port/2]).
+-export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, carrier/1, alive/1, logs/1, epmd_names/2, extra/2, dist_port/2]).
 
 -define(DEADLINE_MS, 15000).
 
@@ -126,6 +126,15 @@ epmd_names(Ip, Port) ->
     Text = all(Socket, <<>>),
     [binary_to_list(Name) || <<"name ", Rest/binary>> <- binary:split(binary:part(Text, 4, byte_size(Text) - 4), <<"\n">>, [global]),
                              [Name | _] <- [binary:split(Rest, <<" at port ">>)]].
+
+%% What the node of that name has registered with the EPMD at Port: its extra field.
+extra(Port, Name) ->
+    {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {active, false}]),
+    ok = gen_tcp:send(Socket, [<<(length(Name) + 1):16>>, "z", Name]),
+    case all(Socket, <<>>) of
+        <<$w, 0, _:64, Length:16, _:Length/binary, Size:16, Extra:Size/binary>> -> Extra;
+        <<$w, Result>> -> {no, Result}
+    end.
 
 all(Socket, Acc) ->
     case gen_tcp:recv(Socket, 0, ?DEADLINE_MS) of

@@ -5,7 +5,7 @@
          listening_ports/0, port_of/1, flood/2, flood_later/2, packets_taken/1,
          packets_taken_and_disconnect/1, is_suspended/1, receive_until_nodedown/1, con_pid/1,
          connect_and_disconnect/2, connect_until_down/1, suspend_newest_keeper/0,
-         modules/0, reload/1, handover_at_process_limit/2]).
+         modules/0, reload/1, handover_at_process_limit/2, kill_at_process_limit/2, process/1, stop_and_start/2]).
 
 %% Sends a term of Size bytes there and gives the hash that the other side found.
 send_large(Node, Size) ->
@@ -153,6 +153,65 @@ handover_at_process_limit(Port, Name) ->
         {gen_tcp:recv(Socket, 4, 10000), gen_tcp:recv(Socket, 0, 10000)}
     after
         [exit(P, kill) || P <- Pids]
+    end.
+
+%% Kills the carrier and goes on for so long at the limit.
+kill_at_process_limit(Carrier, Ms) ->
+    Kill = open_port({spawn_executable, "/bin/sh"}, [{args, ["-c", "read _ && kill -KILL " ++ integer_to_list(Carrier)]}, exit_status]),
+    Full = all_processes([]),
+    true = port_command(Kill, "go\n"),
+    [exit(P, kill) || P <- stay_full(Full, erlang:monotonic_time(millisecond) + Ms)],
+    ok.
+
+%% What ends meanwhile makes no room.
+stay_full(Pids, Until) ->
+    case erlang:monotonic_time(millisecond) < Until of
+        true -> stay_full(all_processes(Pids), Until);
+        false -> Pids
+    end.
+
+%% A process of handover's in this node.
+process(guard) ->
+    case whereis(handover_sup) of
+        undefined -> none;
+        Pid -> Pid
+    end;
+process(worker) ->
+    linked(process(guard), fun(P) -> P =/= whereis(net_sup) end);
+process(acceptor) ->
+    linked(whereis(net_kernel), fun(P) -> started_by(P) =:= {handover_acceptor, init, 2} end);
+process(accept_loop) ->
+    linked(process(acceptor), fun(P) -> started_by(P) =:= {handover_acceptor, accept, 3} end);
+%% Does the acceptor wait for an answer?
+process(acceptor_waits) ->
+    {current_function, {M, _, _}} = process_info(process(acceptor), current_function),
+    M =:= gen.
+
+linked(none, _) ->
+    none;
+linked(Pid, Which) ->
+    case process_info(Pid, links) of
+        {links, Links} -> hd([P || P <- Links, is_pid(P), Which(P)] ++ [none]);
+        undefined -> none
+    end.
+
+started_by(Pid) ->
+    case process_info(Pid, initial_call) of
+        {initial_call, Call} -> Call;
+        undefined -> none
+    end.
+
+%% Starts and stops the distribution so many times, and kills the guard meanwhile.
+stop_and_start(_, 0) ->
+    ok;
+stop_and_start(Name, N) ->
+    {ok, _} = net_kernel:start([list_to_atom(lists:concat([Name, N, "@127.0.0.1"])), longnames]),
+    true = exit(whereis(handover_sup), kill),
+    %% every other time it is being started again, or is there, when all stops
+    N rem 2 =:= 0 orelse handover_ct:until(fun() -> is_pid(process(worker)) end),
+    case net_kernel:stop() of
+        ok -> stop_and_start(Name, N - 1);
+        Error -> {N, Error}
     end.
 
 all_processes(Pids) ->

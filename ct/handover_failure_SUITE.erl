@@ -10,7 +10,7 @@
 suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
-    [carrier_killed, carrier_stopped, beam_stopped, epmd_killed, owner_killed, guard_killed, code_reloaded,
+    [carrier_killed, carrier_stopped, beam_stopped, epmd_killed, owner_killed, code_reloaded,
      process_limit, remote_epmd_stock,
      remote_node_without_extra, fallback_off, port_0_is_not_dialled, stock_node_reaches_us, local_epmd_stock, reasons,
      remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake,
@@ -125,19 +125,6 @@ owner_killed(Config) ->
                  handover_ct:until(fun() -> not handover_ct:alive(Carrier) end),
                  ?assertEqual(Link, handover_ct:dist_port(A, Node)),
                  ?assertEqual(name(A), handover_ct:connect(B, A))
-         end).
-
-%% The worst: even the guard is killed. The node and its links live, and it goes on as a stock node.
-guard_killed(Config) ->
-    with(handover, [a, b, c], Config,
-         fun(A, B, C) ->
-                 Node = handover_ct:connect(A, B),
-                 Link = handover_ct:dist_port(A, Node),
-                 Carrier = handover_ct:carrier(A),
-                 true = call(A, erlang, exit, [call(A, erlang, whereis, [handover_sup]), kill]),
-                 handover_ct:until(fun() -> not handover_ct:alive(Carrier) end),
-                 ?assertEqual(Link, handover_ct:dist_port(A, Node)),
-                 ?assertEqual(name(C), handover_ct:connect(A, C))
          end).
 
 %% A hot upgrade, twice: the links' processes are in none of the code that goes, and their fds are closed at the end.

@@ -2,14 +2,15 @@
 -module(handover_dist).
 
 -export([childspecs/1, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
--export([preload/0, drivers/1, is_address/2, address/4, listener/1, protocol/0, epmd_call/2, socket_options/2]).
+-export([preload/0, preload_later/0, registration/1, drivers/1, is_address/2, address/4, listener/1, protocol/0, epmd_call/2, socket_options/2]).
 
 -export_type([listen/0]).
 
 -include_lib("kernel/include/net_address.hrl").
 
 -record(listen, {driver :: module(),
-                 socket :: port() | none}).   % none: `listen' is off, or not bound to any port
+                 socket :: port() | none,                    % none: `listen' is off, or not bound to any port
+                 registration = none :: none | map()}).      % none: EPMD does not know the node
 
 -opaque listen() :: #listen{}.
 
@@ -32,12 +33,7 @@ childspecs(Protocol) ->
     end.
 
 childspecs() ->
-    {ok, [#{id => handover_sup,
-            start => {handover_sup, start_link, []},
-            restart => temporary,
-            shutdown => 900,
-            type => worker,
-            modules => [handover_sup]}]}.
+    {ok, [handover_sup:child_spec()]}.
 
 -spec listen(module(), atom(), string()) -> {ok, {listen(), tuple(), integer()}} | {error, term()}.
 listen(Driver, Name, Host) ->
@@ -109,6 +105,19 @@ preload() ->
         {ok, Modules} -> lists:foreach(fun code:ensure_loaded/1, Modules);
         undefined -> ok                  % no handover.app in the path
     end.
+
+%% @doc As preload/0, in a process of its own.
+-spec preload_later() -> ok.
+preload_later() ->
+    try spawn(?MODULE, preload, []) of
+        _ -> ok
+    catch
+        error:_ -> ok                    % no process can be made at the moment
+    end.
+
+%% @doc What the node is registered with EPMD by.
+-spec registration(listen()) -> none | map().
+registration(#listen{registration = Registration}) -> Registration.
 
 %% @doc The drivers that a setup which was given Driver tries, in this order: with both protocols configured, that of the first.
 -spec drivers(module()) -> [module()].
@@ -246,10 +255,11 @@ option_key(Option) when is_tuple(Option) -> element(1, Option);
 option_key(Option) -> Option.
 
 register(#listen{driver = Driver} = Listen, #net_address{address = {Ip, Port}} = Address, Name) ->
-    case handover_sup:register(registration(Driver, Name, Ip, Port)) of
+    Registration = registration(Driver, Name, Ip, Port),
+    case handover_sup:register(Registration) of
         {ok, Creation} ->
             tell_epmd_module(Name, Port, Driver),
-            {ok, {Listen, Address, Creation}};
+            {ok, {Listen#listen{registration = Registration}, Address, Creation}};
         {error, Reason} ->
             register_without_epmd(Listen, Address, Name, Reason)
     end.

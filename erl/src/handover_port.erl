@@ -4,7 +4,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/3, register/2, connect/2, accept/2, closed/3, stop/1]).
+-export([start_link/3, register/2, keep/2, connect/2, accept/2, closed/3, stop/1]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(HELLO_MS, 5000).
@@ -36,6 +36,11 @@ start_link(Guard, Registration, Kernel) ->
 -spec register(pid(), map()) -> {ok, integer(), handover | stock} | {error, atom(), binary()}.
 register(Worker, Registration) ->
     gen_server:call(Worker, {register, Registration, ?REGISTER_MS}, infinity).
+
+%% @doc Registers the node when it can, and again whenever that becomes necessary; nobody waits for it.
+-spec keep(pid(), map()) -> ok.
+keep(Worker, Registration) ->
+    gen_server:cast(Worker, {keep, Registration}).
 
 %% @doc The fd is the caller's to close. When the caller dies first, it is closed here.
 -spec connect(pid(), map()) -> {ok, non_neg_integer(), handover_proto:connection()} | {error, atom(), binary()}.
@@ -75,11 +80,14 @@ handle_continue(hello, #st{guard = Guard} = S) ->
     end.
 
 %% @private
-handle_call({Command, Request, Timeout}, {Pid, _} = From, #st{next = Id, asked = Asked} = S) ->
+handle_call({Command, Request, Timeout}, {Pid, _} = From, #st{next = Id, asked = Asked} = S)
+  when Command =:= register; Command =:= connect ->
     command({Command, Id, Request}, S),
     Question = #asked{from = From, monitor = monitor(process, Pid),
                       timer = erlang:start_timer(Timeout, self(), {late, Id})},
-    {noreply, S#st{next = Id + 1, asked = Asked#{Id => Question}}}.
+    {noreply, S#st{next = Id + 1, asked = Asked#{Id => Question}}};
+handle_call(_, _From, S) ->
+    {reply, {error, unknown_call}, S}.
 
 %% @private
 handle_cast({accept, Kernel}, S) ->
@@ -87,6 +95,8 @@ handle_cast({accept, Kernel}, S) ->
 handle_cast({closed, Kind, Id}, S) ->
     command({closed, Kind, Id}, S),
     {noreply, S};
+handle_cast({keep, Registration}, S) ->
+    {noreply, register_again(S#st{registration = Registration})};
 handle_cast(_, S) ->
     {noreply, S}.
 

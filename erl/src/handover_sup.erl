@@ -3,12 +3,13 @@
 %% recent connections failed.
 %%
 %% net_sup is one_for_all with intensity 0, so a permanent child that crashed would take the node down. This one traps
-%% exits, does nothing that can fail, and is a temporary child.
+%% exits, does nothing that can fail, and is a temporary child. If it ends all the same, handover_acceptor starts it again; on a node
+%% that does not listen, the next process that needs it does.
 -module(handover_sup).
 
 -behaviour(gen_server).
 
--export([start_link/0, register/1, accept/1, connect/1, failed/3, last_failure/2, failure/1, info/0]).
+-export([child_spec/0, start_link/0, register/1, accept/2, connect/1, failed/3, last_failure/2, failure/1, info/0]).
 -export([ready/3, handed_over/2, registration_changed/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
@@ -34,29 +35,53 @@
              failures = #{} :: #{node() => {integer(), {atom(), term()}}},
              curious = [] :: [{node(), integer(), gen_server:from()}]}).
 
--spec start_link() -> {ok, pid()}.
+%% @doc The child of net_sup.
+-spec child_spec() -> supervisor:child_spec().
+child_spec() ->
+    #{id => ?MODULE,
+      start => {?MODULE, start_link, []},
+      restart => temporary,
+      shutdown => 900,
+      type => worker,
+      modules => [?MODULE]}.
+
+-spec start_link() -> {ok, pid()} | {error, term()}.
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
-%% @doc Registers the node with the local EPMD, and again whenever that becomes necessary.
+%% @doc Registers the node with the local EPMD, and again whenever that becomes necessary. Called while net_sup starts.
 -spec register(map()) -> {ok, Creation :: integer()} | {error, duplicate_name | {atom(), term()}}.
 register(Registration) ->
-    case with_worker(fun(Worker) -> handover_port:register(Worker, Registration) end) of
-        {ok, Creation, Kind} ->
-            gen_server:cast(?MODULE, {keep, Registration, Kind}),
+    case with_worker(fun(Worker) -> {Worker, handover_port:register(Worker, Registration)} end) of
+        {Worker, {ok, Creation, Kind}} ->
+            _ = ask({keep, Registration, Kind, Worker}, ok),
             {ok, Creation};
-        {error, duplicate_name, _} -> {error, duplicate_name};
-        {error, Reason, Detail} -> {error, {Reason, Detail}}
+        {_Worker, Error} -> register_error(Error);
+        Error -> register_error(Error)
     end.
 
-%% @doc From now on connections that are handed over go to Kernel.
--spec accept(pid()) -> ok.
-accept(Kernel) ->
-    gen_server:call(?MODULE, {accept, Kernel}, infinity).
+register_error({error, duplicate_name, _}) -> {error, duplicate_name};
+register_error({error, Reason, Detail}) -> {error, {Reason, Detail}}.
+
+%% @doc From now on connections that are handed over go to Kernel, and Registration is what the node is registered by. Starts the
+%% guard if it is not there.
+-spec accept(pid(), none | map()) -> {ok, Guard :: pid()} | {error, term()}.
+accept(Kernel, Registration) ->
+    case ensure_started() of
+        {ok, Guard} ->
+            try gen_server:call(Guard, {accept, Kernel, Registration}, infinity) of
+                ok -> {ok, Guard}
+            catch
+                exit:{Reason, _} -> {error, Reason}
+            end;
+        {error, _} = Error ->
+            Error
+    end.
 
 %% @doc A connection to a remote EPMD with HANDOVER_REQ sent.
 -spec connect(map()) -> {ok, non_neg_integer(), handover_proto:connection()} | {error, atom(), term()}.
 connect(Request) ->
+    _ = ensure_started(),
     with_worker(fun(Worker) -> handover_port:connect(Worker, Request) end).
 
 %% @doc Remembers why a connection failed.
@@ -67,16 +92,16 @@ failed(Node, Reason, Detail) ->
 %% @doc Why the last connection to Node failed, at Since or later. Waits a moment for who is about to tell.
 -spec last_failure(node(), integer()) -> {atom(), term()}.
 last_failure(Node, Since) ->
-    gen_server:call(?MODULE, {last_failure, Node, Since}, infinity).
+    ask({last_failure, Node, Since}, {carrier_down, ""}).
 
 %% @doc The last failure that is remembered of Node, and when it was (erlang:monotonic_time()).
 -spec failure(node()) -> {integer(), {atom(), term()}} | none.
 failure(Node) ->
-    gen_server:call(?MODULE, {failure, Node}).
+    ask({failure, Node}, none).
 
 -spec info() -> map().
 info() ->
-    gen_server:call(?MODULE, info).
+    ask(info, info(#st{})).
 
 %% from handover_port
 
@@ -108,24 +133,27 @@ handle_call(worker, From, #st{worker = none, waiting = Waiting} = S) ->
     {noreply, S#st{waiting = [From | Waiting]}};
 handle_call(worker, _From, #st{worker = Worker} = S) ->
     {reply, {ok, Worker}, S};
-handle_call({accept, Kernel}, _From, #st{early = Early} = S) ->
+handle_call({accept, Kernel, Registration}, _From, #st{early = Early} = S) ->
     lists:foreach(fun({Fd, Connection}) -> handover_link:accept(Kernel, Fd, Connection) end, lists:reverse(Early)),
     lists:foreach(fun(Worker) -> handover_port:accept(Worker, Kernel) end, workers(S)),
-    _ = spawn(handover_dist, preload, []),
-    {reply, ok, S#st{kernel = Kernel, early = []}};
+    {reply, ok, keep(Registration, S#st{kernel = Kernel, early = []})};
+handle_call({keep, Registration, Kind, Worker}, _From, #st{worker = Worker} = S) ->
+    {reply, ok, S#st{registration = Registration, epmd = Kind}};
+handle_call({keep, Registration, _, _}, _From, S) ->
+    {reply, ok, keep(Registration, S)};
 handle_call({last_failure, Node, Since}, From, S) ->
     last_failure(maps:get(Node, S#st.failures, none), Node, Since, From, S);
 handle_call({failure, Node}, _From, S) ->
     {reply, maps:get(Node, S#st.failures, none), S};
 handle_call(info, _From, S) ->
-    {reply, info(S), S}.
+    {reply, info(S), S};
+handle_call(_, _From, S) ->
+    {reply, {error, unknown_call}, S}.
 
 %% @private
 handle_cast({ready, Worker, OsPid}, #st{starting = Worker, waiting = Waiting} = S) ->
     lists:foreach(fun(From) -> gen_server:reply(From, {ok, Worker}) end, Waiting),
     {noreply, S#st{worker = Worker, os_pid = OsPid, starting = none, waiting = []}};
-handle_cast({keep, Registration, Kind}, S) ->
-    {noreply, S#st{registration = Registration, epmd = Kind}};
 handle_cast({epmd, Epmd}, S) ->
     {noreply, S#st{epmd = Epmd}};
 handle_cast({handed_over, Fd, Connection}, S) ->
@@ -150,7 +178,36 @@ handle_info(_, S) ->
 terminate(_Reason, S) ->
     lists:foreach(fun handover_port:stop/1, workers(S)).
 
+%% internal: the guard itself
+
+ask(Question, Otherwise) ->
+    try gen_server:call(?MODULE, Question, infinity) catch exit:_ -> Otherwise end.
+
+%% Not in a process that net_sup waits for.
+ensure_started() ->
+    case whereis(?MODULE) of
+        undefined ->
+            try supervisor:start_child(net_sup, child_spec()) of
+                {ok, Guard} -> {ok, Guard};
+                {error, {already_started, Guard}} -> {ok, Guard};
+                {error, Reason} -> {error, Reason}
+            catch
+                exit:{Reason, _} -> {error, Reason}      % the distribution is being stopped
+            end;
+        Guard ->
+            {ok, Guard}
+    end.
+
 %% internal: the worker
+
+%% A worker that did not register itself is told to.
+keep(none, S) ->
+    S;
+keep(_, #st{registration = Registration} = S) when Registration =/= none ->
+    S;
+keep(Registration, S) ->
+    lists:foreach(fun(Worker) -> handover_port:keep(Worker, Registration) end, workers(S)),
+    S#st{registration = Registration}.
 
 workers(#st{worker = Worker, starting = Starting}) ->
     [Pid || Pid <- [Worker, Starting], is_pid(Pid)].
@@ -167,7 +224,8 @@ with_worker(Fun) ->
 
 start_worker(#st{registration = Registration, kernel = Kernel} = S) ->
     try handover_port:start_link(self(), Registration, Kernel) of
-        {ok, Worker} -> S#st{starting = Worker, started = now_ms()}
+        {ok, Worker} -> S#st{starting = Worker, started = now_ms()};
+        {error, Reason} -> restart_later(Reason, S#st{started = now_ms()})
     catch
         error:Reason -> restart_later(Reason, S#st{started = now_ms()})
     end.

@@ -35,9 +35,20 @@ start(_, _, _, none) ->
     ok;
 start(Module, Event, Fields, Calls) ->
     case atomics:add_get(Calls, ?AT_WORK, 1) of
-        N when N =< ?MOST -> _ = spawn(?MODULE, run, [Module, Event, Fields]), ok;
-        _ -> atomics:sub(Calls, ?AT_WORK, 1), handover_stats:count(telemetry_failed, #{})
+        N when N =< ?MOST -> run_beside(Module, Event, Fields, Calls);
+        _ -> drop(Calls)
     end.
+
+run_beside(Module, Event, Fields, Calls) ->
+    try spawn(?MODULE, run, [Module, Event, Fields]) of
+        _ -> ok
+    catch
+        error:_ -> drop(Calls)           % no process can be made at the moment
+    end.
+
+drop(Calls) ->
+    atomics:sub(Calls, ?AT_WORK, 1),
+    handover_stats:count(telemetry_failed, #{}).
 
 %% @private
 -spec run(module(), atom(), map()) -> ok.
