@@ -5,7 +5,8 @@
          listening_ports/0, port_of/1, flood/2, flood_later/2, packets_taken/1,
          packets_taken_and_disconnect/1, is_suspended/1, receive_until_nodedown/1, con_pid/1,
          connect_and_disconnect/2, connect_until_down/1, suspend_newest_keeper/0,
-         modules/0, reload/1, handover_at_process_limit/2, kill_at_process_limit/2, process/1, stop_and_start/2]).
+         modules/0, reload/1, handover_at_process_limit/2, kill_at_process_limit/2, process/1, stop_and_start/2, ask_at_nodeup/0,
+         asked_at_nodeup/2, log_events/1]).
 
 %% Sends a term of Size bytes there and gives the hash that the other side found.
 send_large(Node, Size) ->
@@ -200,6 +201,47 @@ started_by(Pid) ->
         {initial_call, Call} -> Call;
         undefined -> none
     end.
+
+%% Asks how each node is connected, as soon as it is up.
+ask_at_nodeup() ->
+    Starter = self(),
+    Asker = spawn(fun() ->
+                          ok = net_kernel:monitor_nodes(true),
+                          Starter ! {self(), ready},
+                          ask([])
+                  end),
+    true = register(nodeup_asker, Asker),
+    receive {Asker, ready} -> ok end.
+
+ask(Answers) ->
+    receive
+        {nodeup, Node} -> ask([link_of(Node) | Answers]);
+        {answer, From} -> From ! {nodeup_asker, Answers}, ask(Answers);
+        _ -> ask(Answers)
+    end.
+
+%% Connects and disconnects so many times, not before the askers of both nodes have asked. What they were told.
+asked_at_nodeup(Node, Count) ->
+    lists:flatten([asked_at_nodeup(Node) || _ <- lists:seq(1, Count)]).
+
+asked_at_nodeup(Node) ->
+    handover_ct:until(fun() -> net_kernel:connect_node(Node) end),
+    Answers = [begin
+                   {nodeup_asker, Where} ! {answer, self()},
+                   receive {nodeup_asker, All} -> hd(All ++ [none]) after 20000 -> no_answer end
+               end || Where <- [node(), Node]],
+    true = monitor_node(Node, true),
+    true = erlang:disconnect_node(Node),
+    receive {nodedown, Node} -> Answers end.
+
+link_of(Node) ->
+    Info = handover:info(Node),
+    {maps:get(via, Info, missing), maps:get(direction, Info, missing)}.
+
+log_events(Count) ->
+    _ = [handover_log:event(warning, setup_failed, #{node => list_to_atom("n@" ++ integer_to_list(N)), reason => timeout,
+                                                     detail => <<>>, duration => 1}) || N <- lists:seq(1, Count)],
+    ok.
 
 %% Starts and stops the distribution so many times, and kills the guard meanwhile.
 stop_and_start(_, 0) ->

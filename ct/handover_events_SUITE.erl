@@ -8,7 +8,9 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() -> [handed_over, direct, acceptance_failed, quiet, node_info, telemetry, bad_telemetry, hanging_telemetry].
+all() ->
+    [handed_over, direct, acceptance_failed, quiet, node_info, via_at_nodeup, remote_bytes, remote_answers, names, floods,
+     many_kinds_of_events, telemetry, bad_telemetry, hanging_telemetry].
 
 init_per_testcase(_, Config) -> [{epmd_port, handover_ct:free_port()} | Config].
 end_per_testcase(_, _) -> ok.
@@ -90,8 +92,8 @@ node_info(Config) ->
                  ?assertEqual(#{connected => false, route => {name, "127.0.0.1", Port}}, call(A, handover, info, [NameB])),
                  ?assertEqual(#{connected => false}, call(A, handover, info, [nonsense])),
                  {ok, NameB} = call(A, handover, connect, [NameB]),
-                 handover_ct:until(fun() -> maps:is_key(since, call(A, handover, info, [NameB])) end),
-                 handover_ct:until(fun() -> maps:is_key(since, call(B, handover, info, [NameA])) end),
+                 %% B learns of the link a moment later.
+                 handover_ct:until(fun() -> call(B, erlang, nodes, []) =:= [NameA] end),
                  #{octets := {In, Out}, since := Since} = Info = call(A, handover, info, [NameB]),
                  ?assertMatch(#{connected := true, via := handover, direction := out, peer := {{127,0,0,1}, Port}}, Info),
                  ?assert(In > 0 andalso Out > 0 andalso abs(erlang:system_time(second) - Since) < 60),
@@ -99,7 +101,124 @@ node_info(Config) ->
                  true = call(A, erlang, disconnect_node, [NameB]),
                  ?assertEqual(#{connected => false, route => {name, "127.0.0.1", Port}}, call(A, handover, info, [NameB])),
                  {error, {no_such_node, _}} = call(A, handover, connect, ['x@127.0.0.1']),
-                 ?assertMatch(#{last_failure := {0, no_such_node, _}}, call(A, handover, info, ['x@127.0.0.1']))
+                 ?assertMatch(#{last_failure := {_, no_such_node, <<>>}}, call(A, handover, info, ['x@127.0.0.1']))
+         end).
+
+%% Whoever hears that a node is up can ask at once how.
+via_at_nodeup(Config) ->
+    with(handover, [a, b], Config,
+         fun(A, B) ->
+                 [ok = call(P, handover_ct_work, ask_at_nodeup, []) || P <- [A, B]],
+                 Asked = call(A, handover_ct_work, asked_at_nodeup, [name(B), 100]),
+                 ?assertEqual(200, length(Asked)),
+                 ?assertEqual([], [Other || {Via, Direction} = Other <- Asked,
+                                            Via =/= handover orelse not lists:member(Direction, [in, out])])
+         end).
+
+-define(EVIL, "x\e[2J\n=ERROR REPORT==== all is well \r\x{9b}31m\x{202e}\x{2028}\0\x7f").
+
+%% Whatever comes from outside is printed on the one line of its event, and moves no cursor.
+remote_bytes(_) ->
+    Peer = {{127,0,0,1}, 1},
+    Evil = unicode:characters_to_binary(?EVIL),
+    Atom = list_to_atom("x@" ++ ?EVIL),
+    Reports = [{connected, #{node => Atom, via => handover, peer => Peer, duration => 1}},
+               {accepted, #{node => Atom, via => direct, peer => unknown, duration => 1}},
+               {acceptance_failed, #{via => direct, peer => Peer, reason => {bad, Evil}}},
+               {acceptance_failed, #{via => direct, peer => Peer, reason => {bad, ?EVIL}}},
+               {other_name, #{node => Atom, name => ?EVIL, peer => Peer}},
+               {telemetry_failed, #{module => Atom, reason => Evil}},
+               {setup_failed, #{node => Atom, reason => handshake, detail => Evil}},
+               {setup_failed, #{node => Atom, reason => {odd, Evil}, detail => [?EVIL, [Evil]]}},
+               {setup_failed, #{node => Atom, reason => handshake, detail => <<255, 27, 10>>}},
+               {fell_back, #{node => Atom, reason => no_handover}},
+               {carrier_ended, #{reason => {refused, x, Evil}, restart_ms => 1}},
+               {carrier_log, #{text => Evil, fields => [{peer, Evil}, {Atom, 1}, {list, ?EVIL}]}},
+               {repeated, #{text => Evil, count => 2}},
+               {stock_epmd, #{port => 1}},
+               {epmd_down, #{detail => ["closed: ", Evil]}},
+               {epmd_up, #{kind => Atom}},
+               {not_registered, #{name => Atom, reason => {epmd_bad_answer, Evil}}},
+               {bad_message, #{message => {Evil, ?EVIL}}},
+               {bad_fd, #{reason => {bad_connection, Evil}}},
+               {unsupported_option, #{option => {Evil, 1}, reason => Atom}}],
+    [?assertEqual({Event, Fields, []}, {Event, Fields, [C || C <- text(Fields#{label => {handover, Event}}), not is_harmless(C)]})
+     || {Event, Fields} <- Reports],
+    ?assert(length(text(#{label => {handover, epmd_down}, detail => binary:copy(Evil, 1000)})) < 2200).
+
+is_harmless(C) -> C >= $\s andalso C < 16#7f orelse C =:= $ÿ.
+
+%% Something that is no EPMD, and a node that gives itself a name: what they say is in the reason, and in the log.
+remote_answers(Config) ->
+    with({handover, ["-address", "127.0.0.1"]}, [a], Config,
+         fun(A) ->
+                 Logs = handover_ct:logs(A),
+                 Evil = <<"\e[2Jx\n">>,
+                 Name = <<"x@h.", Evil/binary>>,
+                 Challenge = <<$N, (1 bsl 24):64, 1:32, 1:32, (byte_size(Name)):16, Name/binary>>,
+                 Details = [handover_ct:with_server({127,0,0,3}, ?config(epmd_port, Config), Answer,
+                                                    fun() ->
+                                                            {error, {_, Detail}} = call(A, handover, connect, ['x@127.0.0.3']),
+                                                            Detail
+                                                    end)
+                            || Answer <- [Evil, <<$i, 0, 6:16, 3:16, "sok", (byte_size(Challenge)):16, Challenge/binary>>]],
+                 Texts = [text(R) || #{event := setup_failed} = R <- Logs()],
+                 ?assertMatch([_, _], Texts),
+                 [?assertEqual([], [C || C <- unicode:characters_to_list(T), not is_harmless(C)]) || T <- Texts ++ Details],
+                 ?assertMatch({match, _}, re:run(lists:last(Texts), "calls itself \"x@h[.]\\\\e\\[2Jx\\\\n\""))
+         end).
+
+%% Names that are plain look as they are.
+names(_) ->
+    [?assertEqual({Name, unicode:characters_to_binary(Printed)}, {Name, handover_log:name(Name)})
+     || {Name, Printed} <- [{'n1@host-1.example.org', "n1@host-1.example.org"}, {"größe@hôte", "größe@hôte"},
+                            {<<"größe@hôte"/utf8>>, "größe@hôte"}, {"имя@хост", "имя@хост"}, {"名@前", "名@前"},
+                            {"a b", "\"a b\""}, {"", "\"\""}, {"a\"\\ ", "\"a\\\"\\\\ \""}, {"\x{ad}", "\"\\x{ad}\""}]].
+
+%% Of events that are alike one is logged, and then how many there were; all are counted and passed on.
+floods(Config) ->
+    with({handover, ["-address", "127.0.0.1"]}, [{a, #{args => ["-handover", "telemetry", "handover_ct_telemetry"]}},
+                                                 {b, #{args => ["-setcookie", "other"]}}], Config,
+         fun(A, B) ->
+                 Logs = handover_ct:logs(A),
+                 [{error, {no_such_node, _}} = call(A, handover, connect, ['x@127.0.0.1']) || _ <- lists:seq(1, 30)],
+                 {error, {no_such_node, _}} = call(A, handover, connect, ['y@127.0.0.1']),
+                 {error, {epmd_unreachable, _}} = call(A, handover, connect, ['x@127.0.0.2']),
+                 [{error, {handshake, _}} = call(B, handover, connect, [name(A)]) || _ <- lists:seq(1, 10)],
+                 [begin
+                      handover_ct:until(fun() -> maps:is_key(os_pid, call(A, handover, info, [])) end),
+                      handover_ct:kill(handover_ct:carrier(A), "KILL"),
+                      handover_ct:until(fun() -> maps:get(restarts, call(A, handover, info, [])) =:= N end)
+                  end || N <- [1, 2, 3]],
+                 handover_ct:until(fun() -> maps:get(acceptance_failed, counters(A)) =:= 10 end),
+                 ?assertMatch(#{setup_failed := 32, carrier_ended := 3}, counters(A)),
+                 handover_ct:until(fun() -> length([E || {[_, E], _, _} <- call(A, handover_ct_telemetry, got, []), E =:= setup_failed]) =:= 32 end),
+                 Reports = fun(Event) -> [R || #{event := E} = R <- Logs(), E =:= Event] end,
+                 ?assertEqual([{'x@127.0.0.1', no_such_node}, {'y@127.0.0.1', no_such_node}, {'x@127.0.0.2', epmd_unreachable}],
+                              [{N, R} || #{node := N, reason := R} <- Reports(setup_failed)]),
+                 [?assertMatch({Event, [_]}, {Event, Reports(Event)}) || Event <- [acceptance_failed, carrier_ended]],
+                 %% A minute later.
+                 [call(A, erlang, send, [handover_sup, {log_minute_over, element(1, Row)}])
+                  || Row <- call(A, ets, tab2list, [handover_log_limit])],
+                 Repeated = fun(Pattern) -> [T || T <- [text(R) || R <- Reports(repeated)], re:run(T, Pattern) =/= nomatch] end,
+                 [handover_ct:until(fun() -> length(Repeated(Pattern)) =:= 1 end)
+                  || Pattern <- ["^handover: no connection to x@127.0.0.1: .* \\(29 more like this within a minute\\)$",
+                                 "^handover: the carrier program ended .* \\(2 more like this within a minute\\)$",
+                                 "^handover: a connection to this node, .* \\(9 more like this within a minute\\)$"]],
+                 %% And the next one is logged again.
+                 {error, {no_such_node, _}} = call(A, handover, connect, ['x@127.0.0.1']),
+                 ?assertEqual(4, length(Reports(setup_failed)))
+         end).
+
+%% Events that differ all the time fill neither the log nor the table.
+many_kinds_of_events(Config) ->
+    with(handover, [a], Config,
+         fun(A) ->
+                 Logs = handover_ct:logs(A),
+                 ok = call(A, handover_ct_work, log_events, [2000]),
+                 ?assert(length(Logs()) < 600),
+                 ?assert(call(A, ets, info, [handover_log_limit, size]) < 600),
+                 ?assertMatch(#{setup_failed := 2000}, counters(A))
          end).
 
 %% The form that the telemetry library's execute/3 has.

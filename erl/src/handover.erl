@@ -16,21 +16,21 @@
 %% `octets' are {Received, Sent}. `route' is where a new connection would go: by which of the ways of docs/CONFIGURATION.md, to
 %% which host, to which port. `last_failure' is how many seconds ago a connection failed, and why.
 -type node_info() :: #{connected := boolean(), via => handover | direct, direction => out | in,
-                       peer => {inet:ip_address(), inet:port_number()}, since => integer(),
+                       peer => {inet:ip_address(), inet:port_number()} | unknown, since => integer(),
                        octets => {non_neg_integer(), non_neg_integer()},
-                       route => handover_dial:route() | {error, {bad_route, iodata()}},
-                       last_failure => {SecondsAgo :: non_neg_integer(), reason(), Detail :: term()}}.
+                       route => handover_dial:route() | {error, {bad_route, binary()}},
+                       last_failure => {SecondsAgo :: non_neg_integer(), reason(), Detail :: binary()}}.
 
-%% @doc As net_kernel:connect_node/1, with the reason in place of `false'. Detail is text for people, and may be empty.
+%% @doc As net_kernel:connect_node/1, with the reason in place of `false'. Detail is text for people, in UTF-8, and may be empty.
 %%
 %% If the node that is dialled as Node calls itself by another name (with the same part before the @), the connection is made
 %% under its true name, which is returned. That one connection goes to the address that Node led to, unless the configuration has
 %% another one for the true name. No later connection does.
--spec connect(node()) -> {ok, node()} | {error, {reason(), Detail :: iodata()}}.
+-spec connect(node()) -> {ok, node()} | {error, {reason(), Detail :: binary()}}.
 connect(Node) when is_atom(Node) ->
     case handover_dist:is_node_name(Node) of
         true -> result(connect_true(connect_node(Node)));
-        false -> {error, {bad_name, "not of the form name@host"}}
+        false -> {error, {bad_name, <<"not of the form name@host">>}}
     end.
 
 %% handover_setup has checked that Name can be a node's.
@@ -40,9 +40,11 @@ connect_true({error, {other_name, {Name, Address}}}) ->
 connect_true(Result) ->
     Result.
 
-result({error, {other_name, {Name, _}}}) -> {error, {other_name, ["it calls itself ", Name]}};
-result({error, {Reason, Detail}}) -> {error, {Reason, handover_log:text(Detail)}};
+result({error, Failure}) -> {error, failure(Failure)};
 result({ok, Node}) -> {ok, Node}.
+
+failure({other_name, {Name, _}}) -> {other_name, handover_log:text(["it calls itself ", handover_log:name(Name)])};
+failure({Reason, Detail}) -> {Reason, handover_log:text(Detail)}.
 
 connect_node(Node) ->
     Since = erlang:monotonic_time(),
@@ -81,11 +83,12 @@ route(Node) ->
     case handover_dist:is_node_name(Node) andalso handover_dial:route(Node) of
         false -> #{};
         {ok, Route} -> #{route => Route};
-        {error, _} = Error -> #{route => Error}
+        {error, Failure} -> #{route => {error, failure(Failure)}}
     end.
 
 last_failure(none) ->
     #{};
-last_failure({Time, {Reason, Detail}}) ->
+last_failure({Time, Failure}) ->
+    {Reason, Detail} = failure(Failure),
     Ago = erlang:convert_time_unit(erlang:monotonic_time() - Time, native, second),
     #{last_failure => {Ago, Reason, Detail}}.

@@ -20,13 +20,13 @@
 -define(SRV_MS, 2000).
 
 %% @doc May ask DNS and a module of the user's, so not for net_kernel's own process if that can be helped.
--spec route(node()) -> {ok, route()} | {error, {bad_route, iodata()}}.
+-spec route(node()) -> {ok, route()} | {error, {bad_route, binary()}}.
 route(Node) ->
     route(Node, fun() -> none end).
 
 %% @doc As route/1, for the one connection that is being set up: takes the address that {@link with_address/3} gives, if
 %% the configuration has none for Node.
--spec take_route(node()) -> {ok, route()} | {error, {bad_route, iodata()}}.
+-spec take_route(node()) -> {ok, route()} | {error, {bad_route, binary()}}.
 take_route(Node) ->
     route(Node, fun() -> take(Node) end).
 
@@ -127,7 +127,7 @@ called(Module, Node) ->
     try Module:route(Node) of
         Answer -> answered(Answer, Module, Node)
     catch
-        Class:Reason -> bad_route("~tp:route(~tp): ~tp ~tP", [Module, Node, Class, Reason, 20])
+        Class:Reason -> bad_route("~tp:route(~tp): ~tp ~0tP", [Module, Node, Class, Reason, 20])
     end.
 
 answered(default, _, _) ->
@@ -136,14 +136,14 @@ answered(Answer, Module, Node) ->
     try at(Answer) of
         {Host, Port} -> {dial_module, Host, Port}
     catch
-        error:_ -> bad_route("~tp:route(~tp) returned ~tP", [Module, Node, Answer, 20])
+        error:_ -> bad_route("~tp:route(~tp) returned ~0tP", [Module, Node, Answer, 20])
     end.
 
 at({ok, Host}) -> {host_or_ip(Host), default};
 at({ok, Host, Port}) -> address({Host, Port}).
 
 bad_route(Format, Args) ->
-    {error, {bad_route, io_lib:format(Format, Args)}}.
+    {error, {bad_route, handover_log:text(io_lib:format(Format, Args))}}.
 
 %% dial_srv
 

@@ -8,7 +8,7 @@
 
 -type step() :: name | resolve | tcp | epmd | registered | handover | direct | handshake.
 %% Beside a step: the program can't be started, ended otherwise than it should, or did not end.
--type failure() :: step() | {program, term()}.
+-type failure() :: step() | {program, no_step | timeout | {exit_status, integer()} | {Reason :: term(), Path :: binary()}}.
 
 -define(STEPS, [name, resolve, tcp, epmd, registered, handover, direct, handshake]).
 %% Its eight steps take at most 5 s each.
@@ -24,7 +24,7 @@
 run(Node) ->
     case where(Node) of
         {ok, Route} -> run(Node, Route);
-        {error, {bad_route, Text}} -> print([<<"✘ resolve  "/utf8>>, unicode:characters_to_binary(Text)]), {error, resolve}
+        {error, {bad_route, Text}} -> print([<<"✘ resolve  "/utf8>>, Text]), {error, resolve}
     end.
 
 run(Node, Route) ->
@@ -39,7 +39,7 @@ run(Node, Route) ->
                 close(Port, Timer)
             end
     catch
-        error:Reason -> {error, {program, {Reason, Program}}}
+        error:Reason -> {error, {program, {Reason, unicode:characters_to_binary(Program)}}}
     end.
 
 %% internal

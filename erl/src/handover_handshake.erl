@@ -4,7 +4,7 @@
 %% mf_ functions are external, so that a link of years does not hold old code of this application.
 -module(handover_handshake).
 
--export([accept/6, start/1]).
+-export([accept/6, start/1, peer/1]).
 -export([init_accept/7, tick/1, getstat/1, setopts/2, getopts/2]).
 
 -export_type([outgoing/0]).
@@ -43,11 +43,11 @@ init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
     Timer = dist_util:start_timer(SetupTime),
     ok = check_ip(Driver, Socket),
     dist_util:handshake_other_started(
-      (common(Socket, [binary]))#hs_data{kernel_pid = Kernel, this_node = MyNode, timer = Timer, allowed = Allowed,
+      (common(Socket, Via, in, [binary]))#hs_data{kernel_pid = Kernel, this_node = MyNode, timer = Timer, allowed = Allowed,
                                f_send = fun Driver:send/2,
                                f_recv = fun Driver:recv/3,
                                f_address = fun remote_address/2,
-                               f_handshake_complete = fun(_, Node, _) -> handover_watch:up(Watch, Node, Socket) end}).
+                               f_handshake_complete = fun(_, Node, _) -> handover_watch:up(Watch, Node) end}).
 
 %% @doc The handshake that we start, in the calling process, which becomes the link's. Does not return.
 -spec start(outgoing()) -> no_return().
@@ -57,7 +57,7 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
     Up = maps:get(f_up, O),
     Node = maps:get(node, O),
     dist_util:handshake_we_started(
-      (common(Socket, []))#hs_data{kernel_pid = maps:get(kernel, O), other_node = Node,
+      (common(Socket, Via, out, []))#hs_data{kernel_pid = maps:get(kernel, O), other_node = Node,
                                this_node = maps:get(my_node, O), timer = maps:get(timer, O),
                                other_version = maps:get(version, O), request_type = maps:get(type, O),
                                f_send = Send,
@@ -65,13 +65,26 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
                                f_address = address(maps:get(host, O)),
                                f_handshake_complete = fun(_, _, _) -> Up(Socket) end}).
 
+%% @doc The address of the far end.
+-spec peer(port()) -> {inet:ip_address(), inet:port_number()} | unknown.
+peer(Socket) ->
+    case inet:peername(Socket) of
+        {ok, Peer} -> Peer;
+        {error, _} -> unknown
+    end.
+
 %% internal
 
 %% More: that OTP sets binary mode on the connections it accepts and not on those it makes.
-common(Socket, More) ->
+common(Socket, Via, Direction, More) ->
     #hs_data{socket = Socket,
              this_flags = 0,
-             f_setopts_pre_nodeup = fun(S) -> inet:setopts(S, [{active, false}, {packet, 4}, nodelay()]) end,
+             f_setopts_pre_nodeup =
+                 fun(S) ->
+                         handover_stats:link(#{via => Via, direction => Direction, peer => peer(S),
+                                               since => erlang:system_time(second)}),
+                         inet:setopts(S, [{active, false}, {packet, 4}, nodelay()])
+                 end,
              f_setopts_post_nodeup =
                  fun(S) -> inet:setopts(S, [{active, true}, {deliver, port}, {packet, 4}, nodelay() | More]) end,
              f_getll = fun inet:getll/1,

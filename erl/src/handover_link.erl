@@ -130,16 +130,9 @@ close(Socket, Fd, Connection) ->
     handover_closer:close(Fd, Connection).
 
 is_up(Socket, Via, #setup{node = Node, since = Since} = S) ->
-    Fields = #{via => Via, peer => peer(Socket)},
-    handover_stats:link_up(Node, Socket, Fields#{direction => out, since => erlang:system_time(second)}),
-    handover_log:event(info, connected, Fields#{node => Node, duration => erlang:monotonic_time() - Since}),
+    handover_log:event(info, connected, #{node => Node, via => Via, peer => handover_handshake:peer(Socket),
+                                          duration => erlang:monotonic_time() - Since}),
     S#setup{said = true}.
-
-peer(Socket) ->
-    case inet:peername(Socket) of
-        {ok, Peer} -> Peer;
-        {error, _} -> unknown
-    end.
 
 say(_Reason, _Detail, #setup{said = true} = S) ->
     S;
@@ -148,7 +141,7 @@ say(Reason, Detail, #setup{node = Node, since = Since} = S) ->
     Fields = #{node => Node, duration => erlang:monotonic_time() - Since},
     case {Reason, Detail} of
         {other_name, {Name, Peer}} -> handover_log:event(warning, other_name, Fields#{name => Name, peer => Peer});
-        _ -> handover_log:event(warning, setup_failed, Fields#{reason => Reason, detail => Detail})
+        _ -> handover_log:event(warning, setup_failed, Fields#{reason => Reason, detail => handover_log:text(Detail)})
     end,
     S#setup{said = true}.
 
@@ -167,7 +160,7 @@ say_death(Reason, #setup{node = Node} = S) when Reason =:= shutdown; Reason =:= 
 say_death(setup_timer_timeout, #setup{stage = Stage} = S) ->
     say(timeout, io_lib:format("while ~ts", [Stage]), S);
 say_death(Reason, #setup{stage = Stage} = S) ->
-    say(handshake, io_lib:format("~ts: ~tp", [Stage, Reason]), S).
+    say(handshake, io_lib:format("~ts: ~0tp", [Stage, Reason]), S).
 
 is_connected_soon(Node, Polls) ->
     case lists:member(Node, nodes(connected)) of

@@ -2,67 +2,174 @@
 %% handover:info/0, and to the module that `telemetry' names. As OTP's own, the reports have the domain [otp], which the
 %% default handler prints (it drops domains it does not know), and a label: `{handover, Event}'. Safe before the applications
 %% are up.
+%%
+%% Much of what is said comes from other hosts. Nothing of it may move a terminal's cursor or look like another line: a name
+%% that is not plain is quoted, and every other text is escaped. And nobody may fill the log: see handover_log_limit.
 -module(handover_log).
 
--export([event/3, format/1, text/1]).
+-export([event/3, ended/1, format/1, text/1, name/1]).
 
 -export_type([event/0]).
 
+-define(MAX_TEXT, 2000).            % characters; the rest of a longer one is left out
+-define(QUOTE, 16#22).
+
 -type event() :: connected | accepted | setup_failed | acceptance_failed | fell_back | other_name | telemetry_failed
-               | carrier_ended | carrier_log | stock_epmd | epmd_down | epmd_up
+               | carrier_ended | carrier_log | repeated | stock_epmd | epmd_down | epmd_up
                | not_registered | bad_message | bad_fd | unsupported_option.
 
 %% @doc Logs, counts and passes on one event.
 -spec event(debug | info | notice | warning | error, event(), map()) -> ok.
 event(Level, Event, Fields) ->
-    logger:log(Level, Fields#{label => {handover, Event}}, #{domain => [otp], report_cb => fun ?MODULE:format/1}),
+    _ = logger:allow(Level, ?MODULE) andalso limited(Level, Event, Fields#{label => {handover, Event}}),
     handover_stats:count(Event, Fields),
     handover_telemetry:event(Event, Fields).
 
+%% @doc Called when the time is over in which an event like the first one was only counted.
+-spec ended(handover_log_limit:key()) -> ok.
+ended(Key) ->
+    case handover_log_limit:ended(Key) of
+        {Count, {Level, Event, Text}} ->
+            log(Level, #{label => {handover, repeated}, event => Event, text => Text, count => Count});
+        none ->
+            ok
+    end.
+
+limited(Level, Event, Report) ->
+    case handover_log_limit:admit(key(Event, Report), fun() -> {Level, Event, sentence(Report)} end) of
+        true -> log(Level, Report);
+        false -> ok
+    end.
+
+log(Level, Report) ->
+    logger:log(Level, Report, #{domain => [otp], report_cb => fun ?MODULE:format/1}).
+
+%% What is alike: the event, the node, and the reason without its details. Each connection that comes up is said.
+key(connected, _) -> none;
+key(accepted, _) -> none;
+key(acceptance_failed, #{peer := {Ip, _}, reason := Reason}) -> {acceptance_failed, Ip, kind(Reason)};
+key(carrier_log, #{text := Text}) -> {carrier_log, none, erlang:md5(Text)};
+key(Event, Report) -> {Event, maps:get(node, Report, none), kind(maps:get(reason, Report, none))}.
+
+kind(Reason) when is_atom(Reason) -> Reason;
+kind(Reason) when is_tuple(Reason), tuple_size(Reason) > 0 -> {kind(element(1, Reason)), kind(element(tuple_size(Reason), Reason))};
+kind(_) -> other.
+
+sentence(Report) ->
+    {Format, Args} = format(Report),
+    text(io_lib:format(Format, Args)).
+
 %% @doc The sentence of a report.
 -spec format(map()) -> {io:format(), [term()]}.
-format(#{label := {handover, connected}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
-    {"handover: connected to ~ts, ~ts, in ~b ms", [Node, via(Via, Peer), ms(Duration)]};
-format(#{label := {handover, accepted}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
-    {"handover: ~ts connected to this node, ~ts, in ~b ms", [Node, via(Via, Peer), ms(Duration)]};
-format(#{label := {handover, acceptance_failed}, via := Via, peer := Peer, reason := Reason}) ->
-    {"handover: a connection to this node, ~ts, ended before the handshake was done (~0tp)", [via(Via, Peer), Reason]};
-format(#{label := {handover, other_name}, node := Node, name := Name, peer := Peer}) ->
+format(Report) ->
+    {Format, Args} = words(Report),
+    {Format, [case is_integer(Arg) of true -> Arg; false -> text(Arg) end || Arg <- Args]}.
+
+words(#{label := {handover, connected}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
+    {"handover: connected to ~ts, ~ts, in ~b ms", [name(Node), via(Via, Peer), ms(Duration)]};
+words(#{label := {handover, accepted}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
+    {"handover: ~ts connected to this node, ~ts, in ~b ms", [name(Node), via(Via, Peer), ms(Duration)]};
+words(#{label := {handover, acceptance_failed}, via := Via, peer := Peer, reason := Reason}) ->
+    {"handover: a connection to this node, ~ts, ended before the handshake was done (~ts)", [via(Via, Peer), term(Reason)]};
+words(#{label := {handover, other_name}, node := Node, name := Name, peer := Peer}) ->
     {"handover: no connection to ~ts: the node at ~ts calls itself ~ts. Connect to that name, or add it to dial_map",
-     [Node, address(Peer), Name]};
-format(#{label := {handover, telemetry_failed}, module := Module, reason := Reason}) ->
-    {"handover: ~tp, which `telemetry' names, failed (~0tP); further failures are counted only", [Module, Reason, 20]};
-format(#{label := {handover, setup_failed}, node := Node, reason := Reason, detail := Detail}) ->
-    {"handover: no connection to ~ts: ~ts~ts", [Node, explain(Reason), detail(Detail)]};
-format(#{label := {handover, fell_back}, node := Node, reason := Reason}) ->
-    {"handover: ~ts is dialled directly: ~ts", [Node, explain(Reason)]};
-format(#{label := {handover, carrier_ended}, reason := Reason, restart_ms := Ms}) ->
-    {"handover: the carrier program ended (~tp); it is started again in ~b ms, live links are not touched", [Reason, Ms]};
-format(#{label := {handover, carrier_log}, text := Text, fields := Fields}) ->
-    {"handover: ~ts~ts", [Text, [io_lib:format(" ~ts=~ts", [K, text(V)]) || {K, V} <- Fields]]};
-format(#{label := {handover, stock_epmd}, port := Port}) ->
+     [name(Node), address(Peer), name(Name)]};
+words(#{label := {handover, telemetry_failed}, module := Module, reason := Reason}) ->
+    {"handover: ~ts, which `telemetry' names, failed (~ts); further failures are counted only", [term(Module), term(Reason)]};
+words(#{label := {handover, setup_failed}, node := Node, reason := Reason, detail := Detail}) ->
+    {"handover: no connection to ~ts: ~ts~ts", [name(Node), explain(Reason), detail(Detail)]};
+words(#{label := {handover, fell_back}, node := Node, reason := Reason}) ->
+    {"handover: ~ts is dialled directly: ~ts", [name(Node), explain(Reason)]};
+words(#{label := {handover, carrier_ended}, reason := Reason, restart_ms := Ms}) ->
+    {"handover: the carrier program ended (~ts); it is started again in ~b ms, live links are not touched", [term(Reason), Ms]};
+words(#{label := {handover, carrier_log}, text := Text, fields := Fields}) ->
+    {"handover: ~ts~ts", [Text, [[" ", field(Key, Value)] || {Key, Value} <- Fields]]};
+words(#{label := {handover, repeated}, text := Text, count := Count}) ->
+    {"~ts (~b more like this within a minute)", [Text, Count]};
+words(#{label := {handover, stock_epmd}, port := Port}) ->
     {"handover: the EPMD at port ~b of this host is not handover's: nobody can be handed over to this node, others "
      "reach it at its own listen port only. Stop that epmd and start ~ts in its place",
      [Port, handover_config:program("epmd")]};
-format(#{label := {handover, epmd_down}, detail := Detail}) ->
+words(#{label := {handover, epmd_down}, detail := Detail}) ->
     {"handover: lost EPMD (~ts); this node registers again when one is back, live links are not touched", [Detail]};
-format(#{label := {handover, epmd_up}, kind := Kind}) ->
-    {"handover: registered with EPMD again (~ts)", [Kind]};
-format(#{label := {handover, not_registered}, name := Name, reason := Reason}) ->
-    {"handover: ~ts is not registered with EPMD, so nobody can be handed over to it: ~ts", [Name, explain(Reason)]};
-format(#{label := {handover, bad_message}, message := Message}) ->
-    {"handover: the carrier program said what this version does not know: ~tp", [Message]};
-format(#{label := {handover, bad_fd}, reason := Reason}) ->
-    {"handover: a connection could not be taken over: ~tp", [Reason]};
-format(#{label := {handover, unsupported_option}, option := Option, reason := Reason}) ->
-    {"handover: socket option ~tp can't be set on a connection that stands: ~tp", [Option, Reason]}.
+words(#{label := {handover, epmd_up}, kind := Kind}) ->
+    {"handover: registered with EPMD again (~ts)", [term(Kind)]};
+words(#{label := {handover, not_registered}, name := Name, reason := Reason}) ->
+    {"handover: ~ts is not registered with EPMD, so nobody can be handed over to it: ~ts", [name(Name), explain(Reason)]};
+words(#{label := {handover, bad_message}, message := Message}) ->
+    {"handover: the carrier program said what this version does not know: ~ts", [term(Message)]};
+words(#{label := {handover, bad_fd}, reason := Reason}) ->
+    {"handover: a connection could not be taken over: ~ts", [term(Reason)]};
+words(#{label := {handover, unsupported_option}, option := Option, reason := Reason}) ->
+    {"handover: socket option ~ts can't be set on a connection that stands: ~ts", [term(Option), term(Reason)]}.
 
-%% @doc The detail of a failure, for people.
--spec text(term()) -> iodata().
-text(Value) when is_binary(Value); is_list(Value) -> Value;
-text(Value) -> io_lib:format("~tp", [Value]).
+%% @doc A text for people that comes from anywhere, without what could move a cursor or begin another line.
+-spec text(term()) -> binary().
+text(Text) ->
+    Escaped = [escape(C) || C <- lists:sublist(characters(Text), ?MAX_TEXT + 1)],
+    unicode:characters_to_binary(shortened(lists:flatten(Escaped))).
+
+%% @doc A name that comes from anywhere: as it is if it is plain, else quoted.
+-spec name(atom() | string() | binary()) -> binary().
+name(Name) when is_atom(Name) -> name(atom_to_list(Name));
+name(Name) ->
+    Characters = characters(Name),
+    case Characters =/= [] andalso lists:all(fun is_plain/1, Characters) of
+        true -> text(Characters);
+        false -> text([?QUOTE, [in_quotes(C) || C <- Characters], ?QUOTE])
+    end.
 
 %% internal
+
+term(Term) -> io_lib:format("~0tP", [Term, 40]).
+
+%% Bytes that are no UTF-8 are Latin-1's.
+characters(Text) when is_binary(Text); is_list(Text) ->
+    try unicode:characters_to_list(Text) of
+        Characters when is_list(Characters) -> Characters;
+        _ -> binary_to_list(iolist_to_binary(Text))
+    catch
+        error:_ -> characters(term(Text))
+    end;
+characters(Term) ->
+    characters(term(Term)).
+
+shortened(Escaped) ->
+    case length(Escaped) > ?MAX_TEXT of
+        true -> [lists:sublist(Escaped, ?MAX_TEXT), " ..."];
+        false -> Escaped
+    end.
+
+escape($\s) -> $\s;
+escape(C) ->
+    case is_plain(C) of
+        true -> C;
+        false -> escaped(C)
+    end.
+
+in_quotes(C) when C =:= ?QUOTE; C =:= $\\ -> [$\\, C];
+in_quotes(C) -> C.
+
+escaped($\n) -> "\\n";
+escaped($\r) -> "\\r";
+escaped($\t) -> "\\t";
+escaped($\e) -> "\\e";
+escaped(C) -> io_lib:format("\\x{~.16b}", [C]).
+
+%% Letters, digits, punctuation. Not what is invisible, moves the cursor or turns the direction of writing.
+is_plain(C) when C > $\s, C < 16#7f -> true;
+is_plain(C) when C =:= 16#ad; C =:= 16#61c; C =:= 16#180e -> false;
+is_plain(C) when C > 16#a0, C < 16#2000 -> true;
+is_plain(C) when C > 16#206f, C < 16#d800, C =/= 16#3000 -> true;
+is_plain(C) when C > 16#f8ff, C < 16#fff0, C =/= 16#feff -> true;
+is_plain(C) when C > 16#ffff, C < 16#1d173; C > 16#1d17a, C < 16#e0000 -> true;
+is_plain(_) -> false.
+
+field(Key, Value) -> [name(Key), "=", value(Value)].
+
+value(Value) when is_integer(Value) -> integer_to_list(Value);
+value(Value) when is_binary(Value) -> name(Value);
+value(Value) -> term(Value).
 
 via(handover, Peer) -> ["handed over, ", address(Peer)];
 via(direct, Peer) -> ["directly, ", address(Peer)].
@@ -73,9 +180,11 @@ address(unknown) -> "from an address unknown".
 
 ms(Duration) -> erlang:convert_time_unit(Duration, native, millisecond).
 
-detail("") -> "";
-detail(<<>>) -> "";
-detail(Detail) -> [" (", text(Detail), ")"].
+detail(Detail) ->
+    case text(Detail) of
+        <<>> -> "";
+        Text -> [" (", Text, ")"]
+    end.
 
 %% What an operator can do something with, for each reason of handover:connect/1.
 explain(bad_route) -> "dial_module did not say where it is";

@@ -113,7 +113,7 @@ no_handover(Answer, #st{driver = Driver, socket = Socket} = S) ->
 other_name(True, #st{name = Name, ip = Ip, epmd_port = EpmdPort} = S) ->
     case EpmdPort =/= none andalso is_name_of(Name, True) of
         true -> fail(other_name, {True, {Ip, EpmdPort}}, S);
-        false -> fail(handshake, io_lib:format("the node there calls itself ~0tp", [lists:sublist(True, ?MAX_NAME)]), S)
+        false -> fail(handshake, ["the node there calls itself ", handover_log:name(lists:sublist(True, ?MAX_NAME))], S)
     end.
 
 %% handover:connect/1 makes an atom of it.
@@ -135,7 +135,7 @@ reason({result, 3}) -> no_answer;
 reason({result, 4}) -> refused;
 reason({result, 5}) -> overloaded;
 reason({result, Other}) -> {bad_answer, io_lib:format("result ~b", [Other])};
-reason({bad_answer, Bytes}) -> {bad_answer, io_lib:format("~p", [Bytes])};
+reason({bad_answer, Bytes}) -> {bad_answer, io_lib:format("~0p", [Bytes])};
 reason({error, Reason}) -> {closed, Reason};
 reason({other_name, _} = Other) -> Other.
 
@@ -170,7 +170,7 @@ dial_direct(Ip, Port, Version, #st{driver = Driver, timer = Timer} = S) ->
     Options = application:get_env(kernel, inet_dist_connect_options, []) ++ [{active, false}, {packet, 2}],
     case Driver:connect(Ip, Port, Options) of
         {ok, Socket} -> handshake(direct, Version, S#st{socket = Socket});
-        {error, Reason} -> fail(direct_failed, io_lib:format("~ts:~b ~tp", [inet:ntoa(Ip), Port, Reason]), S)
+        {error, Reason} -> fail(direct_failed, io_lib:format("~ts:~b ~0tp", [inet:ntoa(Ip), Port, Reason]), S)
     end.
 
 %% names
@@ -199,7 +199,7 @@ bad_name(Detail, Link) ->
 
 text(Ip) when is_tuple(Ip) -> inet:ntoa(Ip);
 text(Text) when is_list(Text) -> Text;
-text(Term) -> io_lib:format("~tp", [Term]).
+text(Term) -> io_lib:format("~0tp", [Term]).
 
 stage(Stage, #st{link = Link}) ->
     handover_link:stage(Link, Stage).

@@ -2,25 +2,24 @@
 %% a connection, so nothing here can fail one.
 -module(handover_stats).
 
--export([new/0, count/2, counters/0, link_up/3, link_of/1]).
+-export([new/0, count/2, counters/0, link/1, link_of/1]).
 
 -export_type([counters/0, link_info/0]).
 
--define(TABLE, ?MODULE).
+%% The key in the dictionary of a link's process.
+-define(LINK, '$handover_link').
 -define(COUNTED, [connected_handover, connected_direct, accepted_handover, accepted_direct, setup_failed,
                   acceptance_failed, fell_back, other_name, carrier_ended, epmd_down, bad_fd, telemetry_failed]).
--define(MAX_LINKS, 4096).           % then those that are gone are swept out
 
 -type counters() :: #{connected_handover | connected_direct | accepted_handover | accepted_direct | setup_failed
                       | acceptance_failed | fell_back | other_name | carrier_ended | epmd_down | bad_fd
                       | telemetry_failed => non_neg_integer()}.
--type link_info() :: #{via := handover | direct, direction := out | in, peer := {inet:ip_address(), inet:port_number()},
+-type link_info() :: #{via := handover | direct, direction := out | in, peer := {inet:ip_address(), inet:port_number()} | unknown,
                        since := integer()}.          % erlang:system_time(second)
 
-%% @doc Makes the table of links, which the caller owns. The counters outlive the caller.
+%% @doc Makes the counters, which outlive the caller.
 -spec new() -> ok.
 new() ->
-    ?TABLE = ets:new(?TABLE, [named_table, public]),
     case persistent_term:get(?MODULE, none) of
         none -> persistent_term:put(?MODULE, counters:new(length(?COUNTED), [write_concurrency]));
         _ -> ok
@@ -47,32 +46,31 @@ index(_, _, []) -> none.
 
 -spec counters() -> counters().
 counters() ->
-    Counters = persistent_term:get(?MODULE),
-    maps:from_list([{Name, counters:get(Counters, Index)}
-                    || {Index, Name} <- lists:zip(lists:seq(1, length(?COUNTED)), ?COUNTED)]).
+    Counters = persistent_term:get(?MODULE, none),
+    maps:from_list([{Name, value(Counters, Index)} || {Index, Name} <- lists:zip(lists:seq(1, length(?COUNTED)), ?COUNTED)]).
 
-%% @doc A link is up on Socket.
--spec link_up(node(), port(), link_info()) -> ok.
-link_up(Node, Socket, Info) ->
-    _ = safely(fun() ->
-                       ets:info(?TABLE, size) < ?MAX_LINKS orelse sweep(),
-                       ets:insert(?TABLE, {Node, Socket, Info})
-               end),
+value(none, _) -> 0;
+value(Counters, Index) -> counters:get(Counters, Index).
+
+%% @doc The calling process is about to be the process of a link. What is known of the link stays with it, as long as it lives.
+-spec link(link_info()) -> ok.
+link(Info) ->
+    _ = put(?LINK, Info),
     ok.
 
-sweep() ->
-    [ets:delete(?TABLE, Node) || {Node, Socket, _} <- ets:tab2list(?TABLE), erlang:port_info(Socket, id) =:= undefined].
-
 %% @doc What is known of the link to Node, if there is one.
--spec link_of(node()) -> {ok, port(), link_info() | #{}} | none.
+-spec link_of(node()) -> {ok, port() | pid(), link_info() | #{}} | none.
 link_of(Node) ->
     case lists:keyfind(Node, 1, erlang:system_info(dist_ctrl)) of
-        {Node, Socket} -> {ok, Socket, info_of(safely(fun() -> ets:lookup(?TABLE, Node) end), Socket)};
+        {Node, Socket} when is_port(Socket) -> {ok, Socket, info_of(erlang:port_info(Socket, connected))};
+        {Node, Other} -> {ok, Other, #{}};               % another distribution's
         false -> none
     end.
 
-info_of([{_, Socket, Info}], Socket) -> Info;
-info_of(_, _) -> #{}.
-
-safely(Fun) ->
-    try Fun() catch error:badarg -> no_table end.
+info_of({connected, Pid}) ->
+    case process_info(Pid, dictionary) of
+        {dictionary, Dictionary} -> proplists:get_value(?LINK, Dictionary, #{});
+        undefined -> #{}
+    end;
+info_of(undefined) ->
+    #{}.

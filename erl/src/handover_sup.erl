@@ -126,6 +126,7 @@ init([]) ->
     handover_dial:new(),
     handover_stats:new(),
     handover_telemetry:new(),
+    handover_log_limit:new(),
     {ok, start_worker(#st{})}.
 
 %% @private
@@ -169,6 +170,9 @@ handle_info({'EXIT', Pid, Reason}, #st{worker = Worker, starting = Starting} = S
     {noreply, restart_later(Reason, S)};
 handle_info(start_worker, S) ->
     {noreply, start_worker(S)};
+handle_info({log_minute_over, Key}, S) ->
+    handover_log:ended(Key),
+    {noreply, S};
 handle_info({waited, From}, #st{curious = Curious} = S) ->
     {noreply, S#st{curious = answer_curious(fun({_, _, F}) -> F =:= From end, {timeout, ""}, Curious)}};
 handle_info(_, S) ->

@@ -2,7 +2,7 @@
 %% handshake may be killed by its timer, and must not wait for a logger.
 -module(handover_watch).
 
--export([start/2, up/3]).
+-export([start/2, up/2]).
 -export([init/4]).
 
 %% @doc Watches the calling process, which does the handshake on Socket.
@@ -11,27 +11,23 @@ start(Socket, Via) ->
     spawn(?MODULE, init, [self(), Socket, Via, erlang:monotonic_time()]).
 
 %% @doc The link to Node is up.
--spec up(pid(), node(), port()) -> ok.
-up(Watch, Node, Socket) ->
-    Watch ! {up, self(), Node, Socket},
+-spec up(pid(), node()) -> ok.
+up(Watch, Node) ->
+    Watch ! {up, self(), Node},
     ok.
 
 %% @private
 -spec init(pid(), port(), handover | direct, integer()) -> ok.
 init(Pid, Socket, Via, Since) ->
     Monitor = monitor(process, Pid),
-    Fields = #{via => Via, peer => peer(inet:peername(Socket))},
+    Fields = #{via => Via, peer => handover_handshake:peer(Socket)},
     receive
-        {up, Pid, Node, Socket} ->
-            handover_stats:link_up(Node, Socket, Fields#{direction => in, since => erlang:system_time(second)}),
+        {up, Pid, Node} ->
             handover_log:event(info, accepted, Fields#{node => Node, duration => erlang:monotonic_time() - Since});
         {'DOWN', Monitor, process, Pid, Reason} ->
             handover_log:event(info, acceptance_failed,
                                Fields#{reason => reason(Reason), duration => erlang:monotonic_time() - Since})
     end.
-
-peer({ok, Peer}) -> Peer;
-peer({error, _}) -> unknown.
 
 %% dist_util leaves with shutdown where the far end hung up, or where this node prefers another connection to the same node.
 reason(shutdown) -> closed_or_superseded;
