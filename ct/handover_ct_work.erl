@@ -6,7 +6,8 @@
          packets_taken_and_disconnect/1, is_suspended/1, receive_until_nodedown/1, con_pid/1,
          connect_and_disconnect/2, connect_until_down/1, suspend_newest_keeper/0,
          modules/0, reload/1, handover_at_process_limit/2, kill_at_process_limit/2, process/1, stop_and_start/2, ask_at_nodeup/0,
-         asked_at_nodeup/2, log_events/1]).
+         asked_at_nodeup/2, log_events/1,
+         log_reports/0, is_preloaded/0]).
 
 %% Sends a term of Size bytes there and gives the hash that the other side found.
 send_large(Node, Size) ->
@@ -241,6 +242,24 @@ link_of(Node) ->
 log_events(Count) ->
     _ = [handover_log:event(warning, setup_failed, #{node => list_to_atom("n@" ++ integer_to_list(N)), reason => timeout,
                                                      detail => <<>>, duration => 1}) || N <- lists:seq(1, Count)],
+    ok.
+
+%% Has everything been loaded that is loaded when the node is up?
+is_preloaded() ->
+    is_tuple(code:is_loaded(handover_watch)) andalso [P || P <- processes(), started_by(P) =:= {handover_dist, preload, 0}] =:= [].
+
+%% What nodes log: OTP's reports and ours. Does not return before they are written.
+log_reports() ->
+    {Pid, Monitor} = spawn_monitor(fun() -> error(some_reason) end),
+    receive {'DOWN', Monitor, process, Pid, _} -> ok end,
+    Other = proc_lib:spawn(fun() -> ets:lookup(no_table, a_key) end),
+    OtherMonitor = monitor(process, Other),
+    receive {'DOWN', OtherMonitor, process, Other, _} -> ok end,
+    logger:error("a text ~tp ~ts", [#{a => 1.5}, "ü"]),
+    logger:error(#{label => {some, report}, reason => {badarg, []}}),
+    error_logger:error_msg("** ~w **", [text]),
+    handover_log:event(warning, unsupported_option, #{option => {a, make_ref()}, reason => {erlang:unique_integer(), einval}}),
+    _ = logger_std_h:filesync(default),
     ok.
 
 %% Starts and stops the distribution so many times, and kills the guard meanwhile.

@@ -11,7 +11,7 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
     [carrier_killed, carrier_stopped, beam_stopped, epmd_killed, owner_killed, code_reloaded,
-     process_limit, remote_epmd_stock,
+     process_limit, descriptor_limit, remote_epmd_stock,
      remote_node_without_extra, fallback_off, port_0_is_not_dialled, stock_node_reaches_us, local_epmd_stock, reasons,
      remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake,
      connects_during_shutdown].
@@ -155,6 +155,30 @@ process_limit(Config) ->
                               call(A, handover_ct_work, handover_at_process_limit, [Port, "a"])),
                  ?assertMatch(#{carrier := up, restarts := 0, os_pid := Carrier}, call(A, handover, info, [])),
                  ?assertEqual(name(A), handover_ct:connect(B, A))
+         end).
+
+%% A node that others make run out of descriptors can still say so, and later things too: OTP's default handler stays.
+descriptor_limit(Config) ->
+    Port = ?config(epmd_port, Config),
+    Limited = {"/bin/sh", ["-c", "ulimit -n 48 && exec erl \"$@\"", "erl"]},
+    with(handover, [{a, #{exec => Limited}}, b], Config,
+         fun(A, B) ->
+                 {module, _} = call(A, code, ensure_loaded, [handover_ct_work]),
+                 handover_ct:until(fun() -> call(A, handover_ct_work, is_preloaded, []) end),
+                 {ok, #{module := logger_std_h}} = call(A, logger, get_handler_config, [default]),
+                 Flood = [begin
+                              {ok, Socket} = gen_tcp:connect({127,0,0,1}, Port, [binary, {active, false}]),
+                              ok = gen_tcp:send(Socket, <<2:16, "ha">>),
+                              Socket
+                          end || _ <- lists:seq(1, 60)],
+                 handover_ct:until(fun() -> maps:get(bad_fd, maps:get(counters, call(A, handover, info, []))) > 0 end),
+                 %% Reports of every kind, with nothing left to load from.
+                 ok = call(A, handover_ct_work, log_reports, []),
+                 ?assertMatch({ok, _}, call(A, logger, get_handler_config, [default])),
+                 [ok = gen_tcp:close(Socket) || Socket <- Flood],
+                 ok = call(A, handover_ct_work, log_reports, []),
+                 ?assertMatch({ok, _}, call(A, logger, get_handler_config, [default])),
+                 handover_ct:until(fun() -> call(B, net_kernel, connect_node, [name(A)]) end)
          end).
 
 %% falls back

@@ -96,15 +96,25 @@ is_node_name(Node) ->
 
 %% for the siblings
 
-%% @doc Loads what is not loaded yet, while files can be opened: a node that has run out of them could not load, say, what logs
-%% that. Not before the node is up: it would take a tenth of the boot.
+%% What OTP logs with. It loads much of that with the first report, and if that fails it removes its default handler for good.
+-define(OTP_MODULES,
+        [logger, logger_backend, logger_config, logger_filters, logger_formatter, logger_h_common, logger_handler_watcher,
+         logger_olp, logger_proxy, logger_server, logger_simple_h, logger_std_h, error_logger, proc_lib, sys,
+         gen, gen_event, gen_server, gen_statem, supervisor, supervisor_bridge,
+         io, io_lib, io_lib_format, io_lib_pretty, unicode, unicode_util, string, calendar, timer, queue, re, maps, sets, ordsets,
+         proplists, filename, erl_error, erl_anno, erl_scan, erl_internal, erl_erts_errors, erl_stdlib_errors, erl_kernel_errors,
+         dist_util, erpc, erl_epmd, socket, inet_parse, inet_tcp, inet6_tcp]).
+
+%% @doc Loads what is not loaded yet of handover, and of OTP what is needed to log, while files can be opened: a node that has run out
+%% of descriptors could not. Not before the node is up: it would take a tenth of the boot.
 -spec preload() -> ok.
 preload() ->
     _ = application:load(handover),
-    case application:get_key(handover, modules) of
-        {ok, Modules} -> lists:foreach(fun code:ensure_loaded/1, Modules);
-        undefined -> ok                  % no handover.app in the path
-    end.
+    Ours = case application:get_key(handover, modules) of
+               {ok, Modules} -> Modules;
+               undefined -> []               % no handover.app in the path
+           end,
+    lists:foreach(fun code:ensure_loaded/1, Ours ++ ?OTP_MODULES).
 
 %% @doc As preload/0, in a process of its own.
 -spec preload_later() -> ok.

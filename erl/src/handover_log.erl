@@ -55,9 +55,14 @@ kind(Reason) when is_atom(Reason) -> Reason;
 kind(Reason) when is_tuple(Reason), tuple_size(Reason) > 0 -> {kind(element(1, Reason)), kind(element(tuple_size(Reason), Reason))};
 kind(_) -> other.
 
+%% A logger does the same later, where it may fail: in a node that can't load a module at the moment.
 sentence(Report) ->
-    {Format, Args} = format(Report),
-    text(io_lib:format(Format, Args)).
+    try
+        {Format, Args} = format(Report),
+        text(io_lib:format(Format, Args))
+    catch
+        _:_ -> <<"handover: an event that could not be printed">>
+    end.
 
 %% @doc The sentence of a report.
 -spec format(map()) -> {io:format(), [term()]}.
