@@ -7,7 +7,7 @@
          connect_and_disconnect/2, connect_until_down/1, suspend_newest_keeper/0,
          modules/0, reload/1, handover_at_process_limit/2, kill_at_process_limit/2, process/1, stop_and_start/2, ask_at_nodeup/0,
          asked_at_nodeup/2, log_events/1,
-         log_reports/0, is_preloaded/0]).
+         log_reports/0, is_preloaded/0, keep_reports/0, kept_reports/0, log/2]).
 
 %% Sends a term of Size bytes there and gives the hash that the other side found.
 send_large(Node, Size) ->
@@ -242,6 +242,29 @@ link_of(Node) ->
 log_events(Count) ->
     _ = [handover_log:event(warning, setup_failed, #{node => list_to_atom("n@" ++ integer_to_list(N)), reason => timeout,
                                                      detail => <<>>, duration => 1}) || N <- lists:seq(1, Count)],
+    ok.
+
+%% Keeps the errors that are logged from now on.
+keep_reports() ->
+    Starter = self(),
+    Keeper = spawn(fun() -> Starter ! {self(), ready}, keep([]) end),
+    true = register(report_keeper, Keeper),
+    receive {Keeper, ready} -> ok end,
+    logger:add_handler(?MODULE, ?MODULE, #{level => error}).
+
+keep(Reports) ->
+    receive
+        {get, From} -> From ! {self(), Reports}, keep(Reports);
+        Report -> keep([Report | Reports])
+    end.
+
+kept_reports() ->
+    Keeper = whereis(report_keeper),
+    Keeper ! {get, self()},
+    receive {Keeper, Reports} -> Reports after 10000 -> no_answer end.
+
+log(#{msg := Message}, _) ->
+    report_keeper ! Message,
     ok.
 
 %% Has everything been loaded that is loaded when the node is up?

@@ -134,6 +134,7 @@ remote_bytes(_) ->
                {fell_back, #{node => Atom, reason => no_handover}},
                {carrier_ended, #{reason => {refused, x, Evil}, restart_ms => 1}},
                {carrier_log, #{text => Evil, fields => [{peer, Evil}, {Atom, 1}, {list, ?EVIL}]}},
+               {directory_gone, #{}},
                {repeated, #{text => Evil, count => 2}},
                {stock_epmd, #{port => 1}},
                {epmd_down, #{detail => ["closed: ", Evil]}},

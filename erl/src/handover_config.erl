@@ -38,7 +38,10 @@ check() ->
 
 %% @doc The value of Key, or its default where the configured one is no good: {@link check/0} has said so by then.
 -spec get(key()) -> boolean() | string() | atom() | [handover_dial:entry()].
-get(Key) ->
+get(start_epmd) -> configured(start_epmd) andalso init:get_argument(no_epmd) =:= error;
+get(Key) -> configured(Key).
+
+configured(Key) ->
     load(),
     {Key, Variable, Default, Type} = lists:keyfind(Key, 1, ?KEYS),
     case lookup(Key, Variable, Default, Type) of
@@ -54,16 +57,30 @@ epmd_port() ->
         error -> 4369
     end.
 
-%% @doc The path of one of the Go programs: priv/ of the application, wherever its ebin was found.
+%% @doc The absolute path of one of the Go programs: priv/ of the application, wherever its ebin was found.
 -spec program(string()) -> string().
 program(Name) ->
     Priv = case code:priv_dir(handover) of
                {error, bad_name} -> filename:join([filename:dirname(code:which(?MODULE)), "..", "priv"]);
                Dir -> Dir
            end,
-    filename:join(Priv, Name).
+    filename:join(absolute(Priv), Name).
 
 %% internal
+
+%% Once, as the working directory may be gone when the program is started again. `file' can't be asked this early.
+absolute("/" ++ _ = Path) ->
+    Path;
+absolute(Path) ->
+    case persistent_term:get({?MODULE, Path}, none) of
+        none ->
+            {ok, Cwd} = prim_file:get_cwd(),
+            Absolute = filename:join(Cwd, Path),
+            persistent_term:put({?MODULE, Path}, Absolute),
+            Absolute;
+        Absolute ->
+            Absolute
+    end.
 
 %% To load it again would be harmless, and a question to another process for each key.
 load() ->

@@ -2,7 +2,8 @@
 -module(handover_dist).
 
 -export([childspecs/1, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
--export([preload/0, preload_later/0, registration/1, drivers/1, is_address/2, address/4, listener/1, protocol/0, epmd_call/2, socket_options/2]).
+-export([preload/0, preload_later/0, registration/1, drivers/1, is_address/2, address/4, uses_epmd/0, has_node_port/2, listener/1, protocol/0,
+         epmd_call/2, socket_options/2]).
 
 -export_type([listen/0]).
 
@@ -21,6 +22,10 @@
 -define(LOWEST, 5).
 -define(NODE_TYPE_NORMAL, 77).
 
+%% Whether EPMD knows this node, or a module that -epmd_module names and that does without EPMD. Not there before the node is
+%% registered, and on a node that does not listen.
+-define(USES_EPMD, {?MODULE, uses_epmd}).
+
 %% callbacks
 
 %% Of several protocols of ours (`-proto_dist handover_tcp handover_tcp6') the first brings the child.
@@ -33,6 +38,7 @@ childspecs(Protocol) ->
     end.
 
 childspecs() ->
+    _ = persistent_term:erase(?USES_EPMD),
     {ok, [handover_sup:child_spec()]}.
 
 -spec listen(module(), atom(), string()) -> {ok, {listen(), tuple(), integer()}} | {error, term()}.
@@ -160,6 +166,20 @@ address(Driver, name, Name, Host) ->
 address(Driver, _, _, Host) ->
     inet:getaddr(Host, Driver:family()).
 
+%% @doc Reports whether nodes are found by EPMD: OTP's erl_epmd is used, or by the module that -epmd_module names.
+-spec uses_epmd() -> boolean().
+uses_epmd() ->
+    case persistent_term:get(?USES_EPMD, unknown) of
+        unknown -> net_kernel:epmd_module() =:= erl_epmd orelse is_pid(whereis(erl_epmd));
+        UsesEpmd -> UsesEpmd
+    end.
+
+%% @doc Reports whether all nodes listen at one port that is known without asking (`-erl_epmd_port', and from OTP 27 on kernel's
+%% `erl_epmd_node_listen_port').
+-spec has_node_port(string() | atom(), string()) -> boolean().
+has_node_port(Name, Host) ->
+    erl_epmd:listen_port_please(Name, Host) =/= {ok, 0}.
+
 -spec listener(listen()) -> {module(), port() | none}.
 listener(#listen{driver = Driver, socket = Socket}) -> {Driver, Socket}.
 
@@ -264,15 +284,48 @@ listen_options() ->
 option_key(Option) when is_tuple(Option) -> element(1, Option);
 option_key(Option) -> Option.
 
-register(#listen{driver = Driver} = Listen, #net_address{address = {Ip, Port}} = Address, Name) ->
+register(#listen{driver = Driver} = Listen, #net_address{address = {_, Port} = Bound} = Address, Name) ->
+    Marked = handover_erl_epmd:mark(Name, Port, Driver:family()),
+    case registered(net_kernel:epmd_module(), Listen, Bound, Name) of
+        {ok, Registered, Creation} ->
+            persistent_term:put(?USES_EPMD, is_by_carrier(Registered) orelse net_kernel:epmd_module() =:= erl_epmd),
+            Marked andalso not is_by_carrier(Registered) andalso handover_erl_epmd:unmark(),
+            {ok, {Registered, Address, Creation}};
+        {error, _} = Error ->
+            Marked andalso handover_erl_epmd:unmark(),
+            close(Listen),
+            Error
+    end.
+
+is_by_carrier(#listen{registration = Registration}) -> Registration =/= none.
+
+%% What a module of the user's answers counts, as with inet_tcp. If it passes the question on to erl_epmd, that says that the node is
+%% registered already, and so it will be, by the carrier.
+registered(erl_epmd, Listen, Bound, Name) ->
+    by_carrier(Listen, Bound, Name);
+registered(Module, #listen{driver = Driver} = Listen, {_, Port} = Bound, Name) ->
+    case Module:register_node(Name, Port, Driver) of
+        {ok, Creation} ->
+            handover_log:event(notice, not_registered, #{name => Name, reason => "-epmd_module has registered it elsewhere"}),
+            {ok, Listen, Creation};
+        {error, already_registered} -> by_carrier(Listen, Bound, Name);
+        {error, _} = Error -> Error;
+        Other -> {error, Other}
+    end.
+
+by_carrier(#listen{driver = Driver} = Listen, {Ip, Port}, Name) ->
     Registration = registration(Driver, Name, Ip, Port),
     case handover_sup:register(Registration) of
-        {ok, Creation} ->
-            tell_epmd_module(Name, Port, Driver),
-            {ok, {Listen#listen{registration = Registration}, Address, Creation}};
-        {error, Reason} ->
-            register_without_epmd(Listen, Address, Name, Reason)
+        {ok, Creation} -> {ok, Listen#listen{registration = Registration}, Creation};
+        {error, Reason} -> without_epmd(has_node_port(Name, ""), Listen, Name, Reason)
     end.
+
+%% A node that can be reached without EPMD starts without it, as OTP's does.
+without_epmd(true, Listen, Name, Reason) ->
+    handover_log:event(warning, not_registered, #{name => Name, reason => Reason}),
+    {ok, Listen, -1};
+without_epmd(false, _, _, Reason) ->
+    {error, Reason}.
 
 registration(Driver, Name, Ip, Port) ->
     #{name => atom_to_binary(Name, utf8),
@@ -287,28 +340,3 @@ registration(Driver, Name, Ip, Port) ->
 
 loopback(inet_tcp) -> {127, 0, 0, 1};
 loopback(inet6_tcp) -> {0, 0, 0, 0, 0, 0, 0, 1}.
-
-%% A module of the user's that keeps a directory of its own still hears of the node. One that delegates to erl_epmd is
-%% told by EPMD that the name is taken: by us, so that is no error.
-tell_epmd_module(Name, Port, Driver) ->
-    case net_kernel:epmd_module() of
-        erl_epmd -> ok;
-        Module -> _ = Module:register_node(Name, Port, Driver), ok
-    end.
-
-%% With -erl_epmd_port the node can be reached without EPMD, so OTP starts it without one, and so does this. A module of
-%% the user's may know another way too.
-register_without_epmd(Listen, #net_address{address = {_, Port}} = Address, Name, Reason) ->
-    Other = case {net_kernel:epmd_module(), init:get_argument(erl_epmd_port)} of
-                {erl_epmd, {ok, _}} -> {ok, -1};
-                {erl_epmd, error} -> {error, Reason};
-                {Module, _} -> Module:register_node(Name, Port, Listen#listen.driver)
-            end,
-    case Other of
-        {ok, Creation} ->
-            handover_log:event(warning, not_registered, #{name => Name, reason => Reason}),
-            {ok, {Listen, Address, Creation}};
-        Error ->
-            close(Listen),
-            Error
-    end.

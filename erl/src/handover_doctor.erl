@@ -29,8 +29,8 @@ run(Node) ->
 
 run(Node, Route) ->
     Program = handover_config:program("handover"),
-    try open_port({spawn_executable, Program}, [{args, ["doctor" | args(Node, Route)]}, {line, ?LINE_BYTES}, binary, exit_status,
-                                                stderr_to_stdout, hide]) of
+    try handover_program:open(Program, [{args, ["doctor" | args(Node, Route)]}, {line, ?LINE_BYTES}, binary, exit_status,
+                                        stderr_to_stdout, hide]) of
         Port ->
             Timer = erlang:start_timer(?DEADLINE_MS, self(), doctor),
             try lines(Port, Timer, {program, no_step})

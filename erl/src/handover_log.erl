@@ -15,7 +15,7 @@
 -define(QUOTE, 16#22).
 
 -type event() :: connected | accepted | setup_failed | acceptance_failed | fell_back | other_name | telemetry_failed
-               | carrier_ended | carrier_log | repeated | stock_epmd | epmd_down | epmd_up
+               | carrier_ended | carrier_log | directory_gone | repeated | stock_epmd | epmd_down | epmd_up
                | not_registered | bad_message | bad_fd | unsupported_option.
 
 %% @doc Logs, counts and passes on one event.
@@ -89,6 +89,8 @@ words(#{label := {handover, carrier_ended}, reason := Reason, restart_ms := Ms})
     {"handover: the carrier program ended (~ts); it is started again in ~b ms, live links are not touched", [term(Reason), Ms]};
 words(#{label := {handover, carrier_log}, text := Text, fields := Fields}) ->
     {"handover: ~ts~ts", [Text, [[" ", field(Key, Value)] || {Key, Value} <- Fields]]};
+words(#{label := {handover, directory_gone}}) ->
+    {"handover: this node's working directory has been removed, and OTP starts no program in such a directory; it is / now", []};
 words(#{label := {handover, repeated}, text := Text, count := Count}) ->
     {"~ts (~b more like this within a minute)", [Text, Count]};
 words(#{label := {handover, stock_epmd}, port := Port}) ->

@@ -139,15 +139,22 @@ terminate(_Reason, #st{port = Port, os_pid = OsPid} = S) ->
         {'EXIT', Port, _} -> ok
     after ?STOP_MS ->
             %% It hangs, and would keep the name: the port is open, so the number is still this program's.
-            _ = OsPid > 0 andalso os:cmd("kill -KILL " ++ integer_to_list(OsPid)),
+            OsPid > 0 andalso kill(OsPid),
             ok
+    end.
+
+kill(OsPid) ->
+    Kill = handover_program:open("/bin/sh", [{args, ["-c", "kill -KILL " ++ integer_to_list(OsPid)]}, exit_status]),
+    receive
+        {Kill, {exit_status, _}} -> true
+    after ?STOP_MS -> false
     end.
 
 %% internal: start
 
 hello(S) ->
     Program = handover_config:program("handover"),
-    try open_port({spawn_executable, Program}, [{args, ["port"]}, {packet, 4}, binary, exit_status, use_stdio]) of
+    try handover_program:open(Program, [{args, ["port"]}, {packet, 4}, binary, exit_status, use_stdio]) of
         Port ->
             {os_pid, OsPid} = erlang:port_info(Port, os_pid),
             hello_said(S#st{port = Port, os_pid = OsPid})

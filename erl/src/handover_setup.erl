@@ -36,8 +36,8 @@ init(Driver, Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
 resolve(#st{driver = Driver, node = Node} = S) ->
     stage(resolving, S),
     case handover_dial:take_route(Node) of
-        {ok, {_, Host, EpmdPort} = Route} ->
-            resolved(address(handover_dist:drivers(Driver), Route, S), Host, S#st{epmd_port = EpmdPort});
+        {ok, {_, _, EpmdPort} = Route} ->
+            resolved(address(handover_dist:drivers(Driver), Route, S), Route, S#st{epmd_port = EpmdPort});
         {error, {Reason, Detail}} -> fail(Reason, Detail, S)
     end.
 
@@ -49,12 +49,30 @@ address([Driver | Others], {Source, Host, _} = Route, #st{name = Name} = S) ->
     end.
 
 resolved({Driver, {ok, Ip, Port, Version}}, _, S) -> dial_direct(Ip, Port, Version, S#st{driver = Driver, ip = Ip, epmd_port = none});
-resolved({Driver, {ok, Ip}}, _, S) -> choose(init:get_argument(erl_epmd_port), S#st{driver = Driver, ip = Ip});
-resolved({_, {error, Reason}}, Host, S) -> fail(unknown_host, [text(Host), ": ", text(Reason)], S).
+resolved({Driver, {ok, Ip}}, Route, S) -> choose(net_kernel:epmd_module(), Route, S#st{driver = Driver, ip = Ip});
+resolved({_, {error, Reason}}, {_, Host, _}, S) -> fail(unknown_host, [text(Host), ": ", text(Reason)], S).
 
-%% -erl_epmd_port says that all nodes listen on that port and that no EPMD is to be asked.
-choose({ok, _}, S) -> direct(none, S);
-choose(error, S) -> handover(S).
+%% OTP asks the module that -epmd_module names for the node's port. What it answers counts, but a node that EPMD knows can be handed
+%% to, too. A configured address is an EPMD's.
+choose(erl_epmd, _, #st{name = Name, host = Host} = S) ->
+    case handover_dist:has_node_port(Name, Host) of
+        true -> direct(none, S);
+        false -> handover(S)
+    end;
+choose(_Module, {name, _, _}, S) ->
+    case handover_dist:uses_epmd() of
+        true -> if_known(S);
+        false -> direct(none, S)
+    end;
+choose(_Module, _Configured, S) ->
+    handover(S).
+
+if_known(#st{name = Name, ip = Ip} = S) ->
+    stage(asking_port, S),
+    case handover_dist:epmd_call(port_please, [Name, Ip]) of
+        {port, _, _} -> handover(S);
+        _ -> fail(no_such_node, "", S)
+    end.
 
 %% through EPMD
 
