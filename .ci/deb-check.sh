@@ -5,6 +5,8 @@
 # shellcheck disable=SC2317 # try calls the function
 set -eu
 cd "$(dirname "$0")/.."
+# shellcheck source=.ci/environment.sh
+. .ci/environment.sh
 root=${ROOT:-/}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

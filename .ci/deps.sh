@@ -7,7 +7,8 @@ set -eu
 
 # command=package, and erl/library=package for a library of Erlang/OTP
 commands='erl=erlang-base rebar3=rebar3 make=make git=git gcc=gcc jq=jq shellcheck=shellcheck mandoc=mandoc
-    nft=nftables iptables=iptables ip=iproute2 ss=iproute2 ps=procps tcpdump=tcpdump script=bsdutils'
+    nft=nftables iptables=iptables ip=iproute2 ss=iproute2 ps=procps tcpdump=tcpdump script=bsdutils
+    zsh=zsh systemd-analyze=systemd'
 libraries='erl/crypto=erlang-crypto erl/ssl=erlang-ssl erl/common_test=erlang-common-test erl/eunit=erlang-eunit
     erl/dialyzer=erlang-dialyzer erl/tools=erlang-tools erl/parsetools=erlang-parsetools'
 files='/usr/include/stdlib.h=libc6-dev /etc/ssl/certs/ca-certificates.crt=ca-certificates'

@@ -4,6 +4,8 @@
 # shellcheck disable=SC2317 # try calls the functions
 set -eu
 cd "$(dirname "$0")/.."
+# shellcheck source=.ci/environment.sh
+. .ci/environment.sh
 work=$(mktemp -d)
 epmd=
 finish() {

@@ -4,6 +4,8 @@
 # REPORT (default: stdout): a line a gate, `ok|skip|FAIL gate [Reason]`. Exit status 1 if a gate failed.
 set -eu
 cd "$(dirname "$0")/.."
+# shellcheck source=.ci/environment.sh
+. .ci/environment.sh
 [ -t 1 ] || export TERM=dumb # no colours in a log
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0

@@ -5,13 +5,16 @@
 # goes to stdout. Exit status 1 if anything failed or nothing ran.
 set -eu
 cd "$(dirname "$0")/.."
+timeout=${HANDOVER_GO_TIMEOUT:-10m} # for the tests of one package
+# shellcheck source=.ci/environment.sh
+. .ci/environment.sh
 report=${1:-/dev/stdout}
 events=$(mktemp)
 trap 'rm -f "$events"' EXIT
 trap 'exit 130' INT TERM HUP
 
 status=0
-CGO_ENABLED=1 go test -race -timeout 10m -json ./go/... >"$events" || status=$?
+CGO_ENABLED=1 go test -race -timeout "$timeout" -json ./go/... >"$events" || status=$?
 
 # what go test prints beside events (a broken go.mod) and what did not compile
 jq -rR 'fromjson? // . | if type == "string" then . elif .Action == "build-output" then .Output | rtrimstr("\n") else empty end' \

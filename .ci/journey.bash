@@ -96,7 +96,9 @@ finish() {
 
 # The user's folder and environment, and this checkout's HEAD as branch main of the repository that the examples name.
 prepare() {
-    work=$(mktemp -d "${TMPDIR:-/tmp}/journey.XXXXXX")
+    # shellcheck source=.ci/environment.sh
+    . "$repository"/.ci/environment.sh
+    work=$(mktemp -d /tmp/journey.XXXXXX)
     trap finish EXIT
     trap 'exit 130' INT TERM HUP
     [ -x "$repository/priv/epmd" ] || "$repository/.ci/build-go.sh"
@@ -105,7 +107,6 @@ prepare() {
     git -C "$work/handover.git" fetch -q --update-shallow "file://$repository" HEAD
     git -C "$work/handover.git" update-ref refs/heads/main FETCH_HEAD
     (cd "$example" && git ls-files -z -co --exclude-standard . | xargs -0 cp --parents -t "$work/project")
-    unset ERL_FLAGS ERL_AFLAGS ERL_ZFLAGS ERL_LIBS HANDOVER_PREBUILT
     ERL_EPMD_PORT=$(free_port)
     GOCACHE=$(go env GOCACHE)
     GOMODCACHE=$(go env GOMODCACHE)

@@ -8,6 +8,8 @@
 # The last line is `N passed, N failed`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=.ci/environment.sh
+. .ci/environment.sh
 SOAKTIME=${SOAKTIME:-3m}
 export SOAKTIME
 

@@ -14,6 +14,8 @@
 # ended, also on Ctrl-C.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=.ci/environment.sh
+. .ci/environment.sh
 PATH=$PATH:/usr/sbin:/sbin
 
 prefix=demo$$

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testenv"
 )
 
 const (
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	testenv.Clean()
 	os.Exit(m.Run())
 }
 

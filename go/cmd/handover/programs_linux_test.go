@@ -18,6 +18,7 @@ import (
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testenv"
 )
 
 const patience = 30 * time.Second
@@ -33,6 +34,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "node:", fakeNode(args))
 		return
 	}
+	testenv.Clean()
 	status := m.Run()
 	if programs.dir != "" {
 		os.RemoveAll(programs.dir)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testenv"
 )
 
 // strangerEnv makes this test binary another process that connects to an abstract socket.
@@ -19,6 +20,7 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(strangerEnv); name != "" {
 		os.Exit(beStranger(name))
 	}
+	testenv.Clean()
 	os.Exit(m.Run())
 }
 

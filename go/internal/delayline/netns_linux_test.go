@@ -11,12 +11,19 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"handover/go/internal/testenv"
 )
 
 const (
 	addressA, addressB = "198.18.0.1", "198.18.0.2"
 	burst              = 10_000
 )
+
+func TestMain(m *testing.M) {
+	testenv.Clean()
+	os.Exit(m.Run())
+}
 
 // The line between two real namespaces: round trips, and a burst that is under way all at once.
 func TestBetweenNamespaces(t *testing.T) {

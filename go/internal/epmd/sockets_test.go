@@ -14,6 +14,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testenv"
 )
 
 // TestBadSockets: what a node may answer to 'h', and what comes of it.
@@ -122,6 +123,7 @@ func TestMain(m *testing.M) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}
+	testenv.Clean()
 	os.Exit(m.Run())
 }
 

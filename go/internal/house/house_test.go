@@ -19,6 +19,7 @@ var mayImport = map[string][]string{
 	"delayline": {},
 	"house":     {},
 	"pages":     {},
+	"testenv":   {},
 	"portproto": {"etf", "epmdproto"},
 	"registry":  {"epmdproto"},
 	"policy":    {},

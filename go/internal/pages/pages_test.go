@@ -24,6 +24,8 @@ import (
 	"github.com/yuin/goldmark/ast"
 	"github.com/yuin/goldmark/extension"
 	"github.com/yuin/goldmark/text"
+
+	"handover/go/internal/testenv"
 )
 
 const top = "../../.."
@@ -34,6 +36,11 @@ const theEPMD = "docs/EPMD.md"
 // patience is for everything that is waited for: a test fails by it, and never
 // because something was slow.
 const patience = 60 * time.Second
+
+func TestMain(m *testing.M) {
+	testenv.Clean()
+	os.Exit(m.Run())
+}
 
 // page is a Markdown file; its path is below the top of the repository.
 type page struct {
