@@ -1,6 +1,6 @@
 # Every target is a line here and a script elsewhere: the recipes hold no logic, so that any make will do.
 .POSIX:
-.PHONY: help deps go build test check packages deb dist demo journeys bench matrix conformance soak fuzz install uninstall clean
+.PHONY: help deps go build test check stress packages deb dist demo journeys bench matrix conformance soak fuzz install uninstall clean
 
 PREFIX = /usr/local
 DESTDIR =
@@ -22,6 +22,9 @@ test: deps build ## everything on a fresh machine: installs, builds, runs all te
 
 check: deps build ## the gates (gofmt, vet, staticcheck, govulncheck, xref, dialyzer, shellcheck) and all tests
 	@.ci/test.sh gates go ct journeys
+
+stress: deps build ## all tests three times, next to four busy loops; ends with "N passed, N failed"
+	@.ci/stress.sh
 
 demo: deps build ## two hosts, a firewall that lets nothing but port 4369 through, three nodes
 	@examples/two_hosts/demo.sh

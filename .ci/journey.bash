@@ -10,11 +10,11 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 example=$(cd "$(dirname "$0")" && pwd)
 test_script=$example/$(basename "$0")
 arguments=("$@")
-case_limit=120 # seconds
+case_limit=300 # seconds
 
-# until_true SECONDS WHAT COMMAND …
+# until_true SECONDS WHAT COMMAND …: at least a minute, for machines that are busy
 until_true() {
-    local deadline=$((SECONDS + $1)) what=$2
+    local deadline=$((SECONDS + ($1 > 60 ? $1 : 60))) what=$2
     shift 2
     until "$@" >/dev/null 2>&1; do
         [ "$SECONDS" -lt "$deadline" ] || { echo "$what did not come about in time" && return 1; }

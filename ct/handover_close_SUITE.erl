@@ -159,7 +159,7 @@ stopped_distribution(Config) ->
 receiver(A, B) ->
     Self = self(),
     Ref = make_ref(),
-    spawn(fun() -> Self ! {Ref, exit_of(fun() -> call(B, handover_ct_work, receive_until_nodedown, [name(A)], 90000) end)} end),
+    spawn(fun() -> Self ! {Ref, exit_of(fun() -> call(B, handover_ct_work, receive_until_nodedown, [name(A)], 600000) end)} end),
     handover_ct:until(fun() -> is_pid(call(B, erlang, whereis, [receiver])) end),
     Ref.
 
@@ -179,7 +179,7 @@ thousand_handovers(_Config) ->
         OsPids = [handover_ct:epmd_os_pid(Epmd), handover_ct:carrier(A), handover_ct:carrier(B), os_pid(A), os_pid(B)],
         Before = [handover_ct:fds(P) || P <- OsPids],
         Processes = [call(P, erlang, system_info, [process_count]) || P <- [A, B]],
-        ok = call(A, handover_ct_work, connect_and_disconnect, [name(B), 1000], 120000),
+        ok = call(A, handover_ct_work, connect_and_disconnect, [name(B), 1000], 900000),
         handover_ct:until(fun() -> nothing_new(Before, [handover_ct:fds(P) || P <- OsPids]) end),
         handover_ct:until(fun() -> no_more(Processes, [call(P, erlang, system_info, [process_count]) || P <- [A, B]]) end)
     after

@@ -31,8 +31,8 @@ link_and_monitor(Node) ->
     Ref = monitor(process, Pid),
     exit(Pid, kill),
     receive {'DOWN', Ref, process, Pid, killed} ->
-            receive {'EXIT', Pid, killed} -> {'DOWN', link_noticed} after 10000 -> {'DOWN', no_link} end
-    after 10000 -> nothing
+            receive {'EXIT', Pid, killed} -> {'DOWN', link_noticed} after 60000 -> {'DOWN', no_link} end
+    after 60000 -> nothing
     end.
 
 start_peer(Ebin) ->
@@ -45,12 +45,12 @@ start_peer(Ebin) ->
                        receive {stop, From} -> ok = peer:stop(Peer), From ! {self(), ok} end
                end),
     true = register(peer_keeper, Keeper),
-    receive {Keeper, Node} -> Node after 30000 -> no_peer end.
+    receive {Keeper, Node} -> Node after 60000 -> no_peer end.
 
 stop_peer() ->
     Keeper = whereis(peer_keeper),
     Keeper ! {stop, self()},
-    receive {Keeper, Answer} -> Answer after 30000 -> no_answer end.
+    receive {Keeper, Answer} -> Answer after 60000 -> no_answer end.
 
 %% The open fds of this node by kind. OTP's resolver is a port program that starts with the first question: ask one.
 own_fds() ->
@@ -128,7 +128,7 @@ connect_and_disconnect(Node, N) ->
     handover_ct:until(fun() -> net_kernel:connect_node(Node) end),
     true = monitor_node(Node, true),
     true = erlang:disconnect_node(Node),
-    receive {nodedown, Node} -> connect_and_disconnect(Node, N - 1) after 10000 -> {no_nodedown, N} end.
+    receive {nodedown, Node} -> connect_and_disconnect(Node, N - 1) after 60000 -> {no_nodedown, N} end.
 
 %% Connects and disconnects until EPMD no longer knows the node.
 connect_until_down(Node) ->
@@ -152,7 +152,7 @@ handover_at_process_limit(Port, Name) ->
     Pids = all_processes([]),
     try
         ok = gen_tcp:send(Socket, [<<(length(Name) + 1):16>>, "h", Name]),
-        {gen_tcp:recv(Socket, 4, 10000), gen_tcp:recv(Socket, 0, 10000)}
+        {gen_tcp:recv(Socket, 4, 60000), gen_tcp:recv(Socket, 0, 60000)}
     after
         [exit(P, kill) || P <- Pids]
     end.

@@ -168,7 +168,7 @@ unnoticed(Epmd, A, B, Config) ->
     Others = [{P, handover_ct:fds(P)} || P <- [Epmd, handover_ct:carrier(A)]],
     assert_reached(Config, name(A), ?DOCTORS),
     handover_ct:own_fds_are(A, Fds),
-    [handover_ct:until(fun() -> handover_ct:fds(P) =:= F orelse {P, handover_ct:fds(P) -- F} end) || {P, F} <- Others],
+    [handover_ct:until(fun() -> More = handover_ct:fds(P) -- F, More =:= [] orelse {P, More} end) || {P, F} <- Others],
     handover_ct:until(fun() -> processes(A) =< Processes orelse {processes(A), Processes} end),
     ?assertEqual([Other], call(A, erlang, nodes, [])),
     ?assertEqual([], call(A, erlang, nodes, [hidden])),

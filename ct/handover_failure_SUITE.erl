@@ -257,7 +257,7 @@ reasons(Config) ->
 
 %% Something else on a remote EPMD's port: it says nonsense, or nothing, or hangs up.
 remote_port_is_not_epmds(Config) ->
-    with({handover, ["-address", "127.0.0.1"]}, [{a, #{args => ["-kernel", "net_setuptime", "2"]}}], Config,
+    with({handover, ["-address", "127.0.0.1"]}, [{a, #{args => ["-kernel", "net_setuptime", "7"]}}], Config,
          fun(A) ->
                  Port = ?config(epmd_port, Config),
                  Reason = fun(Answer) ->

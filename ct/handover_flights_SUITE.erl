@@ -57,7 +57,7 @@ delay_line([A, B], Config) ->
     Line = open_port({spawn_executable, ?config(delayline, Config)},
                      [{args, ["-a", A, "-b", B, "-addr-a", "198.18.0.1/30", "-addr-b", "198.18.0.2/30", "-delay", "300ms"]},
                       {line, 200}]),
-    receive {Line, {data, {eol, "ready" ++ _}}} -> Line after 10000 -> error(no_delay_line) end.
+    receive {Line, {data, {eol, "ready" ++ _}}} -> Line after 60000 -> error(no_delay_line) end.
 
 stock_takes_five(Config) ->
     ?assertEqual(5, round_trips("inet_tcp", "inet_tcp", Config)).
@@ -96,7 +96,7 @@ capture(Ns, Config) ->
                      [{args, ["netns", "exec", Ns, ?config(tcpdump, Config), "-n", "-l", "--immediate-mode", "-i", Device, "tcp"]},
                       {line, 1000}, stderr_to_stdout]),
     receive {Port, {data, {eol, "listening on" ++ _}}} -> Port
-    after 10000 -> error(no_capture)
+    after 60000 -> error(no_capture)
     end.
 
 %% The turns of the conversation: packets that say something (a SYN or bytes), those of one side in a row as one.
@@ -111,7 +111,7 @@ directions(Port, Turns) ->
                 nomatch ->
                     directions(Port, Turns)
             end
-    after 20000 -> error({no_challenge_ack, lists:reverse(Turns)})
+    after 60000 -> error({no_challenge_ack, lists:reverse(Turns)})
     end.
 
 directions(Port, Turns, "2", ?CHALLENGE_ACK_LENGTH) ->

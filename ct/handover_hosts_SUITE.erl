@@ -128,7 +128,7 @@ behind_nat(Config) ->
 %% A stock EPMD over there: the fallback is tried, the firewall drops it, and the log says so in time.
 fallback_is_blocked(Config) ->
     start_stock_epmd(2, Config),
-    with([node(a, 1, Config, #{args => ["-kernel", "net_setuptime", "2"]}), node(b, 2, Config, #{proto => "inet_tcp"})],
+    with([node(a, 1, Config, #{args => ["-kernel", "net_setuptime", "7"]}), node(b, 2, Config, #{proto => "inet_tcp"})],
          fun(A, B) ->
                  Logs = handover_ct:logs(A),
                  ?assertMatch({error, {timeout, _}}, call(A, handover, connect, [name(B)])),

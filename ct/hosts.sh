@@ -79,11 +79,11 @@ link_up() {
 
 # wait_ready NAMESPACE: until eth0 has carrier and its addresses are usable
 wait_ready() {
-    tries=100
+    tries=600
     until ip -n "$1" -o link show dev eth0 | grep -q 'state UP' &&
         [ -z "$(ip -n "$1" -6 -o addr show dev eth0 tentative)" ]; do
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || die "$1: eth0 did not come up within 10 s"
+        [ "$tries" -gt 0 ] || die "$1: eth0 did not come up within a minute"
         sleep 0.1
     done
 }

@@ -113,13 +113,13 @@ node() {
     pids+=($!)
 }
 
-# run_node NODE HOST ARGUMENT …: until it ends, at most 90 s, showing its output
+# run_node NODE HOST ARGUMENT …: until it ends, at most 3 minutes, showing its output
 run_node() {
     local node=$1 host=$2
     shift 2
     node "$node" "$host" "$@"
     local pid=${pids[-1]}
-    until_true 90 "the end of node $node" gone "$pid"
+    until_true 180 "the end of node $node" gone "$pid"
     wait "$pid"
 }
 
@@ -128,7 +128,7 @@ start_node() {
     local node=$1 host=$2
     shift 2
     node "$node" "$host" "$@" -eval 'io:format("ready~n")' >"$work/$node.log" 2>&1
-    until_true 30 "the start of node $node" ready_or_gone "$node" "${pids[-1]}"
+    until_true 60 "the start of node $node" ready_or_gone "$node" "${pids[-1]}"
     grep -qx ready "$work/$node.log" || failed "node $node did not start"
 }
 
@@ -141,7 +141,7 @@ stock_fails() {
     for host in host1 host2; do
         ip netns exec "$prefix-$host" epmd >"$work/epmd-$host.log" 2>&1 &
         pids+=($!)
-        until_true 10 "the start of OTP's epmd" epmd_answers "$host"
+        until_true 60 "the start of OTP's epmd" epmd_answers "$host"
     done
     start_node s2 host2
     run_node s1 host1 -kernel net_setuptime 3 -run two_hosts stock "$(name s2 host2)" ||

@@ -19,7 +19,7 @@ import (
 const (
 	// mainEnv makes the test binary the program.
 	mainEnv  = "EPMD_TEST_MAIN"
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 func TestMain(m *testing.M) {

@@ -21,7 +21,7 @@ import (
 	"handover/go/internal/testenv"
 )
 
-const patience = 30 * time.Second
+const patience = time.Minute
 
 var programs struct {
 	once sync.Once

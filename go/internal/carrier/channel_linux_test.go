@@ -17,6 +17,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testenv"
 )
 
 // passBytes is a good PASS for c.
@@ -89,7 +90,7 @@ func TestPassRefused(t *testing.T) {
 		{"unknown family", []syscall.Conn{c1}, func(b []byte) []byte { b[10] = 5; return b }, "family 5"},
 		{"of another connection", []syscall.Conn{other}, nil, "where the message says"},
 	} {
-		before := fdCount(t)
+		before := openFiles(t)
 		msg := passBytes(t, uint64(id), c1)
 		if tc.msg != nil {
 			msg = tc.msg(msg)
@@ -102,7 +103,7 @@ func TestPassRefused(t *testing.T) {
 		if !strings.Contains(e.Fields[0].Value.(string), tc.log) {
 			t.Errorf("%s: %+v; want %q", tc.name, e, tc.log)
 		}
-		waitFor(t, "the files of "+tc.name+" to be closed", func() bool { return fdCount(t) <= before })
+		noneSince(t, tc.name, before)
 	}
 	b.noneReceived()
 }
@@ -117,7 +118,7 @@ func TestPassUnanswerable(t *testing.T) {
 		"an ACK":    func(m []byte) []byte { m[1] = 'A'; return m },
 		"no ID":     func(m []byte) []byte { return m[:9] },
 	} {
-		before := fdCount(t)
+		before := openFiles(t)
 		ch := openChannel(t, heartbeat)
 		sendFDs(t, ch, change(passBytes(t, 1, c1)), c1)
 		if n, err := ch.Read(make([]byte, 8)); n != 0 || err != io.EOF {
@@ -125,7 +126,7 @@ func TestPassUnanswerable(t *testing.T) {
 		}
 		b.expectLog("closing EPMD's channel")
 		ch.Close()
-		waitFor(t, "the files of "+name+" to be closed", func() bool { return fdCount(t) == before })
+		noneSince(t, name, before)
 	}
 	c1.Close()
 	// It was a connection that can be told.
@@ -284,13 +285,22 @@ func TestBoundNode(t *testing.T) {
 	}
 }
 
-func fdCount(t *testing.T) int {
+func openFiles(t *testing.T) testenv.Files {
 	t.Helper()
-	d, err := os.ReadDir("/proc/self/fd")
+	files, err := testenv.OpenFiles()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(d)
+	return files
+}
+
+// noneSince waits until no file is open that was not open before.
+func noneSince(t *testing.T, what string, before testenv.Files) {
+	t.Helper()
+	waitFor(t, "the files of "+what+" to be closed", func() bool {
+		left, err := before.Since()
+		return err == nil && len(left) == 0
+	})
 }
 
 // 1,000 handovers and as many connects leave no fd and no goroutine behind, in
@@ -337,7 +347,7 @@ func TestNoLeaks(t *testing.T) {
 		a.Close()
 	}
 	one(0)
-	settled := func() (int, int) { return fdCount(t), runtime.NumGoroutine() }
+	settled := func() (int, int) { return len(openFiles(t)), runtime.NumGoroutine() }
 	fds, goroutines := settled() // some fds more, if the carrier still closes its own of one(0)
 	for i := range 1000 {
 		one(i + 1)

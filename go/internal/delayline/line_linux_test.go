@@ -36,7 +36,7 @@ func startLine(t *testing.T, delay time.Duration, limit int) (a, b *os.File, lin
 		}
 	})
 	for _, file := range []*os.File{a, b} {
-		if err := file.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		if err := file.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -142,9 +142,9 @@ func TestOptionsRefused(t *testing.T) {
 // waitFor waits for a condition, at most 30 s.
 func waitFor(t *testing.T, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("the condition did not come about within 30 s")
+			t.Fatal("the condition did not come about within a minute")
 		}
 	}
 }

@@ -41,8 +41,10 @@ func TestBetweenNamespaces(t *testing.T) {
 			_, _ = far.WriteToUDP(buffer[:n], from) // one that is lost fails the reader
 		}
 	}()
+	// the fastest says what the line adds: 0.3 ms on an idle machine; a busy one may need more tries
+	const slack = 10 * time.Millisecond
 	fastest := time.Hour
-	for range 50 {
+	for end := time.Now().Add(time.Minute); fastest > 2*delay+slack && time.Now().Before(end); {
 		took := roundTrip(t, near, far)
 		if took < 2*delay {
 			t.Fatalf("a round trip took %v, less than twice %v", took, delay)
@@ -50,15 +52,14 @@ func TestBetweenNamespaces(t *testing.T) {
 		fastest = min(fastest, took)
 	}
 	t.Logf("fastest round trip %v", fastest)
-	// the fastest of fifty says what the line adds; it is 0.3 ms on an idle machine, the rest is for busy ones
-	if slack := 10 * time.Millisecond; fastest > 2*delay+slack {
+	if fastest > 2*delay+slack {
 		t.Errorf("the fastest round trip took %v, more than %v over twice %v", fastest, slack, delay)
 	}
 }
 
 func TestBurstUnderWay(t *testing.T) {
 	a, b := namespaces(t)
-	line := open(t, a, b, 3*time.Second)
+	line := open(t, a, b, 8*time.Second) // more than it takes to send them all
 	near, far := listenUDP(t, a, addressA), listenUDP(t, b, addressB)
 	for i := range uint32(burst) {
 		if _, err := near.WriteToUDP(binary.BigEndian.AppendUint32(nil, i), far.LocalAddr().(*net.UDPAddr)); err != nil {
@@ -173,7 +174,7 @@ func listenUDPIn(namespace, address string) (*net.UDPConn, error) {
 	if failed != nil {
 		return nil, os.NewSyscallError("setsockopt SO_RCVBUFFORCE", failed)
 	}
-	return conn, conn.SetDeadline(time.Now().Add(30 * time.Second))
+	return conn, conn.SetDeadline(time.Now().Add(time.Minute))
 }
 
 func roundTrip(t *testing.T, near, far *net.UDPConn) time.Duration {

@@ -12,7 +12,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // fake is an EPMD that gives one answer to each request, by opcode; the request for
 // the name that no node can have is 'p'. No answer there: it closes. After a

@@ -3,6 +3,7 @@ package epmd
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -12,10 +13,6 @@ import (
 
 	"handover/go/internal/epmdproto"
 )
-
-// inTime is what a local request may take while others do their worst. The stock
-// EPMD keeps everybody out for a minute.
-const inTime = 5 * time.Second
 
 // flood is clients that mean no good, until the test's end.
 type flood struct {
@@ -96,11 +93,13 @@ func startFlood(t *testing.T, addr string) {
 	})
 }
 
-// TestNeverLockedOut: registrations, lookups and handovers are answered in time
-// with 2,000 idle and 500 slow connections, scans and noise, where there is room
-// for all of them and where there is not.
+// TestNeverLockedOut: registrations, lookups and handovers are answered with 2,000
+// idle and 500 slow connections, scans and noise, where there is room for all of
+// them and where there is not. None of those would give way before the test's end:
+// whoever is locked out by them stays so.
 func TestNeverLockedOut(t *testing.T) {
 	for name, o := range map[string]Options{"room for all": {}, "as with 1,024 files": {MaxClients: 512}} {
+		o.PacketTimeout = time.Hour
 		t.Run(name, func(t *testing.T) {
 			ts := start(t, o)
 			startFlood(t, ts.addr)
@@ -119,39 +118,89 @@ func TestNeverLockedOut(t *testing.T) {
 	}
 }
 
-// served: a node registers, is looked up, takes a handover and leaves, each in
-// time.
+// served: a node registers, is looked up, takes a handover and leaves.
 func (ts *testServer) served(t *testing.T, name string) {
 	t.Helper()
-	timed := func(what string, act func()) {
-		t.Helper()
-		began := time.Now()
-		act()
-		if took := time.Since(began); took > inTime {
-			t.Errorf("%s took %v", what, took)
+	socket := epmdproto.NewSocketName()
+	n := &fakeNode{t: t, socket: socket, listener: listenUnix(t, socket)}
+	insist(t, "registration", func() (err error) {
+		n.heartbeat, err = registerOnce(ts.addr, name)
+		return err
+	})
+	defer n.heartbeat.Close()
+	insist(t, "lookup", func() error {
+		got, err := askOnce(ts.addr, request(epmdproto.OpPort2, name))
+		return answered(err, len(got) > 1 && got[1] == 0, got)
+	})
+	insist(t, "NAMES", func() error {
+		got, err := askOnce(ts.addr, request(epmdproto.OpNames, ""))
+		return answered(err, strings.Contains(got, "name "+name+" "), got)
+	})
+	open := make(chan *fakeChannel, 1)
+	go func() {
+		ch := n.open()
+		open <- ch
+		serveName(ch, name)
+	}()
+	insist(t, "handover", func() error { return initiateOnce(ts.addr, name) })
+	_ = (<-open).Close()
+}
+
+// insist tries again until it works, as nodes do: a connection that has not asked
+// yet may have to go for one of the flood's, and does so the more often the longer
+// this busy process takes to ask.
+func insist(t *testing.T, what string, try func() error) {
+	t.Helper()
+	var err error
+	if !within(func() bool { err = try(); return err == nil }) {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func answered(err error, good bool, got string) error {
+	if err == nil && !good {
+		err = fmt.Errorf("%q", got)
+	}
+	return err
+}
+
+// askOnce returns what is answered until the server's close.
+func askOnce(addr string, req []byte) (string, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if _, err := c.Write(req); err != nil {
+		return "", err
+	}
+	got, err := io.ReadAll(c)
+	return string(got), err
+}
+
+// registerOnce registers a node that takes handovers.
+func registerOnce(addr, name string) (net.Conn, error) {
+	r := plainNode(name)
+	r.Extra = []byte(epmdproto.Extra)
+	b, err := r.Append(nil)
+	if err != nil {
+		return nil, err
+	}
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if _, err = c.Write(b); err == nil {
+		var resp epmdproto.Alive2Resp
+		if resp, err = epmdproto.ReadAlive2Resp(c); err == nil && resp.Result != 0 {
+			err = fmt.Errorf("%+v", resp)
 		}
 	}
-	var n *fakeNode
-	timed("registration", func() { n = ts.node(t, name) })
-	timed("lookup", func() {
-		if got := ts.ask(t, request(epmdproto.OpPort2, name)); len(got) < 2 || got[1] != 0 {
-			t.Errorf("lookup: %q", got)
-		}
-	})
-	timed("NAMES", func() {
-		if got := ts.ask(t, request(epmdproto.OpNames, "")); !strings.Contains(got, "name "+name+" ") {
-			t.Errorf("NAMES: %q", got)
-		}
-	})
-	timed("handover", func() {
-		c := ts.initiate(t, name)
-		ch := n.open()
-		p, f := ch.take()
-		ch.ack(p.ID, epmdproto.OK)
-		_ = f.Close()
-		if got := readAll(t, c); got != "" {
-			t.Errorf("handover: %q", got)
-		}
-	})
-	_ = n.heartbeat.Close()
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
 }

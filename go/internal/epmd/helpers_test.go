@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait of these tests; none takes long unless it fails.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // testServer is a Server on a random port of 127.0.0.1.
 type testServer struct {

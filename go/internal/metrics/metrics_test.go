@@ -18,7 +18,7 @@ import (
 	"handover/go/internal/status"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func sample() status.Status {
 	return status.Status{
