@@ -41,7 +41,7 @@ matrix: deps build ## build and test on OTP 27 and 29, in Debian chroots under a
 conformance: deps build ## OTP's own epmd_SUITE against the stock epmd and against priv/epmd; must end equal
 	@.ci/conformance.sh
 
-soak: deps ## what takes too long for the tests, SOAKTIME=3m a part: prints what the daemon held under load
+soak: deps build ## what takes too long for the tests, SOAKTIME=3m a part: prints what was held under load; SEED=N repeats a run
 	@.ci/soak.sh
 
 fuzz: ## every fuzz target for FUZZTIME=60s, one worker each
