@@ -35,7 +35,7 @@ const theEPMD = "docs/EPMD.md"
 
 // patience is for everything that is waited for: a test fails by it, and never
 // because something was slow.
-const patience = 60 * time.Second
+const patience = 5 * time.Minute
 
 func TestMain(m *testing.M) {
 	testenv.Clean()
