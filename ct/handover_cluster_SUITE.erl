@@ -252,7 +252,7 @@ starts_epmd(Config) ->
     ?assertEqual("Killed\n", os:cmd(lists:concat([handover_ct:program("epmd"), " -port ", Port, " -kill"]))).
 
 names(Port) ->
-    try lists:sort(handover_ct:epmd_names({127,0,0,1}, Port)) catch error:{badmatch, _} -> no_epmd end.
+    try lists:sort(handover_ct:epmd_names({127,0,0,1}, Port)) catch error:_ -> no_epmd end.     % it may die while it answers
 
 %% The EPMD at Port, which tells its pid.
 kill_epmd(Port) ->
