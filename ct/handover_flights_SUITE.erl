@@ -87,7 +87,7 @@ round_trips(ProtoA, ProtoB, Config) ->
 
 node(Name, Ip, Ns, Proto) ->
     Proto =:= "inet_tcp" andalso os:cmd("ip netns exec " ++ Ns ++ " " ++ os:find_executable("epmd") ++ " -daemon"),
-    handover_ct:start_node(Name, #{epmd_port => 4369, proto => Proto, host => Ip,
+    handover_ct:start_node(Name, #{epmd_port => 4369, proto => Proto, host => Ip, starts_epmd => true,
                                    exec => {os:find_executable("ip"), ["netns", "exec", Ns, os:find_executable("erl")]}}).
 
 capture(Ns, Config) ->
