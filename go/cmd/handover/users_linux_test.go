@@ -97,7 +97,7 @@ func accept(l *net.UnixListener) {
 }
 
 // startFake runs a fakeNode as uid and returns what it says.
-func startFake(t *testing.T, uid uint32, args ...any) (said func(string) bool) {
+func startFake(t *testing.T, uid uint32, args ...any) (said func(word string, times int) bool) {
 	t.Helper()
 	cmd := exec.Command(testProgram(t))
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", asUserEnv+"="+strings.TrimSpace(fmt.Sprintln(args...)))
@@ -126,12 +126,12 @@ func startFake(t *testing.T, uid uint32, args ...any) (said func(string) bool) {
 		<-done
 		_ = cmd.Wait()
 	})
-	said = func(word string) bool {
+	said = func(word string, times int) bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return strings.Contains(strings.Join(lines, " "), word)
+		return strings.Count(strings.Join(lines, " "), word) >= times
 	}
-	within(t, "a node of another user to register", func() bool { return said("registered") })
+	within(t, "a node of another user to register", func() bool { return said("registered", 1) })
 	return said
 }
 
@@ -206,13 +206,13 @@ func TestUsersApart(t *testing.T) {
 			t.Errorf("%s offers %s: % x", name, offered, got)
 		}
 	}
-	if victim("channel") {
+	if victim("channel", 1) {
 		t.Error("epmd connected to app2's socket for app1's node")
 	}
 	// Nor does app1 get what is for app2, whose name it can't take.
 	c := initiateTo(t, port, "app2")
 	defer c.Close()
-	within(t, "app2 to get its own", func() bool { return victim("got") })
+	within(t, "app2 to get its own", func() bool { return victim("got", 1) })
 }
 
 func initiateTo(t *testing.T, port uint16, name string) net.Conn {
@@ -231,8 +231,10 @@ func initiateTo(t *testing.T, port uint16, name string) net.Conn {
 	return c
 }
 
-// TestTooManyReferences: the kernel bounds what a plain user has on its way. A
-// node that reads nothing fills its share and no more.
+// TestTooManyReferences: the kernel bounds what a plain user has passed and nobody
+// has read, EPMD's user. Nodes of app1 that read nothing fill app1's share and no
+// more, however many they are and however long they wait: app2's node gets its
+// connections, and the log names app1.
 func TestTooManyReferences(t *testing.T) {
 	needRoot(t)
 	port := freePort(t)
@@ -253,20 +255,29 @@ func TestTooManyReferences(t *testing.T) {
 		}
 		return err == nil
 	})
-	dir := folderOf(t, app1UID)
-	startFake(t, app1UID, port, "deaf", dir+"/deaf", dir+"/deaf")
-	ears := startFake(t, app1UID, port, "ears", dir+"/s", dir+"/s")
+	dir1, dir2 := folderOf(t, app1UID), folderOf(t, app2UID)
+	ears := startFake(t, app2UID, port, "ears", dir2+"/s", dir2+"/s")
 	// More in all than the kernel would let lie unread, were they let.
-	for range 3 {
+	for round := range 4 {
 		var waiting []net.Conn
-		for range files/2 - 20 {
-			waiting = append(waiting, initiateTo(t, port, "deaf"))
+		for i := range 2 {
+			name := fmt.Sprintf("deaf%d-%d", round, i)
+			startFake(t, app1UID, port, name, dir1+"/"+name, dir1+"/"+name)
+			for range files/4 - 10 {
+				waiting = append(waiting, initiateTo(t, port, name))
+			}
 		}
 		c := initiateTo(t, port, "ears")
-		within(t, "another node to get its connection", func() bool { return ears("got") })
+		within(t, "another user's node to get its connection", func() bool { return ears("got", round+1) })
 		c.Close()
 		// What was passed stays open, unread by the node; epmd gives its copy up.
-		within(t, "epmd to be done with them", func() bool { return sockets(cmd.Process.Pid) < 20 })
+		within(t, "epmd to be done with them", func() bool { return sockets(cmd.Process.Pid) < 30 })
+		if last := waiting[len(waiting)-1]; round == 3 {
+			answer := make([]byte, 2)
+			if _, err := io.ReadFull(last, answer); err != nil || answer[1] != byte(epmdproto.Overloaded) {
+				t.Errorf("app1's last: % x, %v", answer, err)
+			}
+		}
 		for _, c := range waiting {
 			c.Close()
 		}
@@ -274,6 +285,9 @@ func TestTooManyReferences(t *testing.T) {
 	kill9(cmd)
 	if strings.Contains(log.String(), "too many references") {
 		t.Errorf("the kernel's bound was met: %s", log.String())
+	}
+	if unread := fmt.Sprintf(`"uid":"%d"`, app1UID); !strings.Contains(log.String(), "does not read the connections") || !strings.Contains(log.String(), unread) {
+		t.Errorf("app1 is not named: %s", log.String())
 	}
 }
 

@@ -42,12 +42,12 @@ type Options struct {
 	// HandoverTimeout is the time for one handover, from its request to the
 	// node's ACK. Default 4 s; initiators give up at 7 s.
 	HandoverTimeout time.Duration
-	// MaxNodePasses is how many connections may be on their way to one node
-	// without an ACK. Default 64.
+	// MaxNodePasses is how many connections one node may have been passed and
+	// not read yet, as far as EPMD knows. Default 64.
 	MaxNodePasses int
-	// MaxPasses is the same for all nodes together: the kernel refuses more
-	// unread ones a uid than that uid may have files open (ETOOMANYREFS).
-	// Default 512.
+	// MaxPasses is the same for all nodes together: the kernel refuses to pass
+	// more than that EPMD may have files open (ETOOMANYREFS). The nodes of one
+	// user have at most as many as they leave free for others. Default 1,024.
 	MaxPasses int
 	// MaxNodeQueue is how many more may wait for room, a node. Default 256.
 	MaxNodeQueue int
@@ -75,7 +75,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxWaitingSource, max(1, o.MaxWaiting/4))
 	setDefault(&o.HandoverTimeout, 4*time.Second)
 	setDefault(&o.MaxNodePasses, 64)
-	setDefault(&o.MaxPasses, 512)
+	setDefault(&o.MaxPasses, 1024)
 	setDefault(&o.MaxNodeQueue, 256)
 	return o
 }

@@ -16,6 +16,8 @@ type Server struct {
 	o     Options
 	names *registry.Registry
 	gate  *gate
+	// owners has the users that nodes belong to.
+	owners *owners
 	// waiting has the connections whose request is not there yet.
 	waiting *waiting
 	leaving leaving
@@ -46,6 +48,8 @@ func New(o Options) *Server {
 		end:     make(chan struct{}),
 		conns:   make(map[*conn]struct{}),
 	}
+	s.owners = newOwners(o, s.gate)
+	messageSize() // while there are files to measure it with
 	s.leaving.init()
 	return s
 }

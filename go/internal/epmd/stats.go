@@ -199,12 +199,6 @@ func (n *node) status() status.Node {
 	return st
 }
 
-func (g *gate) passing() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.taken
-}
-
 func (w *waiting) len() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

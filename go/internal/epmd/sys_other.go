@@ -4,6 +4,7 @@ package epmd
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"syscall"
@@ -37,6 +38,10 @@ func newAlarm() (in, out *os.File, err error) { return os.Pipe() }
 func closeNow(fd int) { _ = unix.Close(fd) }
 
 func deferAccept(int) {}
+
+func messageSize() int { return 0 }
+
+func unreadMessages(*net.UnixConn) int { return 0 }
 
 // openPath: there is no way to connect to the very inode that was looked at.
 func openPath(path string) (fd int, err error) {
