@@ -129,7 +129,8 @@ func serverOptions(o options, daemon bool) epmd.Options {
 	opts := epmd.Options{
 		Port: int(o.port), RelaxedCommandCheck: o.relaxed, PacketTimeout: o.packetTimeout,
 		DelayAccept: o.delayAccept, DelayWrite: o.delayWrite,
-		MaxClients: halfOfFiles(8192), MaxPasses: halfOfFiles(1024), Log: newLog(o.debug, daemon), Trial: trial,
+		MaxClients: halfOfFiles(8192), MaxPasses: halfOfFiles(1024),
+		MaxUserNames: halfOfFiles(16384), Log: newLog(o.debug, daemon), Trial: trial,
 	}
 	if o.debug > 0 {
 		opts.MaxOld = debugOld

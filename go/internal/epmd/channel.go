@@ -155,7 +155,7 @@ func (ch *channel) readAcks() {
 			err = ch.settle(ack)
 		}
 		if err != nil {
-			ch.node.s.o.Log.Warn().Err(err).Str("node", ch.node.entry.Name).Msg("closing the channel to the node")
+			ch.node.owner.log.Warn().Err(err).Str("node", ch.node.entry.Name).Stringer("uid", ch.node.owner).Msg("closing the channel to the node")
 			ch.breakOff(fmt.Errorf("%w: %w", errBroken, err))
 			return
 		}

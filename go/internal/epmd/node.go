@@ -52,10 +52,15 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 			return
 		}
 	}
-	n := newNode(s, c, req, s.owners.enter(s.uidOf(c)))
+	o, names := s.owners.enter(s.uidOf(c))
+	n := newNode(s, c, req, o)
 	// Nobody may ask on the heartbeat before the answer is written there.
 	n.writing.Lock()
 	err := req.CanRegister()
+	if names > s.o.MaxUserNames {
+		err = errNames
+		s.stats.refusals[refusedNames].Add(1)
+	}
 	if err == nil {
 		err = s.names.Register(n.entry)
 	}

@@ -39,6 +39,15 @@ type Options struct {
 	// MaxWaitingSource is the same for those of one IPv4 address or IPv6 /64 that
 	// is not this host's. Default a quarter of MaxWaiting.
 	MaxWaitingSource int
+	// MaxUntaken and MaxUntakenSource are the same for connections whose peer has
+	// not read the answer. Default as MaxWaiting and MaxWaitingSource.
+	MaxUntaken, MaxUntakenSource int
+	// MaxUntakenBytes is how much memory these answers may take together; an answer
+	// that many are to read counts once. Default 64 MiB.
+	MaxUntakenBytes int
+	// MaxUserNames is how many names the nodes of one local user may register.
+	// Default 16,384.
+	MaxUserNames int
 	// HandoverTimeout is the time for one handover, from its request to the
 	// node's ACK. Default 4 s; initiators give up at 7 s.
 	HandoverTimeout time.Duration
@@ -73,6 +82,10 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.LocalReserve, min(256, o.MaxClients/4))
 	setDefault(&o.MaxWaiting, max(1, o.MaxClients/4))
 	setDefault(&o.MaxWaitingSource, max(1, o.MaxWaiting/4))
+	setDefault(&o.MaxUntaken, o.MaxWaiting)
+	setDefault(&o.MaxUntakenSource, o.MaxWaitingSource)
+	setDefault(&o.MaxUntakenBytes, 64<<20)
+	setDefault(&o.MaxUserNames, 16384)
 	setDefault(&o.HandoverTimeout, 4*time.Second)
 	setDefault(&o.MaxNodePasses, 64)
 	setDefault(&o.MaxPasses, 1024)

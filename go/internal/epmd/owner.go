@@ -1,6 +1,7 @@
 package epmd
 
 import (
+	"errors"
 	"strconv"
 	"sync"
 	"time"
@@ -20,6 +21,9 @@ type owner struct {
 // unknownUID is for all nodes whose user the kernel does not tell: they count as
 // one user's.
 const unknownUID = -1
+
+// errNames: the user has Options.MaxUserNames.
+var errNames = errors.New("epmd: the nodes of this user have registered as many names as one user may")
 
 const (
 	// ownerLines is how many lines a minute the faults of one user's nodes are
@@ -42,8 +46,9 @@ func newOwners(o Options, g *gate) *owners {
 	return &owners{log: o.Log, gate: g, byUID: make(map[int64]*owner)}
 }
 
-// enter counts one more name of that user's. The caller must call leave once.
-func (t *owners) enter(uid int64) *owner {
+// enter counts one more name of that user's, and tells how many that are. The
+// caller must call leave once.
+func (t *owners) enter(uid int64) (*owner, int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.byUID[uid]
@@ -57,7 +62,7 @@ func (t *owners) enter(uid int64) *owner {
 		t.byUID[uid] = o
 	}
 	o.names++
-	return o
+	return o, o.names
 }
 
 // leave counts one name less.

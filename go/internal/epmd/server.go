@@ -20,6 +20,9 @@ type Server struct {
 	owners *owners
 	// waiting has the connections whose request is not there yet.
 	waiting *waiting
+	// untaken has the connections whose answer the peer has not read yet.
+	untaken *waiting
+	lists   lists
 	leaving leaving
 	stats   *stats
 	policy  atomic.Pointer[policy.Policy] // nil: everything is allowed
@@ -43,6 +46,7 @@ func New(o Options) *Server {
 		names:   registry.New(o.MaxOld),
 		gate:    newGate(o),
 		waiting: newWaiting(o),
+		untaken: newUntaken(o),
 		stats:   newStats(o),
 		owner:   peercred.TCPOwner,
 		end:     make(chan struct{}),

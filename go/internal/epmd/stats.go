@@ -55,10 +55,12 @@ const (
 	refusedRemote  // what is for this host alone
 	refusedClients // Options.MaxClients
 	refusedWaiting // Options.MaxWaiting
+	refusedUntaken // Options.MaxUntaken
+	refusedNames   // Options.MaxUserNames
 	refusals
 )
 
-var refusalNames = [refusals]string{"source", "rate", "hidden", "node", "remote", "clients", "waiting"}
+var refusalNames = [refusals]string{"source", "rate", "hidden", "node", "remote", "clients", "waiting", "untaken", "names"}
 
 // handoverBounds are in seconds. Local ones take a tenth of a millisecond.
 var handoverBounds = [...]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}
@@ -74,17 +76,18 @@ type stats struct {
 	took      [len(handoverBounds) + 1]atomic.Uint64
 	tookNanos atomic.Int64
 	// refused logs refusals, so many a minute: each has its number here anyway.
-	refused zerolog.Logger
+	// faults is the same for the faults of local peers.
+	refused, faults zerolog.Logger
 }
 
-// refusalLines is how many refusals are logged a minute.
+// refusalLines is how many refusals, and how many faults, are logged a minute.
 const refusalLines = 10
 
 func newStats(o Options) *stats {
-	return &stats{
-		start:   time.Now(),
-		refused: o.Log.Sample(&zerolog.BurstSampler{Burst: refusalLines, Period: time.Minute}),
+	fewLines := func() zerolog.Logger {
+		return o.Log.Sample(&zerolog.BurstSampler{Burst: refusalLines, Period: time.Minute})
 	}
+	return &stats{start: time.Now(), refused: fewLines(), faults: fewLines()}
 }
 
 func (st *stats) request(k kind, o outcome) { st.requests[k][o].Add(1) }

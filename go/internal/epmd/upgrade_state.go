@@ -156,7 +156,8 @@ func (s *Server) restoreNode(st NodeState) error {
 		asked := s.uidOf(c)
 		uid = &asked
 	}
-	n := newNode(s, c, st.Alive2Req, s.owners.enter(*uid))
+	o, _ := s.owners.enter(*uid)
+	n := newNode(s, c, st.Alive2Req, o)
 	n.asked = st.Asked
 	n.said.Write(st.Said)
 	if err := s.names.Restore(n.entry, st.Count); err != nil {
