@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"handover/go/internal/epmdproto"
@@ -136,9 +137,10 @@ func TestListsAreShared(t *testing.T) {
 // tries, the log has few lines of it, with its uid.
 func TestNamesOfAUser(t *testing.T) {
 	const most = 3
-	var uid uint32 = 1001
+	var uid atomic.Uint32
+	uid.Store(1001)
 	ts := start(t, Options{MaxUserNames: most}, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return uid, nil }
+		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
 	})
 	first, _ := ts.register(t, plainNode("n0"))
 	for i := 1; i < most; i++ {
@@ -166,9 +168,9 @@ func TestNamesOfAUser(t *testing.T) {
 	if n := ts.stats.refusals[refusedNames].Load(); n < 5*ownerLines {
 		t.Errorf("%d counted", n)
 	}
-	uid = 1002
+	uid.Store(1002)
 	ts.register(t, plainNode("other"))
-	uid = 1001
+	uid.Store(1001)
 	_ = first.Close()
 	if !within(func() bool { return ts.names.Len() == most }) {
 		t.Fatal("n0 stays")
