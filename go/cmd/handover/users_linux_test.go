@@ -202,7 +202,7 @@ func TestUsersApart(t *testing.T) {
 	for i, offered := range []string{dir2 + "/s", link, "/etc/passwd", dir1, dir1 + "/nothing"} {
 		name := fmt.Sprint("app1-", i)
 		startFake(t, app1UID, port, name, offered, fmt.Sprint(dir1, "/own", i))
-		if got := answerTo(t, port, name); !bytes.Equal(got, []byte{'i', byte(epmdproto.NoHandover)}) {
+		if got := answerTo(t, port, name); !bytes.Equal(got, []byte{'i', byte(epmdproto.CannotPass)}) {
 			t.Errorf("%s offers %s: % x", name, offered, got)
 		}
 	}

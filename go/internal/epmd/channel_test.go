@@ -45,7 +45,7 @@ func TestSendRaces(t *testing.T) {
 	}{
 		"an ACK before the send returns":     {ack, nil, epmdproto.OK},
 		"an ACK of what could not be sent":   {ack, errSend, epmdproto.NoSuchNode},
-		"an end before the send returns":     {breakOff, nil, epmdproto.NoHandover},
+		"an end before the send returns":     {breakOff, nil, epmdproto.CannotPass},
 		"an end that makes the send fail":    {breakOff, errSend, epmdproto.NoSuchNode},
 		"an ACK and the end":                 {func(ch *channel) { ack(ch); breakOff(ch) }, nil, epmdproto.OK},
 		"an ACK, the end and a send in vain": {func(ch *channel) { ack(ch); breakOff(ch) }, errSend, epmdproto.NoSuchNode},

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/peercred"
 )
 
 // TestBadPlaces: what a node may answer to 'h', and what comes of it.
@@ -27,7 +28,7 @@ func TestBadPlaces(t *testing.T) {
 	gone := listenUnix(t, "unixpacket", at("gone"))
 	gone.SetUnlinkOnClose(false)
 	_ = gone.Close()
-	const noPlace, noNode = epmdproto.NoHandover, epmdproto.NoSuchNode
+	const noPlace, noNode = epmdproto.CannotPass, epmdproto.NoSuchNode
 	for name, c := range map[string]struct {
 		answer, log string
 		result      epmdproto.Result
@@ -77,7 +78,7 @@ func TestBadPlaceIsLoggedOnce(t *testing.T) {
 		c := ts.initiate(t, "n")
 		n.asked()
 		send(t, n.heartbeat, []byte(framed("relative")))
-		refused(t, c, epmdproto.NoHandover)
+		refused(t, c, epmdproto.CannotPass)
 	}
 	ts.log.says(t, "no way to bring")
 	if got := strings.Count(ts.log.String(), "no way to bring"); got != 1 {
@@ -128,9 +129,29 @@ func TestForeignSocket(t *testing.T) {
 			c1 := ts.initiate(t, "n")
 			n.asked()
 			n.offer()
-			refused(t, c1, epmdproto.NoHandover)
+			refused(t, c1, epmdproto.CannotPass)
 			ts.log.says(t, c.log)
 		})
+	}
+}
+
+// TestOwnerUnavailable: where the kernel does not tell whose the node is, the node
+// gets nothing, and the log says what to change; it does not blame the node.
+func TestOwnerUnavailable(t *testing.T) {
+	ts := start(t, Options{}, func(s *Server) {
+		s.owner = func(_, _ netip.AddrPort) (uint32, error) {
+			return 0, fmt.Errorf("peercred: %w (no sock_diag)", peercred.ErrUnavailable)
+		}
+	})
+	n := ts.node(t, "n")
+	c := ts.initiate(t, "n")
+	n.asked()
+	n.offer()
+	refused(t, c, epmdproto.CannotPass)
+	ts.log.says(t, "load the module tcp_diag")
+	ts.log.says(t, `"uid":"unknown"`)
+	if strings.Contains(ts.log.String(), "has closed") {
+		t.Error("the log says that the far end has closed")
 	}
 }
 

@@ -71,7 +71,7 @@ type stats struct {
 	accepted  atomic.Uint64
 	silent    atomic.Uint64
 	requests  [kinds][outcomes]atomic.Uint64
-	handovers [epmdproto.Overloaded + 1]atomic.Uint64
+	handovers [epmdproto.CannotPass + 1]atomic.Uint64
 	refusals  [refusals]atomic.Uint64
 	took      [len(handoverBounds) + 1]atomic.Uint64
 	tookNanos atomic.Int64
