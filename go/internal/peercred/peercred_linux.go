@@ -10,9 +10,9 @@ import (
 	"os"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -100,7 +100,7 @@ func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("peercred: %w", err)
 	}
-	msgs, err := exchange(req)
+	answer, err := exchange(req)
 	switch {
 	case isPassing(err):
 		return 0, fmt.Errorf("peercred: sock_diag: %w", err)
@@ -108,10 +108,8 @@ func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 		return 0, fmt.Errorf("%w: %w", errNoDiag, err)
 	}
 	diagWorks.Store(true)
-	for _, m := range msgs {
-		if held(m.Data, req) {
-			return binary.NativeEndian.Uint32(m.Data[offUID:]), nil
-		}
+	if held(answer, req) {
+		return binary.NativeEndian.Uint32(answer[offUID:]), nil
 	}
 	return 0, &NotFoundError{local, remote}
 }
@@ -175,20 +173,60 @@ func held(msg, req []byte) bool {
 		binary.NativeEndian.Uint32(msg[offInode:]) != 0
 }
 
-// exchange asks sock_diag; tests ask another one.
-var exchange = func(req []byte) ([]netlink.Message, error) {
-	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
+// exchange sends one request to sock_diag and returns the body of the one answer;
+// tests have another one. A netlink package would take more memory for it than a
+// registered node.
+var exchange = func(req []byte) (answer []byte, err error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("socket", err)
 	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(diagTimeout)); err != nil {
-		return nil, err
+	defer unix.Close(fd)
+	timeout := unix.NsecToTimeval(diagTimeout.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		return nil, os.NewSyscallError("setsockopt", err)
 	}
-	return c.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request},
-		Data:   req,
-	})
+	// struct nlmsghdr: Length:32 Type:16 Flags:16 Seq:32 PID:32.
+	var b [diagAnswerMax]byte
+	length := unix.SizeofNlMsghdr + copy(b[unix.SizeofNlMsghdr:], req)
+	binary.NativeEndian.PutUint32(b[0:], uint32(length))
+	binary.NativeEndian.PutUint16(b[4:], unix.SOCK_DIAG_BY_FAMILY)
+	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST)
+	if err := unix.Sendto(fd, b[:length], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, os.NewSyscallError("sendto", err)
+	}
+	n, err := receive(fd, b[:])
+	switch {
+	case err == unix.EAGAIN:
+		return nil, os.ErrDeadlineExceeded
+	case err != nil:
+		return nil, os.NewSyscallError("recvfrom", err)
+	case n < unix.SizeofNlMsghdr+4:
+		return nil, fmt.Errorf("an answer of %d bytes", n)
+	}
+	body := b[unix.SizeofNlMsghdr:n]
+	if binary.NativeEndian.Uint16(b[4:]) == unix.NLMSG_ERROR {
+		return nil, syscall.Errno(-int32(binary.NativeEndian.Uint32(body)))
+	}
+	return body, nil
+}
+
+// diagAnswerMax has room for an answer about one TCP socket; attributes behind it may
+// be cut. It is on the stack of a goroutine that stays.
+const diagAnswerMax = 512
+
+// receive reads what the kernel, and nobody else, has sent.
+func receive(fd int, b []byte) (n int, err error) {
+	for {
+		n, from, err := unix.Recvfrom(fd, b, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if sender, ok := from.(*unix.SockaddrNetlink); err == nil && (!ok || sender.Pid != 0) {
+			continue
+		}
+		return n, err
+	}
 }
 
 // diagRequest: Family Protocol Ext Pad States:32, then the id: both ports, both
