@@ -101,6 +101,8 @@ func TestSystemdNotListening(t *testing.T) {
 	f := os.NewFile(uintptr(fd), "socket")
 	defer f.Close()
 	cmd, stderr := underSystemd(t, "", f)
+	stop := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer stop.Stop()
 	if err := cmd.Wait(); err == nil || !strings.Contains(stderr.String(), "does not listen: the .socket unit needs ListenStream=") {
 		t.Errorf("%v, %q", err, stderr.String())
 	}
