@@ -118,7 +118,7 @@ func TestIdleConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 200") { // to the server's close
-			t.Errorf("%v %.20q", err, b)
+			t.Fatalf("%v %.20q", err, b)
 		}
 	}
 	for range maxConns {
