@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +23,9 @@ const callTimeout = 30 * time.Second
 func (o options) call(stdout, stderr io.Writer) int {
 	if o.command == "-status" {
 		return o.status(stdout, stderr)
+	}
+	if isTerminal(stdout) {
+		stdout = printableWriter{stdout}
 	}
 	silent := o.command == "-started"
 	if silent {
@@ -74,6 +78,29 @@ func dialLocal(port uint16) (c net.Conn, err error) {
 	return nil, err
 }
 
+// maxShown is how much of a list a terminal gets, in one piece so that no character
+// is cut.
+const maxShown = 64 << 20
+
+// printableWriter shows what an EPMD says on a terminal: names are whatever any user
+// of the host has registered.
+type printableWriter struct{ io.Writer }
+
+// Write leaves out the NULs that end the lines of -dump.
+func (w printableWriter) Write(b []byte) (int, error) {
+	_, err := io.WriteString(w.Writer, epmdstatus.Printable(strings.ReplaceAll(string(b), "\x00", "")))
+	return len(b), err
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
+}
+
 func killed(c io.Reader, stdout io.Writer) int {
 	answer, ok := readWord(c, stdout, 2)
 	switch {
@@ -105,7 +132,7 @@ func upgraded(c io.Reader, stdout, stderr io.Writer) int {
 	reason, no := strings.CutPrefix(string(answer), epmdproto.UpgradeNo)
 	switch {
 	case no:
-		fmt.Fprintf(stderr, "epmd: not upgraded: %s\n", reason)
+		fmt.Fprintf(stderr, "epmd: not upgraded: %s\n", epmdstatus.Printable(reason))
 	case err != nil:
 		fmt.Fprintf(stderr, "epmd: not known whether it is upgraded: %v\n", err)
 	default:
@@ -138,6 +165,10 @@ func list(c io.Reader, stdout io.Writer) int {
 	}
 	// In one piece, as from stdio: there are readers that read once.
 	out := bufio.NewWriter(stdout)
+	if _, ok := stdout.(printableWriter); ok {
+		out = bufio.NewWriterSize(stdout, maxShown)
+		c = io.LimitReader(c, maxShown/2)
+	}
 	defer out.Flush()
 	fmt.Fprintf(out, "epmd: up and running on port %d with data:\n", binary.BigEndian.Uint32(port[:]))
 	// As in the stock epmd, an answer that breaks off is an answer.

@@ -87,7 +87,7 @@ func listen(o options) ([]*net.TCPListener, error) {
 		if !ok {
 			return nil, fmt.Errorf("socket %d of systemd's is no listening TCP socket (ListenStream= with a port)", i+1)
 		}
-		if err := oneFamily(tcp); err != nil {
+		if err := usable(tcp, i+1); err != nil {
 			return nil, err
 		}
 		listeners = append(listeners, tcp)
@@ -95,20 +95,25 @@ func listen(o options) ([]*net.TCPListener, error) {
 	return listeners, nil
 }
 
-// oneFamily refuses an IPv6 listener that takes IPv4 connections too: nodes can't
-// adopt those.
-func oneFamily(l *net.TCPListener) error {
+// usable refuses a socket that does not listen, and an IPv6 listener that takes IPv4
+// connections too: nodes can't adopt those.
+func usable(l *net.TCPListener, number int) error {
 	raw, err := l.SyscallConn()
 	if err != nil {
 		return err
 	}
-	both := false
+	both, listens := false, false
 	err = raw.Control(func(fd uintptr) {
 		sa, err1 := unix.Getsockname(int(fd))
 		_, is6 := sa.(*unix.SockaddrInet6)
 		only, err2 := unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		accepts, err3 := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		listens = err3 == nil && accepts != 0
 		both = err1 == nil && err2 == nil && is6 && only == 0
 	})
+	if err == nil && !listens {
+		err = fmt.Errorf("socket %d of systemd's, %v, does not listen: the .socket unit needs ListenStream= with a port, and Accept=no", number, l.Addr())
+	}
 	if err == nil && both {
 		err = fmt.Errorf("systemd's socket %v takes IPv4 connections too: set BindIPv6Only=ipv6-only in the .socket unit, and ListenStream=0.0.0.0:PORT beside it", l.Addr())
 	}
@@ -129,7 +134,8 @@ func serverOptions(o options, daemon bool) epmd.Options {
 	opts := epmd.Options{
 		Port: int(o.port), RelaxedCommandCheck: o.relaxed, PacketTimeout: o.packetTimeout,
 		DelayAccept: o.delayAccept, DelayWrite: o.delayWrite,
-		MaxClients: halfOfFiles(8192), MaxPasses: halfOfFiles(512), Log: newLog(o.debug, daemon), Trial: trial,
+		MaxClients: halfOfFiles(8192), MaxPasses: halfOfFiles(1024),
+		MaxUserNames: halfOfFiles(16384), Log: newLog(o.debug, daemon), Trial: trial,
 	}
 	if o.debug > 0 {
 		opts.MaxOld = debugOld

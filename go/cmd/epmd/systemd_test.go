@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // underSystemd starts the program with listening sockets as systemd passes them.
@@ -85,4 +87,23 @@ func TestSystemdRefuses(t *testing.T) {
 			t.Errorf("%v, %q", err, stderr)
 		}
 	})
+}
+
+// TestSystemdNotListening: a socket that is bound and does not listen.
+func TestSystemdNotListening(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "socket")
+	defer f.Close()
+	cmd, stderr := underSystemd(t, "", f)
+	stop := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer stop.Stop()
+	if err := cmd.Wait(); err == nil || !strings.Contains(stderr.String(), "does not listen: the .socket unit needs ListenStream=") {
+		t.Errorf("%v, %q", err, stderr.String())
+	}
 }

@@ -107,19 +107,45 @@ func trial(st *epmd.State) error {
 	cmd.WaitDelay = time.Second
 	cmd.ExtraFiles = []*os.File{f}
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d,%s", upgradeEnv, readyFD, trialMode))
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	stdout, stderr := &firstBytes{tooMuch: cancel}, &firstBytes{tooMuch: cancel}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	err = cmd.Run()
-	if err == nil && stdout.String() != readyWord {
+	if err == nil && string(stdout.kept) != readyWord {
 		err = errors.New("it did not say that it is ready: not an epmd that can be upgraded to?")
 	}
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("not ready after %v", trialTimeout)
 	}
+	if stdout.full || stderr.full {
+		err = fmt.Errorf("it printed more than %d bytes: not an epmd that can be upgraded to?", maxTrialOutput)
+	}
 	if err != nil {
-		return fmt.Errorf("trying out %s: %w: %.200q", programFile, err, bytes.TrimSpace(stderr.Bytes()))
+		return fmt.Errorf("trying out %s: %w: %.200q", programFile, err, bytes.TrimSpace(stderr.kept))
 	}
 	return nil
+}
+
+// maxTrialOutput is how much a program that is tried out may print, on stdout and
+// stderr each.
+const maxTrialOutput = 64 << 10
+
+// firstBytes keeps maxTrialOutput of what is written, and calls tooMuch at the next.
+type firstBytes struct {
+	kept    []byte
+	full    bool
+	tooMuch func()
+}
+
+// Write fails when there is too much, so that nobody writes on.
+func (f *firstBytes) Write(b []byte) (int, error) {
+	room := maxTrialOutput - len(f.kept)
+	f.kept = append(f.kept, b[:min(len(b), room)]...)
+	if len(b) <= room {
+		return len(b), nil
+	}
+	f.full = true
+	f.tooMuch()
+	return room, errors.New("too much output")
 }
 
 // succeed puts the program file in the place of this program. It returns only

@@ -166,6 +166,8 @@ func TestUpgradeToNothing(t *testing.T) {
 		"#!/bin/sh\nexit 0\n":                   "did not say that it is ready",
 		"not a program":                         "exec format error",
 		"#!/bin/sh\nkill -SEGV $$\n":            "segmentation fault",
+		"#!/bin/sh\nexec yes\n":                 "printed more than 65536 bytes",
+		"#!/bin/sh\nyes >&2\n":                  "printed more than 65536 bytes",
 	} {
 		installScript(t, path, script)
 		out, errOut, code := run(t, port, "-upgrade")
@@ -179,7 +181,7 @@ func TestUpgradeToNothing(t *testing.T) {
 	if _, errOut, code := run(t, port, "-upgrade"); code != 1 || !strings.Contains(errOut, "no such file") {
 		t.Errorf("%d, %q", code, errOut)
 	}
-	if got := strings.Count(stderr.String(), "going on as before"); got != 5 {
+	if got := strings.Count(stderr.String(), "going on as before"); got != 7 {
 		t.Errorf("%d lines in the log: %s", got, stderr.String())
 	}
 	if err := lookUpOnce(port, "n"); err != nil {

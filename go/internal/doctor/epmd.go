@@ -163,11 +163,15 @@ const notTaking = "start the node with -proto_dist handover_tcp"
 var resultAdvice = map[epmdproto.Result]string{
 	epmdproto.NoSuchNode: "the node ended at this moment, or its EPMD's policy hides it (nodes.hidden)",
 	epmdproto.NoHandover: notTaking + "; its own port its EPMD tells to nobody here (allow.lookups)",
-	epmdproto.NoAnswer: "the node did not take the connection in time: look at that host's load, at the node's log for its carrier, and " +
-		"that its epmd can reach the node's socket_dir (a unit's PrivateTmp hides it)",
+	epmdproto.NoAnswer: "the node did not take the connection in time: look at that host's load, and at the node's log for its carrier, which " +
+		"may be stopped or just starting",
 	epmdproto.Refused: "the policy of its EPMD (allow.handovers, nodes.handover) or the node refuses this host, and their logs say why; " +
 		"a node with handover_tcp takes IPv4 connections only, one with handover_tcp6 IPv6 ones",
-	epmdproto.Overloaded: "there are too many handovers at once, or too many from here for its policy's rate: try again",
+	epmdproto.Overloaded: "there are too many handovers at once, or too many from here for its policy's rate: try again; if it stays, the log of " +
+		"that EPMD names the user whose nodes do not read their connections",
+	epmdproto.CannotPass: "its EPMD can't bring connections to the node, and the log of that EPMD says why: the kernel does not tell it whose the " +
+		"node is (load the module tcp_diag, allow AF_NETLINK, or mount /proc), the node's socket is another user's or out of its reach, or the " +
+		"node's carrier has no socket to offer",
 }
 
 // dialNode is OTP's own way, which a node falls back to.

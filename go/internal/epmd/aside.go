@@ -101,7 +101,7 @@ func (s *Server) state(trial bool) *State {
 			s.o.Log.Error().Str("node", entry.Name).Msg("upgrade: the node's heartbeat is lost")
 			continue
 		}
-		ns := NodeState{Record: entry.Record(), FD: fd, Peer: n.heartbeat.peer}
+		ns := NodeState{Record: entry.Record(), FD: fd, Peer: n.heartbeat.peer, UID: &n.owner.uid}
 		if !trial {
 			ns.Asked, ns.Said = n.asked, n.said.Bytes()
 		}

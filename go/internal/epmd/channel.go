@@ -23,6 +23,8 @@ type channel struct {
 
 	mu      sync.Mutex
 	broken  error // set: nothing can be passed any more
+	unread  int   // of a broken channel: places of the gate that closeRead gives back
+	closed  bool  // the connection is
 	lastID  uint64
 	waiting map[uint64]*pass
 	timer   *time.Timer // calls expire, at next or not at all
@@ -81,6 +83,7 @@ func (ch *channel) sent(id uint64, p *pass, err error) error {
 	ch.mu.Lock()
 	p.sending = false
 	over, why := p.acked, p.word
+	unread := !over && ch.broken != nil && !ch.closed && err == nil
 	if !over && ch.broken != nil {
 		over, why = true, ch.broken
 	}
@@ -89,8 +92,14 @@ func (ch *channel) sent(id uint64, p *pass, err error) error {
 	} else {
 		ch.expect(p.deadline)
 	}
+	if unread {
+		ch.unread++
+	}
 	ch.mu.Unlock()
-	if err == nil && over {
+	switch {
+	case unread:
+		ch.giveUp(p, why)
+	case err == nil && over:
 		ch.finish(p, why)
 	}
 	return err
@@ -123,8 +132,12 @@ func (ch *channel) expire() {
 	}
 	ch.mu.Unlock()
 	for _, p := range late {
-		ch.node.s.gate.late(ch.node)
-		ch.node.ended(p, errLate)
+		ch.giveUp(p, errLate)
+	}
+	if n := ch.node; late != nil {
+		unread, ofUser := n.s.gate.unreadOf(&n.line)
+		n.owner.rarely.Warn().Str("node", n.entry.Name).Stringer("uid", n.owner).Int("unread", unread).Int("unread_of_uid", ofUser).
+			Msg("the node does not read the connections that it was passed; they count against its user until it does or ends (is it stopped?)")
 	}
 }
 
@@ -142,7 +155,7 @@ func (ch *channel) readAcks() {
 			err = ch.settle(ack)
 		}
 		if err != nil {
-			ch.node.s.o.Log.Warn().Err(err).Str("node", ch.node.entry.Name).Msg("closing the channel to the node")
+			ch.node.owner.log.Warn().Err(err).Str("node", ch.node.entry.Name).Stringer("uid", ch.node.owner).Msg("closing the channel to the node")
 			ch.breakOff(fmt.Errorf("%w: %w", errBroken, err))
 			return
 		}
@@ -154,11 +167,16 @@ func (ch *channel) settle(ack epmdproto.Ack) error {
 	if ack.Result != epmdproto.OK {
 		word = resultError{ack.Result}
 	}
+	unread := unreadMessages(ch.conn) // before waiting is looked at, which then has them all
 	ch.mu.Lock()
 	p := ch.waiting[ack.ID]
 	if p == nil {
 		ch.mu.Unlock()
 		return fmt.Errorf("%w: ACK of %d, which is not on its way", epmdproto.ErrMessage, ack.ID)
+	}
+	if unread >= len(ch.waiting) {
+		ch.mu.Unlock()
+		return fmt.Errorf("%w: ACK of %d, which the node has not read", epmdproto.ErrMessage, ack.ID)
 	}
 	delete(ch.waiting, ack.ID)
 	sending := p.sending
@@ -172,10 +190,17 @@ func (ch *channel) settle(ack epmdproto.Ack) error {
 	return nil
 }
 
-// finish is called once a pass that was sent, after it was taken out of waiting.
+// giveUp ends a pass that the node may not have read: its place is not free yet.
+func (ch *channel) giveUp(p *pass, err error) {
+	ch.node.s.gate.late(ch.node)
+	ch.node.ended(p, err)
+}
+
+// finish is called once a pass that the node has read, after it was taken out of
+// waiting.
 func (ch *channel) finish(p *pass, err error) {
 	if p.late {
-		ch.node.s.gate.settled(ch.node)
+		ch.node.s.gate.settled(ch.node, 1)
 		return
 	}
 	ch.node.s.gate.done(ch.node)
@@ -187,7 +212,8 @@ func (ch *channel) finish(p *pass, err error) {
 func (ch *channel) breakOff(why error) {
 	ch.node.forget(ch)
 	ch.mu.Lock()
-	if ch.broken == nil {
+	first := ch.broken == nil
+	if first {
 		ch.broken = why
 	}
 	var waiting []*pass
@@ -197,12 +223,50 @@ func (ch *channel) breakOff(why error) {
 			waiting = append(waiting, p)
 		}
 	}
+	ch.unread += len(waiting)
 	ch.timer.Stop()
 	ch.mu.Unlock()
-	_ = ch.conn.Close()
 	for _, p := range waiting {
-		ch.finish(p, ch.broken)
+		if !p.late {
+			ch.giveUp(p, ch.broken)
+		}
 	}
+	if first && !ch.closeRead(false) {
+		_, _ = ch.conn.CloseRead(), ch.conn.CloseWrite()
+		ch.node.s.wg.Go(ch.linger)
+	}
+}
+
+// lingerEvery is how often a broken channel is looked at until all is read.
+const lingerEvery = 100 * time.Millisecond
+
+// linger keeps a broken channel until the node has read what lies there or has
+// closed its end: until then the kernel counts it, and so must the gate. Only the
+// end of the server is not waited for.
+func (ch *channel) linger() {
+	tick := time.NewTicker(lingerEvery)
+	defer tick.Stop()
+	for ended := false; !ch.closeRead(ended); {
+		select {
+		case <-tick.C:
+		case <-ch.node.s.end:
+			ended = true
+		}
+	}
+}
+
+// closeRead closes a broken channel and gives its places back, if nothing of what
+// was sent is unread, or in any case. It reports whether the channel is closed.
+func (ch *channel) closeRead(anyway bool) bool {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if !anyway && (len(ch.waiting) > 0 || unreadMessages(ch.conn) > 0) {
+		return false
+	}
+	ch.closed = true
+	_ = ch.conn.Close()
+	ch.node.s.gate.settled(ch.node, ch.unread)
+	return true
 }
 
 // forget makes the next handover open a new channel.

@@ -45,7 +45,7 @@ func TestSendRaces(t *testing.T) {
 	}{
 		"an ACK before the send returns":     {ack, nil, epmdproto.OK},
 		"an ACK of what could not be sent":   {ack, errSend, epmdproto.NoSuchNode},
-		"an end before the send returns":     {breakOff, nil, epmdproto.NoHandover},
+		"an end before the send returns":     {breakOff, nil, epmdproto.CannotPass},
 		"an end that makes the send fail":    {breakOff, errSend, epmdproto.NoSuchNode},
 		"an ACK and the end":                 {func(ch *channel) { ack(ch); breakOff(ch) }, nil, epmdproto.OK},
 		"an ACK, the end and a send in vain": {func(ch *channel) { ack(ch); breakOff(ch) }, errSend, epmdproto.NoSuchNode},
@@ -56,7 +56,7 @@ func TestSendRaces(t *testing.T) {
 			s := New(Options{})
 			s.beginHandover()
 			entry := plainNode("n")
-			n := newNode(s, &conn{}, entry)
+			n := newNode(s, &conn{}, entry, firstOf(s.owners.enter(1)))
 			ch := newChannel(n, unixPair(t))
 			c, peer := remotePair(t, s)
 			if !s.gate.tryEnter(n) {
@@ -88,11 +88,65 @@ func TestSendRaces(t *testing.T) {
 	}
 }
 
+// TestUnreadKeepsCounting: a channel that EPMD breaks off counts against the node's
+// user until the node has read what lies there or has closed its end. To shut it
+// down, or to say ACK of what it has only peeked at, is not enough.
+func TestUnreadKeepsCounting(t *testing.T) {
+	for name, read := range map[string]func(ts *testServer, ch *fakeChannel){
+		"read":             func(_ *testServer, ch *fakeChannel) { _, f := ch.take(); _ = f.Close() },
+		"closed":           func(_ *testServer, ch *fakeChannel) { _ = ch.Close() },
+		"the server's end": func(ts *testServer, _ *fakeChannel) { ts.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ts := start(t, Options{})
+			n, ch := ts.openNode(t, "n")
+			ts.initiate(t, "n")
+			ts.inLine(t, "n", 1, 0)
+			reg := nodeOf(ts.names.Lookup([]byte("n")))
+			ours := reg.openNow()
+			ch.ack(peekID(t, ch), epmdproto.OK)
+			ts.log.says(t, "which the node has not read")
+			_, _ = ch.CloseRead(), ch.CloseWrite()
+			_ = n.heartbeat.Close()
+			ts.log.says(t, `"message":"unregistered"`)
+			if !within(func() bool { return ts.gate.passing() == 0 }) {
+				t.Error("EPMD waits for the ACK of a broken channel")
+			}
+			if _, unread := ts.gate.unreadOf(&reg.line); unread != 1 || ours.closeRead(false) {
+				t.Errorf("%d unread", unread)
+			}
+			read(ts, ch)
+			if !within(func() bool { _, unread := ts.gate.unreadOf(&reg.line); return unread == 0 }) {
+				t.Error("its place is not given back")
+			}
+		})
+	}
+}
+
+// peekID is the Id of the first PASS, which stays unread.
+func peekID(t *testing.T, ch *fakeChannel) uint64 {
+	t.Helper()
+	raw, err := ch.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf [epmdproto.MaxPass]byte
+	n := 0
+	if controlErr := raw.Control(func(fd uintptr) { n, _, err = unix.Recvfrom(int(fd), buf[:], unix.MSG_PEEK) }); controlErr != nil {
+		t.Fatal(controlErr)
+	}
+	p, parseErr := epmdproto.ParsePass(buf[:n])
+	if err != nil || parseErr != nil {
+		t.Fatal(err, parseErr)
+	}
+	return p.ID
+}
+
 // TestNoRoomToAnswer: a client whose end takes nothing does not hold up the accept
 // loop; the request stays for a goroutine.
 func TestNoRoomToAnswer(t *testing.T) {
 	s := New(Options{})
-	n := newNode(s, &conn{}, plainNode("n"))
+	n := newNode(s, &conn{}, plainNode("n"), firstOf(s.owners.enter(1)))
 	if err := s.names.Register(n.entry); err != nil {
 		t.Fatal(err)
 	}

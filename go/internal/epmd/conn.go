@@ -40,6 +40,7 @@ type conn struct {
 	body   []byte // what was read behind the header before errAgain
 	split  bool   // the bytes behind the length came later than it
 
+	answer  []byte       // while its peer has not taken it; untaken's
 	writing atomic.Int64 // when a write that may have to wait began, in Unix nanoseconds, or 0
 }
 
@@ -95,6 +96,7 @@ func (c *conn) Read(b []byte) (int, error) { return c.read(b) }
 // have to wait the end of b leaves with the FIN, so that a close or a shutdown
 // must follow at once.
 func (c *conn) writeLast(b []byte) error {
+	answer := b
 	if c.file == nil {
 		n, err := retry(sendLast, c.fd, b)
 		if err == nil && n == len(b) {
@@ -114,7 +116,14 @@ func (c *conn) writeLast(b []byte) error {
 			return err
 		}
 	}
-	return c.write(b)
+	c.answer = answer
+	c.s.untaken.add(c)
+	err := c.write(b)
+	if !c.s.untaken.remove(c) {
+		err = errUntaken
+	}
+	c.answer = nil
+	return err
 }
 
 // write sends all of b on a parked connection, or returns an error by the

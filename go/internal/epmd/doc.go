@@ -19,5 +19,6 @@
 //
 // Ownership: a conn is closed by the goroutine that serves it, or, once passed, by
 // the pass: at the ACK, the deadline, or the channel's end. After PASS the
-// connection is the node's; nothing is written to it any more.
+// connection is the node's; nothing is written to it any more. The gate counts it
+// until the node has read it, also where EPMD has given it up.
 package epmd

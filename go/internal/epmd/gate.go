@@ -6,23 +6,33 @@ import (
 	"time"
 )
 
-// errFull: more handovers wait for the node than may.
-var errFull = errors.New("epmd: too many handovers at once")
+// Why an initiator gets no place for its connection.
+var (
+	// errFull: more handovers wait for the node than may.
+	errFull = errors.New("epmd: too many handovers at once")
+	// errShare: the node's user, or all users together, have as many connections
+	// unread as they may.
+	errShare = errors.New("epmd: no place came free in time: too many connections lie unread at nodes of that user")
+)
 
-// gate bounds how many connections are on their way to nodes: passed, and not
-// acknowledged. A node may have maxNode of them, but no more than are still free
-// for all, so that nodes which answer nothing can't take the last place.
+// gate bounds how many connections nodes have been passed and may not have read
+// yet: the kernel counts those for EPMD's user, whether or not EPMD still waits
+// for an ACK. A user has at most as many as it leaves free for all others, and a
+// node has at most as many as it leaves free for other nodes of its user: users
+// and nodes that read nothing can't take the last place.
 type gate struct {
 	mu       sync.Mutex
 	max      int // Options.MaxPasses
 	maxNode  int
 	maxQueue int
-	taken    int     // places
+	taken    int     // passed, and EPMD waits for the ACK
+	unread   int     // passed, and perhaps not read: taken, and those that are late
 	queues   []*line // of nodes that somebody waits for, longest waiting first
 }
 
 // line is one node's share of the gate.
 type line struct {
+	owner  *owner
 	unread int // connections that the node may not have read yet
 	queue  []chan struct{}
 }
@@ -31,8 +41,9 @@ func newGate(o Options) *gate {
 	return &gate{max: o.MaxPasses, maxNode: o.MaxNodePasses, maxQueue: o.MaxNodeQueue}
 }
 
-// enter waits for a place for one more connection to n, until the deadline. Each
-// success is followed by done, or by late and then, perhaps never, settled.
+// enter waits for a place for one more connection to n, until the deadline. After
+// a nil error the caller must call done exactly once, or late. After late, settled
+// follows once the node is known to have read the connection, or to have lost it.
 func (g *gate) enter(n *node, deadline <-chan time.Time) error {
 	turn, err := g.queue(&n.line)
 	if turn == nil {
@@ -44,7 +55,7 @@ func (g *gate) enter(n *node, deadline <-chan time.Time) error {
 	case <-n.gone:
 		err = n.left
 	case <-deadline:
-		err = errNoAnswer
+		err = g.whyFull(&n.line)
 	}
 	if !g.leave(&n.line, turn) { // the turn came this very moment
 		g.done(n)
@@ -52,7 +63,18 @@ func (g *gate) enter(n *node, deadline <-chan time.Time) error {
 	return err
 }
 
-// tryEnter is enter for who can't wait.
+// whyFull is why no place came: the node reads nothing, or there are too few for
+// all of its user's nodes.
+func (g *gate) whyFull(l *line) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l.unread < g.maxNode {
+		return errShare
+	}
+	return errNoAnswer
+}
+
+// tryEnter is like enter but never waits. It reports whether it got a place.
 func (g *gate) tryEnter(n *node) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -98,21 +120,26 @@ func (g *gate) leave(l *line, turn chan struct{}) bool {
 	return false
 }
 
-// done: the node has the connection, or will never have it.
+// done: the node has read the connection, or will never get it.
 func (g *gate) done(n *node) { g.free(&n.line, 1, 1) }
 
-// late: the node has not said a word in time. The place is another node's, but
-// the connection still counts as unread by this one.
+// late: EPMD waits for the ACK no longer. The connection counts as unread until
+// settled.
 func (g *gate) late(n *node) { g.free(&n.line, 1, 0) }
 
-// settled: what was late is known to be read, or its channel is gone.
-func (g *gate) settled(n *node) { g.free(&n.line, 0, 1) }
+// settled: so many late ones are known to be read, or gone with their channel.
+func (g *gate) settled(n *node, count int) { g.free(&n.line, 0, count) }
 
-func (g *gate) free(l *line, places, unread int) {
+func (g *gate) free(l *line, taken, unread int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.taken -= places
+	g.taken -= taken
+	if unread == 0 {
+		return
+	}
+	g.unread -= unread
 	l.unread -= unread
+	l.owner.unread -= unread
 	for i := 0; i < len(g.queues); {
 		next := g.queues[i]
 		if !g.room(next) {
@@ -127,11 +154,18 @@ func (g *gate) free(l *line, places, unread int) {
 	}
 }
 
-func (g *gate) room(l *line) bool { return l.unread < min(g.maxNode, g.max-g.taken) }
+// room reports whether the node may have one more, see gate.
+func (g *gate) room(l *line) bool {
+	others := g.unread - l.owner.unread
+	share := (g.max - others + 1) / 2 // the owner's
+	return l.unread < min(g.maxNode, share-l.owner.unread)
+}
 
 func (g *gate) take(l *line) {
 	g.taken++
+	g.unread++
 	l.unread++
+	l.owner.unread++
 }
 
 func (g *gate) drop(l *line) {
@@ -141,4 +175,17 @@ func (g *gate) drop(l *line) {
 			return
 		}
 	}
+}
+
+// unreadOf is how many connections the node and its user may not have read.
+func (g *gate) unreadOf(l *line) (node, owner int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return l.unread, l.owner.unread
+}
+
+func (g *gate) passing() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.taken
 }

@@ -2,11 +2,14 @@ package epmd
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 )
 
-func gateNode() *node { return &node{gone: make(chan struct{})} }
+func gateNode() *node { return nodeOfUser(new(owner)) }
+
+func nodeOfUser(o *owner) *node { return &node{gone: make(chan struct{}), line: line{owner: o}} }
 
 func enterNow(g *gate, n *node) error {
 	past := make(chan time.Time, 1)
@@ -19,7 +22,7 @@ func fill(t *testing.T, g *gate, n *node) (in int) {
 	t.Helper()
 	for {
 		err := enterNow(g, n)
-		if errors.Is(err, errNoAnswer) {
+		if errors.Is(err, errNoAnswer) || errors.Is(err, errShare) {
 			return in
 		}
 		if err != nil {
@@ -29,19 +32,69 @@ func fill(t *testing.T, g *gate, n *node) (in int) {
 	}
 }
 
-// TestGateShares: a node gets its own limit; where the limit for all is near, no
-// more than is still free, so that there is always a place for another node.
+// TestGateShares: a node has at most its own limit, and what it leaves free for
+// its user's other nodes; a user what it leaves free for others. So there is always
+// a place for one more of each.
 func TestGateShares(t *testing.T) {
-	g := newGate(Options{MaxPasses: 16, MaxNodePasses: 6, MaxNodeQueue: 1})
-	var got []int
-	for range 5 {
-		got = append(got, fill(t, g, gateNode()))
+	one, other := new(owner), new(owner)
+	for name, c := range map[string]struct {
+		maxNode int
+		users   []*owner
+		want    []int
+	}{
+		"nodes of one user":        {64, []*owner{one, one, one, one, one}, []int{4, 2, 1, 1, 0}},
+		"with a limit below that":  {3, []*owner{one, one, one, one, one}, []int{3, 3, 1, 1, 0}},
+		"a user after another":     {64, []*owner{one, one, one, one, other, other, other}, []int{4, 2, 1, 1, 2, 1, 1}},
+		"each node another user's": {6, []*owner{{}, {}, {}, {}, {}, {}, {}, {}, {}}, []int{4, 3, 3, 2, 1, 1, 1, 1, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			*one, *other = owner{}, owner{}
+			g := newGate(Options{MaxPasses: 16, MaxNodePasses: c.maxNode, MaxNodeQueue: 1})
+			var got []int
+			for _, u := range c.users {
+				got = append(got, fill(t, g, nodeOfUser(u)))
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("nodes got %v, want %v", got, c.want)
+			}
+		})
 	}
-	for i, want := range []int{6, 5, 3, 1, 1} {
-		if got[i] != want {
-			t.Errorf("nodes got %v", got)
-			break
+}
+
+// TestGateUser: a user has N-1 and N places and not N+1, whichever of its nodes
+// asks; what is late keeps counting; another user gets places all the time, and
+// waits for nobody.
+func TestGateUser(t *testing.T) {
+	const most = 8 // of 16
+	g := newGate(Options{MaxPasses: 2 * most, MaxNodePasses: 1, MaxNodeQueue: 1})
+	user := new(owner)
+	var nodes []*node
+	for i := range most {
+		n := nodeOfUser(user)
+		nodes = append(nodes, n)
+		if err := enterNow(g, n); err != nil {
+			t.Fatalf("place %d: %v", i+1, err)
 		}
+		g.late(n)
+	}
+	if g.taken != 0 || g.unread != most || user.unread != most {
+		t.Errorf("taken %d, unread %d, the user's %d", g.taken, g.unread, user.unread)
+	}
+	next := nodeOfUser(user)
+	if err := enterNow(g, next); !errors.Is(err, errShare) {
+		t.Errorf("place %d: %v", most+1, err)
+	}
+	if fill(t, g, gateNode()) != 1 {
+		t.Error("no place for another user's node")
+	}
+	waiting, err := g.queue(&next.line)
+	if waiting == nil || err != nil {
+		t.Fatal(err)
+	}
+	g.settled(nodes[0], 1)
+	<-waiting
+	if err := enterNow(g, nodeOfUser(user)); !errors.Is(err, errShare) {
+		t.Errorf("a place given twice: %v", err)
 	}
 }
 
@@ -70,7 +123,7 @@ func TestGateOrder(t *testing.T) {
 	if g.taken != 0 || fill(t, g, n) != 0 {
 		t.Errorf("taken %d", g.taken)
 	}
-	g.settled(n)
+	g.settled(n, 1)
 	if fill(t, g, n) != 1 || len(g.queues) != 0 {
 		t.Errorf("%d queues", len(g.queues))
 	}

@@ -139,12 +139,14 @@ func resultOf(err error) epmdproto.Result {
 		return refused.result
 	case isAny(err, epmdproto.ErrName, errNoSuchNode, errGone):
 		return epmdproto.NoSuchNode
-	case isAny(err, errFull, errFrozen, unix.ETOOMANYREFS, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM):
+	case errors.Is(err, errNoExtra):
+		return epmdproto.NoHandover
+	case isAny(err, errFull, errShare, errFrozen, unix.ETOOMANYREFS, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM):
 		return epmdproto.Overloaded
 	case isAny(err, errNoAnswer, errLate, os.ErrDeadlineExceeded):
 		return epmdproto.NoAnswer
 	}
-	return epmdproto.NoHandover
+	return epmdproto.CannotPass
 }
 
 func isAny(err error, targets ...error) bool {

@@ -186,3 +186,5 @@ func plainNode(name string) epmdproto.Alive2Req {
 func peerOf(c net.Conn) netip.AddrPort {
 	return netip.MustParseAddrPort(fmt.Sprint(c.LocalAddr()))
 }
+
+func firstOf[T, U any](v T, _ U) T { return v }

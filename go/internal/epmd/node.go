@@ -33,7 +33,7 @@ type node struct {
 	opening *opening  // the attempt under way, or nil
 	logged  time.Time // that there is no way to it
 
-	line // the gate's
+	line // the gate's, with the node's user
 }
 
 // socketAnswer is what a node said to 'h'. err wraps epmdproto.ErrSocketName.
@@ -52,10 +52,15 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 			return
 		}
 	}
-	n := newNode(s, c, req)
+	o, names := s.owners.enter(s.uidOf(c))
+	n := newNode(s, c, req, o)
 	// Nobody may ask on the heartbeat before the answer is written there.
 	n.writing.Lock()
 	err := req.CanRegister()
+	if names > s.o.MaxUserNames {
+		err = errNames
+		s.stats.refusals[refusedNames].Add(1)
+	}
 	if err == nil {
 		err = s.names.Register(n.entry)
 	}
@@ -70,8 +75,9 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 	n.writing.Unlock()
 	switch {
 	case err != nil:
+		s.owners.leave(n.owner)
 		s.stats.request(kindRegister, outcomeRefused)
-		s.o.Log.Warn().Err(err).Stringer("peer", c.peer).Msg("registration refused")
+		n.owner.log.Warn().Err(err).Stringer("peer", c.peer).Stringer("uid", n.owner).Msg("registration refused")
 		s.waiting.add(c)
 		_, _ = c.read(make([]byte, 1))
 	case !sent:
@@ -98,11 +104,13 @@ func (s *Server) freed(name string) bool {
 	return true
 }
 
-func newNode(s *Server, c *conn, req epmdproto.Alive2Req) *node {
+// newNode takes over one name of the owner's, which the node's leave gives back.
+func newNode(s *Server, c *conn, req epmdproto.Alive2Req, o *owner) *node {
 	n := &node{
 		s: s, heartbeat: c, gone: make(chan struct{}),
 		port2:   epmdproto.AppendPort2Resp(nil, req),
 		answers: make(chan socketAnswer, 1),
+		line:    line{owner: o},
 	}
 	n.entry = &registry.Node{Alive2Req: req, FD: c.fd, Data: n}
 	return n
@@ -124,7 +132,7 @@ func (n *node) live() {
 	case ended(err):
 		n.leave(errGone, err.Error())
 	default:
-		n.s.o.Log.Warn().Str("node", n.entry.Name).Err(err).Msg("heartbeat broken, unregistering the node")
+		n.owner.log.Warn().Str("node", n.entry.Name).Stringer("uid", n.owner).Err(err).Msg("heartbeat broken, unregistering the node")
 		n.leave(err, err.Error())
 	}
 }
@@ -189,6 +197,7 @@ func (n *node) leave(err error, why string) {
 	if open != nil {
 		open.breakOff(err)
 	}
+	n.s.owners.leave(n.owner)
 	n.heartbeat.hangUp()
 	n.s.o.Log.Info().Str("node", n.entry.Name).Str("why", why).Msg("unregistered")
 }

@@ -39,15 +39,24 @@ type Options struct {
 	// MaxWaitingSource is the same for those of one IPv4 address or IPv6 /64 that
 	// is not this host's. Default a quarter of MaxWaiting.
 	MaxWaitingSource int
+	// MaxUntaken and MaxUntakenSource are the same for connections whose peer has
+	// not read the answer. Default as MaxWaiting and MaxWaitingSource.
+	MaxUntaken, MaxUntakenSource int
+	// MaxUntakenBytes is how much memory these answers may take together; an answer
+	// that many are to read counts once. Default 64 MiB.
+	MaxUntakenBytes int
+	// MaxUserNames is how many names the nodes of one local user may register.
+	// Default 16,384.
+	MaxUserNames int
 	// HandoverTimeout is the time for one handover, from its request to the
 	// node's ACK. Default 4 s; initiators give up at 7 s.
 	HandoverTimeout time.Duration
-	// MaxNodePasses is how many connections may be on their way to one node
-	// without an ACK. Default 64.
+	// MaxNodePasses is how many connections one node may have been passed and
+	// not read yet, as far as EPMD knows. Default 64.
 	MaxNodePasses int
-	// MaxPasses is the same for all nodes together: the kernel refuses more
-	// unread ones a uid than that uid may have files open (ETOOMANYREFS).
-	// Default 512.
+	// MaxPasses is the same for all nodes together: the kernel refuses to pass
+	// more than that EPMD may have files open (ETOOMANYREFS). The nodes of one
+	// user have at most as many as they leave free for others. Default 1,024.
 	MaxPasses int
 	// MaxNodeQueue is how many more may wait for room, a node. Default 256.
 	MaxNodeQueue int
@@ -73,9 +82,13 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.LocalReserve, min(256, o.MaxClients/4))
 	setDefault(&o.MaxWaiting, max(1, o.MaxClients/4))
 	setDefault(&o.MaxWaitingSource, max(1, o.MaxWaiting/4))
+	setDefault(&o.MaxUntaken, o.MaxWaiting)
+	setDefault(&o.MaxUntakenSource, o.MaxWaitingSource)
+	setDefault(&o.MaxUntakenBytes, 64<<20)
+	setDefault(&o.MaxUserNames, 16384)
 	setDefault(&o.HandoverTimeout, 4*time.Second)
 	setDefault(&o.MaxNodePasses, 64)
-	setDefault(&o.MaxPasses, 512)
+	setDefault(&o.MaxPasses, 1024)
 	setDefault(&o.MaxNodeQueue, 256)
 	return o
 }

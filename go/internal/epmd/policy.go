@@ -50,21 +50,24 @@ func (e policyError) result() epmdproto.Result {
 func (s *Server) sendNames(c *conn) {
 	if s.check(c, policy.Names, nil) != policy.Allowed {
 		s.stats.request(kindNames, outcomeRefused)
-		s.reply(c, s.namesList(func(string) bool { return false }))
+		s.reply(c, s.listPort())
 		return
 	}
-	seen := func(string) bool { return true }
-	if p := s.policy.Load(); p != nil && !c.isLocal() {
-		seen = func(name string) bool { return !p.Hides(name) }
+	p := s.policy.Load()
+	if p != nil && c.isLocal() {
+		p = nil
 	}
 	s.stats.request(kindNames, outcomeOK)
-	s.reply(c, s.namesList(seen))
+	s.reply(c, s.namesList(p))
 }
 
 // sendStatus answers STATUS_REQ with the JSON of a status.Status.
 func (s *Server) sendStatus(c *conn) {
 	s.stats.request(kindStatus, outcomeOK)
+	// One at a time: each is an answer of its own.
+	s.lists.mu.Lock()
 	answer, err := json.Marshal(s.Status())
+	s.lists.mu.Unlock()
 	if err != nil {
 		s.o.Log.Error().Err(err).Msg("STATUS_REQ")
 		return

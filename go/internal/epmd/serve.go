@@ -104,7 +104,7 @@ func (s *Server) answer(c *conn, request []byte) (then func()) {
 		case !s.local(c, kindRegister):
 		case err != nil:
 			s.stats.request(kindRegister, outcomeBad)
-			s.o.Log.Warn().Err(err).Stringer("peer", c.peer).Msg("ALIVE2_REQ closed without an answer")
+			s.stats.faults.Warn().Err(err).Stringer("peer", c.peer).Msg("ALIVE2_REQ closed without an answer")
 		default:
 			return func() { s.register(c, req) }
 		}
@@ -198,7 +198,7 @@ func (s *Server) lookup(c *conn, request []byte) []byte {
 // kill ends the server, if no node is registered or RelaxedCommandCheck is set.
 func (s *Server) kill(c *conn) {
 	if !s.o.RelaxedCommandCheck && s.names.Len() > 0 {
-		s.o.Log.Warn().Stringer("peer", c.peer).Msg("KILL_REQ refused, there are live nodes")
+		s.stats.faults.Warn().Stringer("peer", c.peer).Msg("KILL_REQ refused, there are live nodes")
 		s.stats.request(kindKill, outcomeRefused)
 		s.reply(c, []byte("NO"))
 		return
@@ -213,7 +213,7 @@ func (s *Server) kill(c *conn) {
 // unknown name the stock EPMD says both words.
 func (s *Server) stop(c *conn, name []byte) {
 	if !s.o.RelaxedCommandCheck {
-		s.o.Log.Warn().Stringer("peer", c.peer).Msg("STOP_REQ refused, needs -relaxed_command_check")
+		s.stats.faults.Warn().Stringer("peer", c.peer).Msg("STOP_REQ refused, needs -relaxed_command_check")
 		s.stats.request(kindStop, outcomeRefused)
 		return
 	}

@@ -16,8 +16,13 @@ type Server struct {
 	o     Options
 	names *registry.Registry
 	gate  *gate
+	// owners has the users that nodes belong to.
+	owners *owners
 	// waiting has the connections whose request is not there yet.
 	waiting *waiting
+	// untaken has the connections whose answer the peer has not read yet.
+	untaken *waiting
+	lists   lists
 	leaving leaving
 	stats   *stats
 	policy  atomic.Pointer[policy.Policy] // nil: everything is allowed
@@ -41,11 +46,14 @@ func New(o Options) *Server {
 		names:   registry.New(o.MaxOld),
 		gate:    newGate(o),
 		waiting: newWaiting(o),
+		untaken: newUntaken(o),
 		stats:   newStats(o),
 		owner:   peercred.TCPOwner,
 		end:     make(chan struct{}),
 		conns:   make(map[*conn]struct{}),
 	}
+	s.owners = newOwners(o, s.gate)
+	messageSize() // while there are files to measure it with
 	s.leaving.init()
 	return s
 }

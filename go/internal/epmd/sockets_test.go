@@ -14,6 +14,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/peercred"
 	"handover/go/internal/testenv"
 )
 
@@ -25,7 +26,7 @@ func TestBadSockets(t *testing.T) {
 	}
 	defer stream.Close()
 	streamName := strings.TrimPrefix(stream.Addr().String(), "@")
-	const noSocket, noNode = epmdproto.NoHandover, epmdproto.NoSuchNode
+	const noSocket, noNode = epmdproto.CannotPass, epmdproto.NoSuchNode
 	for name, c := range map[string]struct {
 		answer, log string
 		result      epmdproto.Result
@@ -70,7 +71,7 @@ func TestBadSocketIsLoggedOnce(t *testing.T) {
 		c := ts.initiate(t, "n")
 		n.asked()
 		send(t, n.heartbeat, []byte(framed("relative")))
-		refused(t, c, epmdproto.NoHandover)
+		refused(t, c, epmdproto.CannotPass)
 	}
 	ts.log.says(t, "no way to bring")
 	if got := strings.Count(ts.log.String(), "no way to bring"); got != 1 {
@@ -104,8 +105,28 @@ func TestForeignSocket(t *testing.T) {
 		c1 := ts.initiate(t, "n")
 		n.asked()
 		n.offer()
-		refused(t, c1, epmdproto.NoHandover)
+		refused(t, c1, epmdproto.CannotPass)
 		ts.log.says(t, fmt.Sprintf("uid %d listens", listener))
+	}
+}
+
+// TestOwnerUnavailable: if the kernel does not tell whose the node is, the node
+// gets nothing, and the log says what to change; it does not blame the node.
+func TestOwnerUnavailable(t *testing.T) {
+	ts := start(t, Options{}, func(s *Server) {
+		s.owner = func(_, _ netip.AddrPort) (uint32, error) {
+			return 0, fmt.Errorf("peercred: %w (no sock_diag)", peercred.ErrUnavailable)
+		}
+	})
+	n := ts.node(t, "n")
+	c := ts.initiate(t, "n")
+	n.asked()
+	n.offer()
+	refused(t, c, epmdproto.CannotPass)
+	ts.log.says(t, "load the module tcp_diag")
+	ts.log.says(t, `"uid":"unknown"`)
+	if strings.Contains(ts.log.String(), "has closed") {
+		t.Error("the log says that the far end has closed")
 	}
 }
 

@@ -55,10 +55,12 @@ const (
 	refusedRemote  // what is for this host alone
 	refusedClients // Options.MaxClients
 	refusedWaiting // Options.MaxWaiting
+	refusedUntaken // Options.MaxUntaken
+	refusedNames   // Options.MaxUserNames
 	refusals
 )
 
-var refusalNames = [refusals]string{"source", "rate", "hidden", "node", "remote", "clients", "waiting"}
+var refusalNames = [refusals]string{"source", "rate", "hidden", "node", "remote", "clients", "waiting", "untaken", "names"}
 
 // handoverBounds are in seconds. Local ones take a tenth of a millisecond.
 var handoverBounds = [...]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}
@@ -69,22 +71,23 @@ type stats struct {
 	accepted  atomic.Uint64
 	silent    atomic.Uint64
 	requests  [kinds][outcomes]atomic.Uint64
-	handovers [epmdproto.Overloaded + 1]atomic.Uint64
+	handovers [epmdproto.CannotPass + 1]atomic.Uint64
 	refusals  [refusals]atomic.Uint64
 	took      [len(handoverBounds) + 1]atomic.Uint64
 	tookNanos atomic.Int64
 	// refused logs refusals, so many a minute: each has its number here anyway.
-	refused zerolog.Logger
+	// faults is the same for the faults of local peers.
+	refused, faults zerolog.Logger
 }
 
-// refusalLines is how many refusals are logged a minute.
+// refusalLines is how many refusals, and how many faults, are logged a minute.
 const refusalLines = 10
 
 func newStats(o Options) *stats {
-	return &stats{
-		start:   time.Now(),
-		refused: o.Log.Sample(&zerolog.BurstSampler{Burst: refusalLines, Period: time.Minute}),
+	fewLines := func() zerolog.Logger {
+		return o.Log.Sample(&zerolog.BurstSampler{Burst: refusalLines, Period: time.Minute})
 	}
+	return &stats{start: time.Now(), refused: fewLines(), faults: fewLines()}
 }
 
 func (st *stats) request(k kind, o outcome) { st.requests[k][o].Add(1) }
@@ -197,12 +200,6 @@ func (n *node) status() status.Node {
 	st.Unread, st.Queued = n.unread, len(n.queue)
 	n.s.gate.mu.Unlock()
 	return st
-}
-
-func (g *gate) passing() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.taken
 }
 
 func (w *waiting) len() int {

@@ -2,12 +2,16 @@ package epmd
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmdproto"
 )
 
 // Calls on non-blocking sockets come back at once, so they go past the scheduler
@@ -77,4 +81,35 @@ func closeNow(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0
 // second has passed: most can be answered at once. Without it they wait here.
 func deferAccept(listener int) {
 	_ = unix.SetsockoptInt(listener, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
+}
+
+// messageSize is what one PASS with its file takes up in a Unix socket until it is
+// read. It is the same for every length of a PASS.
+var messageSize = sync.OnceValue(func() int {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer closeFDs(fds[:])
+	if err := unix.Sendmsg(fds[0], make([]byte, epmdproto.MaxPass), unix.UnixRights(fds[1]), nil, 0); err != nil {
+		return 0
+	}
+	n, _ := unix.IoctlGetInt(fds[0], unix.SIOCOUTQ)
+	return n
+})
+
+// unreadMessages is how many PASSes the far end of c has not read, neither by
+// shutting c down nor by peeking: the kernel counts the files in them for EPMD's
+// user. It is 0 where the kernel does not tell.
+func unreadMessages(c *net.UnixConn) int {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	size, bytes := messageSize(), 0
+	_ = raw.Control(func(fd uintptr) { bytes, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	if err != nil || size == 0 {
+		return 0
+	}
+	return (bytes + size - 1) / size
 }

@@ -3,6 +3,7 @@
 package epmd
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"syscall"
@@ -36,3 +37,7 @@ func newAlarm() (in, out *os.File, err error) { return os.Pipe() }
 func closeNow(fd int) { _ = unix.Close(fd) }
 
 func deferAccept(int) {}
+
+func messageSize() int { return 0 }
+
+func unreadMessages(*net.UnixConn) int { return 0 }

@@ -38,6 +38,7 @@ type NodeState struct {
 	registry.Record
 	FD    int
 	Peer  netip.AddrPort
+	UID   *int64 `json:",omitempty"` // the node's user; an older EPMD does not say
 	Asked bool   // an 'h' is unanswered
 	Said  []byte // the beginning of the answer, where it was read already
 }
@@ -150,10 +151,17 @@ func (s *Server) restoreNode(st NodeState) error {
 		c.close()
 		return err
 	}
-	n := newNode(s, c, st.Alive2Req)
+	uid := st.UID
+	if uid == nil {
+		asked := s.uidOf(c)
+		uid = &asked
+	}
+	o, _ := s.owners.enter(*uid)
+	n := newNode(s, c, st.Alive2Req, o)
 	n.asked = st.Asked
 	n.said.Write(st.Said)
 	if err := s.names.Restore(n.entry, st.Count); err != nil {
+		s.owners.leave(n.owner)
 		c.close()
 		return err
 	}

@@ -13,13 +13,14 @@ type Result byte
 const (
 	OK         Result = iota // the connection is the node's now
 	NoSuchNode               // nobody of that name is registered
-	NoHandover               // the node is registered and can't take handovers
+	NoHandover               // the node is registered without Extra: it takes no handovers
 	NoAnswer                 // the node did not answer in time
 	Refused                  // by policy, or the connection failed the node's checks
 	Overloaded               // too many at once; try again
+	CannotPass               // EPMD can't bring the connection to the node; its log says why
 )
 
-var resultNames = [...]string{"ok", "no_such_node", "no_handover", "no_answer", "refused", "overloaded"}
+var resultNames = [...]string{"ok", "no_such_node", "no_handover", "no_answer", "refused", "overloaded", "cannot_pass"}
 
 // String gives the name of the table, or the number of an unknown result.
 func (r Result) String() string {

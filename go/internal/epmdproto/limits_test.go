@@ -171,7 +171,7 @@ func TestChannelMessages(t *testing.T) {
 
 func TestResultNames(t *testing.T) {
 	for r, want := range map[Result]string{OK: "ok", NoSuchNode: "no_such_node", NoHandover: "no_handover",
-		NoAnswer: "no_answer", Refused: "refused", Overloaded: "overloaded", 9: "result_9"} {
+		NoAnswer: "no_answer", Refused: "refused", Overloaded: "overloaded", CannotPass: "cannot_pass", 7: "result_7", 9: "result_9"} {
 		if r.String() != want {
 			t.Errorf("%d is %q, want %q", r, r, want)
 		}

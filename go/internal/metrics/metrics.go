@@ -24,6 +24,8 @@ import (
 const (
 	// scrapeTimeout bounds a connection's request and answer each.
 	scrapeTimeout = 10 * time.Second
+	// headerTimeout is how long a connection may take to ask.
+	headerTimeout = 2 * time.Second
 	// maxScrapes is how many are answered at once; more get 503.
 	maxScrapes = 4
 	// maxConns is how many connections are open at once, for they share EPMD's
@@ -42,7 +44,9 @@ func Serve(ctx context.Context, addr netip.AddrPort, source func() status.Status
 	if err != nil {
 		return // ctx ended, or listen has logged why not
 	}
-	server := &http.Server{Handler: Handler(source), ReadTimeout: scrapeTimeout, WriteTimeout: scrapeTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	server := &http.Server{Handler: Handler(source), ReadTimeout: scrapeTimeout, ReadHeaderTimeout: headerTimeout, WriteTimeout: scrapeTimeout, MaxHeaderBytes: 16 << 10}
+	// One that stays open after its answer would keep a place from others.
+	server.SetKeepAlivesEnabled(false)
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	log.Info().Stringer("on", l.Addr()).Msg("metrics")

@@ -85,6 +85,53 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// TestIdleConnections: as many connections as there may be, which keep open after
+// their answer or never ask, delay a scrape by less than the time that a connection
+// may take to ask at most.
+func TestIdleConnections(t *testing.T) {
+	addr := netip.MustParseAddrPort("127.0.0.1:0")
+	l, err := net.Listen("tcp4", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = netip.MustParseAddrPort(l.Addr().String())
+	_ = l.Close()
+	var log lines
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { Serve(ctx, addr, sample, zerolog.New(&log)) })
+	defer wg.Wait()
+	defer cancel()
+	log.wait(t, `"message":"metrics"`)
+	connect := func() net.Conn {
+		c, err := net.Dial("tcp4", addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(patience))
+		return c
+	}
+	for range maxConns {
+		c := connect()
+		if _, err := io.WriteString(c, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 200") { // to the server's close
+			t.Fatalf("%v %.20q", err, b)
+		}
+	}
+	for range maxConns {
+		connect()
+	}
+	client := http.Client{Timeout: patience}
+	r, err := client.Get("http://" + addr.String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+}
+
 type lines struct {
 	mu  sync.Mutex
 	all strings.Builder

@@ -9,9 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync/atomic"
+	"syscall"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,31 +51,107 @@ const (
 )
 
 // TCPOwner returns the uid that owns the TCP socket on this host whose own
-// address is local and whose peer is remote: an exact look-up, not a scan. The
-// error is a *[NotFoundError] where there is none that is connected and held by
-// a process.
+// address is local and whose peer is remote: an exact look-up by sock_diag, or a
+// search in /proc/net/tcp where there is no sock_diag. The error is a
+// *[NotFoundError] where there is none that is connected and held by a process, and
+// wraps [ErrUnavailable] where neither can be asked.
 func TCPOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	local, remote = unmap(local), unmap(remote)
 	if local.Addr().Is4() != remote.Addr().Is4() {
 		return 0, fmt.Errorf("peercred: %v and %v are of two address families", local, remote)
 	}
+	uid, err = diagOwner(local, remote)
+	switch {
+	case err == nil || !errors.Is(err, errNoDiag):
+		return uid, err
+	case errors.Is(err, unix.ENOENT) && diagAnswers():
+		return 0, &NotFoundError{local, remote}
+	}
+	uid, procErr := procOwner(local, remote)
+	if procErr == nil || errors.Is(procErr, ErrNotFound) || isPassing(procErr) {
+		return uid, procErr
+	}
+	return 0, fmt.Errorf("peercred: %w (%w; %w)", ErrUnavailable, err, procErr)
+}
+
+// Available returns nil if [TCPOwner] can tell who owns a connection on this host,
+// and else an error that wraps [ErrUnavailable]. It tries with a connection of its
+// own.
+func Available() error {
+	local, remote, end, err := ownPair()
+	if err != nil {
+		return err
+	}
+	defer end()
+	_, err = TCPOwner(local, remote)
+	return err
+}
+
+// errNoDiag: sock_diag can't be asked, or, with ENOENT, either knows no such
+// socket or no TCP.
+var errNoDiag = errors.New("no sock_diag")
+
+// diagWorks is set when sock_diag has answered about TCP.
+var diagWorks atomic.Bool
+
+// diagOwner is TCPOwner by sock_diag.
+func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	req, err := diagRequest(local, remote)
 	if err != nil {
 		return 0, fmt.Errorf("peercred: %w", err)
 	}
-	msgs, err := exchange(req)
+	answer, err := exchange(req)
 	switch {
-	case errors.Is(err, unix.ENOENT):
-		return 0, &NotFoundError{local, remote}
-	case err != nil:
+	case isPassing(err):
 		return 0, fmt.Errorf("peercred: sock_diag: %w", err)
+	case err != nil:
+		return 0, fmt.Errorf("%w: %w", errNoDiag, err)
 	}
-	for _, m := range msgs {
-		if held(m.Data, req) {
-			return binary.NativeEndian.Uint32(m.Data[offUID:]), nil
-		}
+	diagWorks.Store(true)
+	if held(answer, req) {
+		return binary.NativeEndian.Uint32(answer[offUID:]), nil
 	}
 	return 0, &NotFoundError{local, remote}
+}
+
+// isPassing reports whether the same question may be answered another time.
+func isPassing(err error) bool {
+	for _, passing := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, os.ErrDeadlineExceeded} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}
+
+// diagAnswers reports whether sock_diag knows TCP sockets. Without the module
+// tcp_diag it answers ENOENT, as for a socket that it does not have.
+func diagAnswers() bool {
+	if diagWorks.Load() {
+		return true
+	}
+	local, remote, end, err := ownPair()
+	if err != nil {
+		return false
+	}
+	defer end()
+	_, err = diagOwner(local, remote)
+	return err == nil
+}
+
+// ownPair makes a connection that TCPOwner must find. The caller must call end.
+func ownPair() (local, remote netip.AddrPort, end func(), err error) {
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return local, remote, nil, fmt.Errorf("peercred: %w", err)
+	}
+	c, err := net.DialTimeout("tcp4", l.Addr().String(), diagTimeout)
+	if err != nil {
+		_ = l.Close()
+		return local, remote, nil, fmt.Errorf("peercred: %w", err)
+	}
+	local, remote = c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	return local, remote, func() { _, _ = c.Close(), l.Close() }, nil
 }
 
 func unmap(a netip.AddrPort) netip.AddrPort {
@@ -96,19 +173,60 @@ func held(msg, req []byte) bool {
 		binary.NativeEndian.Uint32(msg[offInode:]) != 0
 }
 
-func exchange(req []byte) ([]netlink.Message, error) {
-	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
+// exchange sends one request to sock_diag and returns the body of the one answer;
+// tests have another one. A netlink package would take more memory for it than a
+// registered node.
+var exchange = func(req []byte) (answer []byte, err error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("socket", err)
 	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(diagTimeout)); err != nil {
-		return nil, err
+	defer unix.Close(fd)
+	timeout := unix.NsecToTimeval(diagTimeout.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		return nil, os.NewSyscallError("setsockopt", err)
 	}
-	return c.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request},
-		Data:   req,
-	})
+	// struct nlmsghdr: Length:32 Type:16 Flags:16 Seq:32 PID:32.
+	var b [diagAnswerMax]byte
+	length := unix.SizeofNlMsghdr + copy(b[unix.SizeofNlMsghdr:], req)
+	binary.NativeEndian.PutUint32(b[0:], uint32(length))
+	binary.NativeEndian.PutUint16(b[4:], unix.SOCK_DIAG_BY_FAMILY)
+	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST)
+	if err := unix.Sendto(fd, b[:length], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, os.NewSyscallError("sendto", err)
+	}
+	n, err := receive(fd, b[:])
+	switch {
+	case err == unix.EAGAIN:
+		return nil, os.ErrDeadlineExceeded
+	case err != nil:
+		return nil, os.NewSyscallError("recvfrom", err)
+	case n < unix.SizeofNlMsghdr+4:
+		return nil, fmt.Errorf("an answer of %d bytes", n)
+	}
+	body := b[unix.SizeofNlMsghdr:n]
+	if binary.NativeEndian.Uint16(b[4:]) == unix.NLMSG_ERROR {
+		return nil, syscall.Errno(-int32(binary.NativeEndian.Uint32(body)))
+	}
+	return body, nil
+}
+
+// diagAnswerMax has room for an answer about one TCP socket; attributes behind it may
+// be cut. It is on the stack of a goroutine that stays.
+const diagAnswerMax = 512
+
+// receive reads what the kernel, and nobody else, has sent.
+func receive(fd int, b []byte) (n int, err error) {
+	for {
+		n, from, err := unix.Recvfrom(fd, b, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if sender, ok := from.(*unix.SockaddrNetlink); err == nil && (!ok || sender.Pid != 0) {
+			continue
+		}
+		return n, err
+	}
 }
 
 // diagRequest: Family Protocol Ext Pad States:32, then the id: both ports, both

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestUnix(t *testing.T) {
@@ -35,7 +37,26 @@ func ends(c net.Conn) (local, remote netip.AddrPort) {
 	return c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()
 }
 
+type ownerFunc func(local, remote netip.AddrPort) (uint32, error)
+
+// TestTCPOwner: sock_diag and /proc tell the same.
 func TestTCPOwner(t *testing.T) {
+	t.Run("sock_diag", func(t *testing.T) { owners(t, diagOwnerOnly) })
+	t.Run("proc", func(t *testing.T) { owners(t, procOwner) })
+	t.Run("either", func(t *testing.T) { owners(t, TCPOwner) })
+}
+
+// diagOwnerOnly is TCPOwner where sock_diag works.
+func diagOwnerOnly(local, remote netip.AddrPort) (uint32, error) {
+	uid, err := diagOwner(local, remote)
+	if errors.Is(err, unix.ENOENT) {
+		err = &NotFoundError{local, remote}
+	}
+	return uid, err
+}
+
+func owners(t *testing.T, ask ownerFunc) {
+	t.Helper()
 	for _, listen := range []string{"127.0.0.1:0", "[::1]:0"} {
 		l, err := net.Listen("tcp", listen)
 		if err != nil {
@@ -48,27 +69,27 @@ func TestTCPOwner(t *testing.T) {
 		}
 		local, remote := ends(d)
 		// Not yet accepted: nobody holds the far end, which must not read as root's.
-		owner(t, local, remote, true)
-		owner(t, remote, local, false)
+		owner(t, ask, local, remote, true)
+		owner(t, ask, remote, local, false)
 		a, err := l.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		owner(t, remote, local, true)
+		owner(t, ask, remote, local, true)
 		// Half closed by the far end: still the process's.
 		d.(*net.TCPConn).CloseWrite()
-		owner(t, remote, local, true)
+		owner(t, ask, remote, local, true)
 		a.Close()
 		d.Close()
-		owner(t, local, remote, false)
+		owner(t, ask, local, remote, false)
 		// A listener on that port is not the connection.
-		owner(t, remote, netip.AddrPortFrom(remote.Addr(), 1), false)
+		owner(t, ask, remote, netip.AddrPortFrom(remote.Addr(), 1), false)
 	}
 }
 
-func owner(t *testing.T, local, remote netip.AddrPort, found bool) {
+func owner(t *testing.T, ask ownerFunc, local, remote netip.AddrPort, found bool) {
 	t.Helper()
-	uid, err := TCPOwner(local, remote)
+	uid, err := ask(local, remote)
 	var missing *NotFoundError
 	if found && (err != nil || uid != uint32(os.Getuid())) {
 		t.Errorf("%v to %v: %d, %v", local, remote, uid, err)

@@ -18,3 +18,6 @@ func Unix(*net.UnixConn) (Cred, error) {
 func TCPOwner(_, _ netip.AddrPort) (uint32, error) {
 	return 0, fmt.Errorf("peercred: %w", errors.ErrUnsupported)
 }
+
+// Available is for Linux; elsewhere it fails with errors.ErrUnsupported.
+func Available() error { return fmt.Errorf("peercred: %w", errors.ErrUnsupported) }

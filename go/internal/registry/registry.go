@@ -58,6 +58,8 @@ type Registry struct {
 	byName map[string]*Node // live and old
 	live   list
 	old    list
+	// changes counts what changes Live or Old.
+	changes uint64
 }
 
 // New returns an empty registry that remembers maxOld names that were given up.
@@ -84,6 +86,7 @@ func (r *Registry) Register(n *Node) error {
 	n.live = true
 	r.byName[n.Name] = n
 	r.live.pushFront(n)
+	r.changes++
 	return nil
 }
 
@@ -133,6 +136,13 @@ func (r *Registry) Old() []*Node {
 	return nodes
 }
 
+// Changes is a number that differs whenever Live or Old have changed.
+func (r *Registry) Changes() uint64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.changes
+}
+
 // Len is the number of registered nodes.
 func (r *Registry) Len() int {
 	r.mu.RLock()
@@ -151,6 +161,7 @@ func (r *Registry) retire(n *Node) bool {
 	stone.Extra = nil
 	r.byName[n.Name] = stone
 	r.old.pushFront(stone)
+	r.changes++
 	return true
 }
 

@@ -23,6 +23,7 @@ func (r *Registry) Restore(n *Node, count uint32) error {
 	n.creation, n.live = count, true
 	r.byName[n.Name] = n
 	r.live.pushFront(n)
+	r.changes++
 	return nil
 }
 
@@ -37,5 +38,6 @@ func (r *Registry) RestoreOld(old Record, fd int) error {
 	stone := &Node{Alive2Req: old.Alive2Req, FD: fd, creation: old.Count}
 	r.byName[old.Name] = stone
 	r.old.pushFront(stone)
+	r.changes++
 	return nil
 }

@@ -130,7 +130,7 @@ func Parse(answer []byte) (Status, error) {
 }
 
 // Run is `epmd -status` and `handover status`: it asks, and prints for a person or,
-// with asJSON, for a script.
+// with asJSON, for a script. What is printed is [Printable].
 func Run(stdout io.Writer, port uint16, asJSON bool) error {
 	answer, err := Ask(port)
 	if err != nil {
@@ -141,9 +141,9 @@ func Run(stdout io.Writer, port uint16, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		_, err = fmt.Fprintf(stdout, "%s\n", answer)
+		_, err = fmt.Fprintf(stdout, "%s\n", Printable(string(answer)))
 		return err
 	}
-	_, err = io.WriteString(stdout, s.Text())
+	_, err = io.WriteString(stdout, Printable(s.Text()))
 	return err
 }
