@@ -7,7 +7,7 @@
 
 %% Why a connection did not come up; handover_log has a sentence for each.
 -type reason() :: bad_name | bad_route | unknown_host | epmd_unreachable | stock_epmd | bad_answer | no_such_node
-                | no_handover | no_answer | refused | overloaded | closed | direct_failed | handshake | other_name
+                | no_handover | no_answer | refused | overloaded | cannot_pass | closed | direct_failed | handshake | other_name
                 | timeout | carrier_down | not_alive.
 
 -type info() :: #{carrier := up | down, epmd := handover | stock | down, os_pid => pos_integer(),

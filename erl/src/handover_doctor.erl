@@ -11,8 +11,8 @@
 -type failure() :: step() | {program, no_step | timeout | {exit_status, integer()} | {Reason :: term(), Path :: binary()}}.
 
 -define(STEPS, [name, resolve, tcp, epmd, registered, handover, direct, handshake]).
-%% Its eight steps take at most 5 s each.
--define(DEADLINE_MS, 60000).
+%% Its eight steps take at most 8 s each.
+-define(DEADLINE_MS, 90000).
 -define(LINE_BYTES, 65536).
 %% Its exit statuses.
 -define(BY_HANDOVER, 0).

@@ -203,6 +203,7 @@ explain(no_handover) -> "it is registered but takes no handovers; is it started 
 explain(no_answer) -> "the node did not answer its EPMD in time";
 explain(refused) -> "its EPMD or the node refuses this connection";
 explain(overloaded) -> "its EPMD has too many handovers at once; try again";
+explain(cannot_pass) -> "its EPMD cannot bring connections to it; the log of that EPMD says why";
 explain(stock_epmd) -> "its EPMD is not handover's";
 explain(bad_answer) -> "what listens on its EPMD port does not speak EPMD";
 explain(closed) -> "it closed the connection before the handshake was done";

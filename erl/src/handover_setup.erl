@@ -120,7 +120,8 @@ no_handover(Answer, #st{driver = Driver, socket = Socket} = S) ->
     receive wake -> ok end,
     _ = Driver:close(Socket),
     case reason(Answer) of
-        Reason when Reason =:= stock_epmd; Reason =:= no_handover -> direct_or_fail(Reason, "", S);
+        Reason when Reason =:= stock_epmd; Reason =:= no_handover; Reason =:= overloaded; Reason =:= cannot_pass ->
+            direct_or_fail(Reason, "", S);
         {other_name, Name} -> other_name(Name, S);
         {Reason, Detail} -> fail(Reason, Detail, S);
         Reason -> fail(Reason, "", S)
@@ -152,6 +153,7 @@ reason({result, 2}) -> no_handover;
 reason({result, 3}) -> no_answer;
 reason({result, 4}) -> refused;
 reason({result, 5}) -> overloaded;
+reason({result, 6}) -> cannot_pass;
 reason({result, Other}) -> {bad_answer, io_lib:format("result ~b", [Other])};
 reason({bad_answer, Bytes}) -> {bad_answer, io_lib:format("~0p", [Bytes])};
 reason({error, Reason}) -> {closed, Reason};
@@ -170,6 +172,8 @@ direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S) ->
     stage(asking_port, S),
     dist_util:reset_timer(Timer),
     case handover_dist:epmd_call(port_please, [Name, Ip]) of
+        {port, 0, _} when Reason =:= overloaded; Reason =:= cannot_pass ->
+            fail(Reason, "", S);
         {port, Port, Version} ->
             Reason =:= none orelse handover_log:event(info, fell_back, #{node => Node, reason => Reason}),
             dial_direct(Ip, Port, Version, S);

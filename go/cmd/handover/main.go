@@ -17,7 +17,7 @@ import (
 const fallbackVersion = "0.1.0"
 
 const usage = `usage: handover port      the carrier: started by the BEAM, speaks on stdin and stdout
-       handover doctor [--address HOST[:PORT]] [--port PORT] [--inet6] [--timeout 5s] [--json] NAME@HOST
+       handover doctor [--address HOST[:PORT]] [--port PORT] [--inet6] [--timeout 8s] [--json] NAME@HOST
                           the way to a node, step by step, and what to do where it ends
                           --address: dial there, not the name's host; --port: EPMD's (ERL_EPMD_PORT, or 4369)
                           --inet6: as handover_tcp6; --timeout: for each step

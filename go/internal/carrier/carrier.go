@@ -33,6 +33,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"handover/go/internal/peercred"
 	"handover/go/internal/portproto"
 )
 
@@ -69,6 +70,8 @@ type Options struct {
 	// end when the kernel has freed the BEAM's memory. Default half of the files
 	// that may be open.
 	MaxLinks int
+
+	available func() error // peercred.Available, but in tests
 }
 
 func (o Options) withDefaults() Options {
@@ -82,6 +85,9 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxChannels, 4)
 	setDefault(&o.MaxQueued, min(1024, maxFiles()/4))
 	setDefault(&o.MaxLinks, maxFiles()/2)
+	if o.available == nil {
+		o.available = peercred.Available
+	}
 	return o
 }
 

@@ -22,6 +22,7 @@ type fakeEPMD struct {
 	stock      bool
 	full       atomic.Bool   // closes what is no registration
 	heartbeats chan net.Conn // of the nodes that registered
+	extras     chan []byte   // theirs
 }
 
 func newEPMD(t *testing.T, stock bool) *fakeEPMD {
@@ -35,7 +36,7 @@ func epmdAt(t *testing.T, addr string, stock bool) *fakeEPMD {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &fakeEPMD{t: t, l: l, addr: l.Addr().(*net.TCPAddr).AddrPort(), stock: stock, heartbeats: make(chan net.Conn, 16)}
+	e := &fakeEPMD{t: t, l: l, addr: l.Addr().(*net.TCPAddr).AddrPort(), stock: stock, heartbeats: make(chan net.Conn, 16), extras: make(chan []byte, 16)}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -75,6 +76,10 @@ func (e *fakeEPMD) serve(c net.Conn) {
 		req, err := epmdproto.ParseAlive2(b)
 		if err != nil {
 			e.t.Error(err)
+		}
+		select {
+		case e.extras <- req.Extra:
+		default:
 		}
 		resp := epmdproto.Alive2Resp{Creation: 3_000_000_000}
 		if req.Name == "taken" {

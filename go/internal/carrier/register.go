@@ -25,6 +25,11 @@ func (c *carrier) register(ctx context.Context, req portproto.Register) error {
 	if !c.claimRegistration(true) {
 		return because(portproto.BadRequest, errors.New("carrier: registered already; a carrier serves one name"))
 	}
+	if err := c.o.available(); err != nil && len(req.Extra) > 0 {
+		// EPMD could not tell whose the node is, nor the carrier whose EPMD is.
+		c.log.Warn().Err(err).Msg("registering as a node that takes no handovers")
+		req.Extra = nil
+	}
 	h, err := c.startAlive(ctx, req)
 	if err != nil {
 		c.claimRegistration(false)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"handover/go/internal/peercred"
 	"handover/go/internal/portproto"
 )
 
@@ -148,6 +149,22 @@ func TestRegisterStock(t *testing.T) {
 	b.say(registerAt(e.addr))
 	if r := expect[portproto.Registered](b); r.Kind != portproto.KindStock {
 		t.Errorf("%+v", r)
+	}
+}
+
+// If nobody can tell who the users of connections are, the node does not pretend
+// to take handovers, and says what to change.
+func TestRegisterWithoutOwners(t *testing.T) {
+	b := newBEAM(t, Options{available: func() error { return peercred.ErrUnavailable }})
+	e := newEPMD(t, false)
+	b.say(registerAt(e.addr))
+	log := b.expectLog("registering as a node that takes no handovers")
+	if text := log.Fields[0].Value.(string); !strings.Contains(text, "tcp_diag") {
+		t.Errorf("%q", text)
+	}
+	expect[portproto.Registered](b)
+	if extra := <-e.extras; len(extra) > 0 {
+		t.Errorf("it registered with %q", extra)
 	}
 }
 

@@ -18,9 +18,9 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// DefaultTimeout bounds a step. An EPMD gives up a handover after 4 s: wait for its
+// DefaultTimeout bounds a step. An EPMD gives up a handover after 6 s: wait for its
 // own words.
-const DefaultTimeout = 5 * time.Second
+const DefaultTimeout = 8 * time.Second
 
 // Options say what to dial; the zero value of each but Port is a default.
 type Options struct {

@@ -49,7 +49,8 @@ type Options struct {
 	// Default 16,384.
 	MaxUserNames int
 	// HandoverTimeout is the time for one handover, from its request to the
-	// node's ACK. Default 4 s; initiators give up at 7 s.
+	// node's ACK. Default 6 s: initiators give up after
+	// net_setuptime, 7 s, and are to hear why.
 	HandoverTimeout time.Duration
 	// MaxNodePasses is how many connections one node may have been passed and
 	// not read yet, as far as EPMD knows. Default 64.
@@ -58,7 +59,7 @@ type Options struct {
 	// more than that EPMD may have files open (ETOOMANYREFS). The nodes of one
 	// user have at most as many as they leave free for others. Default 1,024.
 	MaxPasses int
-	// MaxNodeQueue is how many more may wait for room, a node. Default 256.
+	// MaxNodeQueue is how many more may wait for room, a node. Default 1,024.
 	MaxNodeQueue int
 	// Trial says, before an upgrade, whether the successor can go on from such a
 	// state, which has no open files. Without it there is no upgrade.
@@ -86,10 +87,10 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxUntakenSource, o.MaxWaitingSource)
 	setDefault(&o.MaxUntakenBytes, 64<<20)
 	setDefault(&o.MaxUserNames, 16384)
-	setDefault(&o.HandoverTimeout, 4*time.Second)
+	setDefault(&o.HandoverTimeout, 6*time.Second)
 	setDefault(&o.MaxNodePasses, 64)
 	setDefault(&o.MaxPasses, 1024)
-	setDefault(&o.MaxNodeQueue, 256)
+	setDefault(&o.MaxNodeQueue, 1024)
 	return o
 }
 
