@@ -29,7 +29,7 @@
              asked = #{} :: #{pos_integer() => #asked{}}}).
 
 %% @doc Starts the program. Guard is told with handover_sup:ready/3 when both have said hello.
--spec start_link(pid(), none | map(), none | pid()) -> {ok, pid()}.
+-spec start_link(pid(), none | map(), none | pid()) -> {ok, pid()} | {error, term()}.
 start_link(Guard, Registration, Kernel) ->
     gen_server:start_link(?MODULE, {Guard, Registration, Kernel}, []).
 
