@@ -11,7 +11,7 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
     [maps, bad_maps, patterns, other_address, other_port, no_fallback_at_another_port, callback, dns,
-     alias, address_is_given_once, relay, alias_of_a_linked_node, stale_link, lying_node, bad_names, names_without_host, both_families].
+     alias, address_is_given_once, relay, alias_of_a_linked_node, alias_crossing, stale_link, lying_node, bad_names, names_without_host, both_families].
 
 init_per_testcase(_, Config) -> [{epmd_port, handover_ct:free_port()} | Config].
 end_per_testcase(_, _) -> ok.
@@ -270,6 +270,22 @@ alias_of_a_linked_node(Config) ->
                  ?assertEqual({ok, name(B)}, connect(A, 'b@127.0.0.3')),
                  ?assertEqual(Link, handover_ct:dist_port(A, name(B))),
                  ?assertEqual(pong, call(B, net_adm, ping, [name(A)]))
+         end).
+
+%% The other node connects to this one at the same time. Whichever connection wins, there is one link, under the true name.
+alias_crossing(Config) ->
+    with(handover, [a, {b, #{host => "b.invalid"}}], Config,
+         fun(A, B) ->
+                 Before = handover_ct:own_fds(A),
+                 [begin
+                      Self = self(),
+                      Other = spawn_link(fun() -> Self ! {self(), call(B, net_kernel, connect_node, [name(A)])} end),
+                      ?assertEqual({N, {ok, name(B)}}, {N, connect(A, 'b@127.0.0.1')}),
+                      receive {Other, _} -> ok end,
+                      disconnect(A, name(B)),
+                      handover_ct:until(fun() -> not lists:member(name(A), call(B, erlang, nodes, [connected])) end)
+                  end || N <- lists:seq(1, 40)],
+                 handover_ct:own_fds_are(A, Before)
          end).
 
 %% The far end still holds a link that this node has lost: as with inet_tcp it gives way, also where a namesake is linked.

@@ -15,12 +15,15 @@
 -type outgoing() :: #{kernel := pid(), node := node(), my_node := node(), socket := port(), driver := module(),
                       timer := pid(), type := normal | hidden, version := integer(), host := string(),
                       via := handover | direct,
+                      given := boolean(),           % the node was just dialled by another name
                       f_up := fun((port()) -> ok),
                       f_answer := fun((handover_answer()) -> no_return())}.
 %% f_answer is called, and must not return, when there is no handover, or when the node there has another name.
--type handover_answer() :: {result, 1..255} | closed | {bad_answer, iodata()} | {error, term()} | {other_name, string()}.
+-type handover_answer() :: {result, 1..255} | closed | crossed | {bad_answer, iodata()} | {error, term()} | {other_name, string()}.
 
 -define(ALIAS_MS, 1000).
+-define(CROSSING_POLL_MS, 20).
+-define(CROSSING_POLLS, 50).
 
 %% HANDOVER_RESP's opcode.
 -define(HANDOVER_RESP, $i).
@@ -56,12 +59,13 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
     {Send, Recv} = transport(Via, Driver, Answer),
     Up = maps:get(f_up, O),
     Node = maps:get(node, O),
+    Crossing = {nodes(connected), maps:get(given, O)},
     dist_util:handshake_we_started(
       (common(Socket, Via, out, []))#hs_data{kernel_pid = maps:get(kernel, O), other_node = Node,
                                this_node = maps:get(my_node, O), timer = maps:get(timer, O),
                                other_version = maps:get(version, O), request_type = maps:get(type, O),
                                f_send = Send,
-                               f_recv = fun(S, Length, Timeout) -> vet(Recv(S, Length, Timeout), Node, Answer) end,
+                               f_recv = fun(S, Length, Timeout) -> vet(Recv(S, Length, Timeout), Node, Answer, Crossing) end,
                                f_address = address(maps:get(host, O)),
                                f_handshake_complete = fun(_, _, _) -> Up(Socket) end}).
 
@@ -145,19 +149,35 @@ version({error, Reason}) -> {error, Reason}.
 %%
 %% A node that was dialled by another name and has a link to this one already says `alive', and what dist_util answers would
 %% end that link. So those linked nodes that it could be are asked: which has a connection of this node waiting?
-vet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | Rest]} = Ok, Node, Answer) ->
+%%
+%% A node that is connecting to this one meanwhile says `nok', and dist_util waits for net_kernel to end this process in favour
+%% of that connection. For net_kernel it is one with another node if this one was dialled by another name.
+vet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | Rest]} = Ok, Node, Answer, _) ->
     name(lists:sublist(Rest, L1 * 256 + L0), Node, Ok, Answer);
-vet({ok, [$n, _, _, _, _, _, _, _, _, _, _ | Name]} = Ok, Node, Answer) ->
+vet({ok, [$n, _, _, _, _, _, _, _, _, _, _ | Name]} = Ok, Node, Answer, _) ->
     name(Name, Node, Ok, Answer);
-vet({ok, "salive"} = Ok, Node, Answer) ->
+vet({ok, "salive"} = Ok, Node, Answer, _) ->
     Candidates = [N || N <- nodes(connected), is_alias(Node, N)],
     Asked = erpc:multicall(Candidates, ets, lookup, [sys_dist, node()], ?ALIAS_MS),
     case [N || {N, {ok, [Connection]}} <- lists:zip(Candidates, Asked), lists:member(up_pending, tuple_to_list(Connection))] of
         [Name | _] -> Answer({other_name, atom_to_list(Name)});
         [] -> Ok
     end;
-vet(Other, _, _) ->
+vet({ok, "snok"} = Ok, Node, Answer, Crossing) ->
+    crossed(Ok, Node, Answer, Crossing, ?CROSSING_POLLS);
+vet(Other, _, _, _) ->
     Other.
+
+%% If no such connection comes, the node may not know yet that the last one, by the other name, has ended.
+crossed(Ok, _, _, {_, false}, 0) ->
+    Ok;
+crossed(_, _, Answer, {_, true}, 0) ->
+    Answer(crossed);
+crossed(Ok, Node, Answer, {Before, _} = Crossing, Polls) ->
+    case [N || N <- nodes(connected), is_alias(Node, N), not lists:member(N, Before)] of
+        [Name | _] -> Answer({other_name, atom_to_list(Name)});
+        [] -> receive after ?CROSSING_POLL_MS -> crossed(Ok, Node, Answer, Crossing, Polls - 1) end
+    end.
 
 %% Releases differ in how they write a name that is not ASCII.
 name(Name, Node, Ok, Answer) ->

@@ -75,7 +75,7 @@ init_setup(Pid, Node) ->
 
 setup(#setup{pid = Pid, monitor = Monitor, port = PortMonitor} = S) ->
     receive
-        {dial, Pid, Request} -> setup(do_dial(Request, S));
+        {dial, Pid, Request} -> setup(do_dial(Request, closed(S)));
         {stage, Stage} -> setup(S#setup{stage = Stage});
         {failed, Reason, Detail} -> setup(say(Reason, Detail, S));
         {up, Socket, Via} -> ended(is_up(Socket, Via, S));
@@ -119,6 +119,12 @@ own(Fd, #{family := Family} = Connection, #setup{pid = Pid} = S) ->
             Pid ! {self(), {error, closed, Reason}},
             S
     end.
+
+%% A setup that dials again has closed the socket before.
+closed(#setup{port = none} = S) ->
+    S;
+closed(#setup{port = PortMonitor} = S) ->
+    receive {'DOWN', PortMonitor, _, _, _} -> close(S) end.
 
 close(#setup{socket = Socket, fd = Fd, connection = Connection} = S) ->
     close(Socket, Fd, Connection),

@@ -12,6 +12,8 @@
 -record(st, {driver :: module(), kernel :: pid(), node :: node(), type :: normal | hidden, my_node :: node(),
              timer :: pid(), setup_time :: timeout(), link :: pid(), name :: string(), host :: string(),
              epmd_port = none :: inet:port_number() | none,   % none: no EPMD is asked
+             given = false :: boolean(),         % the address is one that handover:connect/1 gives
+             redials = 3 :: non_neg_integer(),
              ip :: inet:ip_address() | undefined, socket :: port() | undefined}).
 
 -define(VERSION, 6).
@@ -36,8 +38,8 @@ init(Driver, Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
 resolve(#st{driver = Driver, node = Node} = S) ->
     stage(resolving, S),
     case handover_dial:take_route(Node) of
-        {ok, {_, _, EpmdPort} = Route} ->
-            resolved(address(handover_dist:drivers(Driver), Route, S), Route, S#st{epmd_port = EpmdPort});
+        {ok, {Source, _, EpmdPort} = Route} ->
+            resolved(address(handover_dist:drivers(Driver), Route, S), Route, S#st{given = Source =:= given, epmd_port = EpmdPort});
         {error, {Reason, Detail}} -> fail(Reason, Detail, S)
     end.
 
@@ -105,6 +107,7 @@ handshake(Via, Version, #st{link = Link} = S) ->
     handover_handshake:start(
       #{kernel => S#st.kernel, node => S#st.node, my_node => S#st.my_node, socket => S#st.socket,
         driver => S#st.driver, timer => S#st.timer, type => S#st.type, version => Version, host => S#st.host, via => Via,
+        given => S#st.given andalso S#st.redials > 0,
         f_up => fun(Socket) -> handover_link:up(Link, Socket, Via) end,
         f_answer => fun(Answer) -> leave_handshake(Answer, S) end}).
 
@@ -123,6 +126,7 @@ no_handover(Answer, #st{driver = Driver, socket = Socket} = S) ->
         Reason when Reason =:= stock_epmd; Reason =:= no_handover; Reason =:= overloaded; Reason =:= cannot_pass ->
             direct_or_fail(Reason, "", S);
         {other_name, Name} -> other_name(Name, S);
+        crossed -> handover(S#st{redials = S#st.redials - 1});
         {Reason, Detail} -> fail(Reason, Detail, S);
         Reason -> fail(Reason, "", S)
     end.
@@ -157,7 +161,8 @@ reason({result, 6}) -> cannot_pass;
 reason({result, Other}) -> {bad_answer, io_lib:format("result ~b", [Other])};
 reason({bad_answer, Bytes}) -> {bad_answer, io_lib:format("~0p", [Bytes])};
 reason({error, Reason}) -> {closed, Reason};
-reason({other_name, _} = Other) -> Other.
+reason({other_name, _} = Other) -> Other;
+reason(crossed) -> crossed.
 
 %% as OTP does it
 
