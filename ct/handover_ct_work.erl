@@ -52,8 +52,10 @@ stop_peer() ->
     Keeper ! {stop, self()},
     receive {Keeper, Answer} -> Answer after 60000 -> no_answer end.
 
-%% The open fds of this node by kind. OTP's resolver is a port program that starts with the first question: ask one.
+%% The open fds of this node by kind, when nothing is being loaded. OTP's resolver is a port program that starts with the first
+%% question: ask one.
 own_fds() ->
+    handover_ct:until(fun() -> preloaders() =:= [] end),
     _ = inet:getaddr("localhost", inet),
     {ok, Numbers} = file:list_dir("/proc/self/fd"),
     Links = [element(2, file:read_link("/proc/self/fd/" ++ N)) || N <- Numbers],
@@ -269,7 +271,10 @@ log(#{msg := Message}, _) ->
 
 %% Has everything been loaded that is loaded when the node is up?
 is_preloaded() ->
-    is_tuple(code:is_loaded(handover_watch)) andalso [P || P <- processes(), started_by(P) =:= {handover_dist, preload, 0}] =:= [].
+    is_tuple(code:is_loaded(handover_watch)) andalso preloaders() =:= [].
+
+preloaders() ->
+    [P || P <- processes(), started_by(P) =:= {handover_dist, preload, 0}].
 
 %% What nodes log: OTP's reports and ours. Does not return before they are written.
 log_reports() ->
