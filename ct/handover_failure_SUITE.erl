@@ -78,18 +78,23 @@ beam_stopped(Config) ->
                  Node = name(B),
                  handover_ct:kill(OsPid, "STOP"),
                  try
-                     Sockets = [begin
-                                    {ok, Socket} = gen_tcp:connect({127,0,0,1}, Port, [binary, {active, false}]),
-                                    ok = gen_tcp:send(Socket, <<2:16, "hb">>),
-                                    Socket
-                                end || _ <- lists:seq(1, 500)],
-                     [?assertEqual({ok, <<"i", 0, 6:16>>}, gen_tcp:recv(S, 4, 15000)) || S <- Sockets],
-                     [ok = gen_tcp:close(S) || S <- Sockets]
+                     Sockets = [initiators(250, Port) || _ <- [1, 2]],
+                     [ok = gen_tcp:close(S) || S <- lists:append(Sockets)]
                  after
                      handover_ct:kill(OsPid, "CONT")
                  end,
                  ?assertEqual(pong, ping(A, Node))
          end).
+
+%% So many connections at once that are handed over, no more than EPMD lets wait for one node.
+initiators(Count, Port) ->
+    Sockets = [begin
+                   {ok, Socket} = gen_tcp:connect({127,0,0,1}, Port, [binary, {active, false}]),
+                   ok = gen_tcp:send(Socket, <<2:16, "hb">>),
+                   Socket
+               end || _ <- lists:seq(1, Count)],
+    [?assertEqual({ok, <<"i", 0, 6:16>>}, gen_tcp:recv(S, 4, 60000)) || S <- Sockets],
+    Sockets.
 
 epmd_killed(Config) ->
     Port = ?config(epmd_port, Config),
