@@ -130,7 +130,7 @@ again(Name, #{port := Port, nodes := Nodes} = S) ->
 
 %% A connect that was under way may have failed; the next ones work as soon as all is back.
 connects(S) ->
-    handover_ct:until(fun() -> call(a, net_kernel, connect_node, [node_of(b)], S) end, 30000),
+    handover_ct:until(fun() -> call(a, net_kernel, connect_node, [node_of(b)], S) end),
     handover_ct:until(fun() -> call(b, net_kernel, connect_node, [node_of(a)], S) end).
 
 disconnect(S) ->

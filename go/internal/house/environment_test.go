@@ -54,7 +54,7 @@ func TestCleanEnvironment(t *testing.T) {
 // TestProgramsGetCleanEnvironment: every package whose tests start programs cleans
 // the environment first, and so does every script that runs tests.
 func TestProgramsGetCleanEnvironment(t *testing.T) {
-	starts := map[string]bool{} // folder, whether it cleans
+	starts, cleans := map[string]bool{}, map[string]bool{} // folders
 	tests, err := filepath.Glob(top + "/go/*/*/*_test.go")
 	if err != nil || tests == nil {
 		t.Fatal(tests, err)
@@ -67,17 +67,11 @@ func TestProgramsGetCleanEnvironment(t *testing.T) {
 		return strings.Contains(string(content), text)
 	}
 	for _, file := range tests {
-		if dir := filepath.Dir(file); has(file, "exec.Command") {
-			starts[dir] = starts[dir]
-		}
+		starts[filepath.Dir(file)] = starts[filepath.Dir(file)] || has(file, "exec.Command")
+		cleans[filepath.Dir(file)] = cleans[filepath.Dir(file)] || has(file, "\ttestenv.Clean()\n")
 	}
-	for _, file := range tests {
-		if dir := filepath.Dir(file); has(file, "\ttestenv.Clean()\n") {
-			starts[dir] = true
-		}
-	}
-	for dir, cleans := range starts {
-		if !cleans {
+	for dir := range starts {
+		if starts[dir] && !cleans[dir] {
 			t.Errorf("the tests of %s start programs, and no TestMain calls testenv.Clean", dir)
 		}
 	}

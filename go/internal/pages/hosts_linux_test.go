@@ -145,16 +145,6 @@ func (h *hosts) registered(t *testing.T, host int, name string) {
 	})
 }
 
-// has: the file has the text.
-func (h *hosts) has(t *testing.T, file, text string) bool {
-	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Contains(string(content), text)
-}
-
 // ping is from a node on host1.
 func (h *hosts) ping(t *testing.T, node, want string, args ...string) {
 	t.Helper()
