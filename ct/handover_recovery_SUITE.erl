@@ -131,6 +131,6 @@ listen_off(Config) ->
 stops_and_starts(Config) ->
     with(handover, [{p, #{undistributed => true}}], Config,
          fun(P) ->
-                 ?assertEqual(ok, handover_ct:call(P, handover_ct_work, stop_and_start, [a, 100], 150000)),
+                 ?assertEqual(ok, handover_ct:call(P, handover_ct_work, stop_and_start, [a, 100], 900000)),
                  ?assertEqual(nonode@nohost, name(P))
          end).

@@ -39,7 +39,7 @@ func TestSocketNames(t *testing.T) {
 			t.Errorf("ValidSocketName(%q) = %v, want %v", name, err, want)
 		}
 	}
-	if NewSocketName() == NewSocketName() {
+	if first := NewSocketName(); first == NewSocketName() {
 		t.Error("two names are the same")
 	}
 }
