@@ -254,6 +254,9 @@ start_receiver(Keeper) ->
 
 receiver(Lives, Seen) ->
     receive
+        {hello, Sender} ->
+            _ = erlang:send(Sender, {welcome, self()}, [noconnect]),
+            receiver(Lives, Seen);
         {message, Sender, N, Sum, Payload} ->
             Life = maps:get(node(Sender), Lives, 0),
             erlang:crc32(Payload) =:= Sum orelse violation({damaged, Sender, N}),
@@ -270,24 +273,30 @@ follows(none, _, _) -> true;
 follows({Last, Life}, N, Life) -> N =:= Last + 1;
 follows({Last, _}, N, _) -> N > Last.
 
-%% Base: messages up to it are acknowledged or lost. Last: the last acknowledgement; a link has ended since if Gap.
+%% Receiver: it has to answer on each link first, as a node that has just started has none yet. Base: messages up to it are acknowledged or lost. Last: the last acknowledgement; a link has ended since if Gap.
 start_sender(To) ->
     ok = net_kernel:monitor_nodes(true),
-    sender(#{to => To, sent => 0, base => 0, last => none, gap => false}).
+    sender(#{to => To, receiver => none, sent => 0, base => 0, last => none, gap => false}).
 
 sender(#{to := To} = S) ->
     case lists:member(To, nodes()) of
-        true -> answers(fill(S), 20);
+        true -> answers(greet(fill(S)), 20);
         false ->
             timer:sleep(rand:uniform(500)),
             _ = net_kernel:connect_node(To),
             answers(S, 0)
     end.
 
-fill(#{to := To, sent := Sent, base := Base} = S) when Sent - Base < ?WINDOW ->
+greet(#{to := To, receiver := none} = S) ->
+    _ = erlang:send({handover_soak_receiver, To}, {hello, self()}, [noconnect]),
+    S;
+greet(S) ->
+    S.
+
+fill(#{receiver := Receiver, sent := Sent, base := Base} = S) when is_pid(Receiver), Sent - Base < ?WINDOW ->
     N = Sent + 1,
     Payload = payload(N),
-    case erlang:send({handover_soak_receiver, To}, {message, self(), N, erlang:crc32(Payload), Payload}, [noconnect]) of
+    case erlang:send(Receiver, {message, self(), N, erlang:crc32(Payload), Payload}, [noconnect]) of
         ok -> fill(S#{sent => N});
         noconnect -> S
     end;
@@ -304,7 +313,8 @@ answers(#{to := To, last := Last, gap := Gap, sent := Sent, base := Base} = S, M
             (N =< Sent andalso follows_ack(Last, {Receiver, N, Life}, Gap)) orelse violation({acknowledged, To, N, Sent, Last, Life, Gap}),
             _ = ets:update_counter(?MODULE, {acknowledged, To}, 1, {{acknowledged, To}, 0}),
             answers(S#{last => {Receiver, N, Life}, gap => false, base => max(N, Base)}, Ms);
-        {nodedown, To} -> answers(S#{base => Sent, gap => true}, 0);
+        {welcome, Receiver} -> answers(S#{receiver => Receiver}, 0);
+        {nodedown, To} -> answers(S#{receiver => none, base => Sent, gap => true}, 0);
         {nodedown, _} -> answers(S, Ms);
         {nodeup, _} -> answers(S, Ms)
     after Ms -> sender(S)
