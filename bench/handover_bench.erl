@@ -5,7 +5,7 @@
 %% both of a pair. Rounds alternate who goes first.
 -module(handover_bench).
 
--export([main/1, ends/1, meshes/1, handovers/1]).
+-export([main/1]).
 -export([small/2, terms/3, rpc/2, echo/1]).
 -export([hold_memory/1, keep/0, await_nodedown/2, wait_until/1, halt_at/1, disconnect_at/2, mesh/1]).
 
