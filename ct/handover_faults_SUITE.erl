@@ -102,13 +102,22 @@ connect_later(_, S) ->
 at_step(Step, S) when Step =:= carrier_a; Step =:= epmd ->
     handover_ct:until(fun() -> call(a, ets, member, [sys_dist, node_of(b)], S) end);
 at_step(asks, S) ->
-    handover_ct:until(fun() -> status(["channels", "opening"], S) =:= 1 end);
+    handover_ct:until(fun() -> under_way("opening", S) end);
 at_step(passes, S) ->
-    handover_ct:until(fun() -> status(["channels", "passing"], S) =:= 1 end);
+    handover_ct:until(fun() -> under_way("passing", S) end);
 at_step(beam, S) ->
     handover_ct:until(fun() -> status(["handovers", "ok"], S) >= 3 end);
 at_step(up, _) ->
     ok.
+
+%% EPMD gives a handover up after some seconds, which a busy machine may spend on something else: then A connects again.
+under_way(What, S) ->
+    case status(["channels", What], S) of
+        1 -> true;
+        _ ->
+            call(a, ets, member, [sys_dist, node_of(b)], S) orelse connect_later(retry, S),
+            false
+    end.
 
 status(Path, #{port := Port}) ->
     Json = os:cmd(lists:concat([handover_ct:program("epmd"), " -port ", Port, " -status --json"])),
