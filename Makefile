@@ -38,7 +38,7 @@ bench: deps build ## measure beside inet_tcp, inet_tls and OTP's epmd: bench/RES
 matrix: deps build ## build and test on OTP 27 and 29, in Debian chroots under a cache folder
 	@.ci/matrix.sh
 
-conformance: deps build ## OTP's own epmd_SUITE against the stock epmd and against priv/epmd; must end equal
+conformance: deps build ## OTP's own suites on its epmd and inet_tcp, and on priv/epmd and handover: no case may be worse (hours)
 	@.ci/conformance.sh
 
 soak: deps build ## what takes too long for the tests, SOAKTIME=3m a part: prints what was held under load; SEED=N repeats a run
