@@ -1,6 +1,8 @@
 package carrier
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -21,9 +23,8 @@ type links struct {
 	max  int     // Options.MaxLinks
 	beam process // set before anything is kept
 
-	mu   sync.Mutex
-	fds  map[link]int
-	once sync.Once // of endLinks
+	mu  sync.Mutex
+	fds map[link]int
 }
 
 // link names a connection as CONNECTION does.
@@ -100,20 +101,21 @@ const (
 // them alone if it goes on without this carrier. A BEAM that goes on closes the fd
 // socket; one that ends does so too, but not before the kernel says that it ends.
 func (c *carrier) endLinks() {
-	c.links.once.Do(func() {
-		pause := firstLook
-		for deadline := time.Now().Add(endTimeout); !c.links.empty() && time.Now().Before(deadline); {
-			left := c.fds.closedByBEAM() // before the look at the process
-			if c.links.beam.ending() {
-				c.links.shutdownAll()
-				break
-			}
-			if left {
-				break
-			}
-			time.Sleep(pause)
-			pause = min(2*pause, lastLook)
+	defer c.links.closeAll()
+	if errors.Is(context.Cause(c.ctx), errStop) {
+		return // the BEAM is there, and waits for the end of this program
+	}
+	pause := firstLook
+	for deadline := time.Now().Add(endTimeout); !c.links.empty() && time.Now().Before(deadline); {
+		left := c.fds.closedByBEAM() // before the look at the process
+		if c.links.beam.ending() {
+			c.links.shutdownAll()
+			return
 		}
-		c.links.closeAll()
-	})
+		if left {
+			return
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, lastLook)
+	}
 }

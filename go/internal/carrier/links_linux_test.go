@@ -68,6 +68,24 @@ func TestTooManyLinks(t *testing.T) {
 	}
 }
 
+// Nor does stop wait for the connections: the BEAM that says it waits for the
+// carrier's end.
+func TestStopWithLinks(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{})
+	ch := openChannel(t, heartbeat)
+	c1, initiator := tcpPair(t)
+	pass(t, ch, 1, c1)
+	readAck(t, ch)
+	c1.Close()
+	_, node := b.receive()
+	b.say(portproto.Stop{})
+	if err := b.expectEnd(); err != nil {
+		t.Error(err)
+	}
+	io.WriteString(initiator, "pipelined")
+	both(t, initiator, node)
+}
+
 // When the BEAM ends its connections are shut down, although another copy of the
 // descriptor is still open: the BEAM's own live until its memory is freed.
 func TestBEAMEnds(t *testing.T) {
@@ -75,7 +93,7 @@ func TestBEAMEnds(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c := &carrier{fds: &fdSocket{ready: make(chan struct{})}}
+	c := &carrier{fds: &fdSocket{ready: make(chan struct{})}, ctx: t.Context()}
 	c.links = links{max: 1, beam: findProcess(int32(cmd.Process.Pid))}
 	c1, initiator := tcpPair(t)
 	raw, err := c1.SyscallConn()
