@@ -35,6 +35,7 @@ children=
 finish() {
     # --kill-child: all that a suite started ends with it
     for child in $children; do kill -KILL "$child" 2>/dev/null || true; done
+    [ ! -e "$work/log" ] || tail -n 40 "$work/log" >&2 # fetching or building ended the script
     rm -rf "$work"
 }
 trap finish EXIT
@@ -52,7 +53,6 @@ fetch() (
     codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-sid}")
     mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial" "$work/apt/otp"
     printf '%s %s %s main\n' deb "$mirror" "$codename" deb-src "$mirror" "$codename" >"$work/apt/sources.list"
-    echo "conformance: fetching the source package erlang $1 of $codename"
     cd "$work/apt"
     private update
     private source --download-only "erlang=$1"
@@ -82,7 +82,7 @@ build() (
         (cd "$data" && for source in *.erl */*.erl; do if [ -f "$source" ]; then erlc -o "${source%/*.erl}" "$source"; fi; done)
     done
     lib=$(erl -noinput -eval 'io:put_chars(code:lib_dir(erl_interface)), halt().')
-    gcc -I"$lib/include" -o erpc_SUITE_data/fwd_node erpc_SUITE_data/fwd_node.c -L"$lib/lib" -lei -lpthread
+    gcc -D_REENTRANT -I"$lib/include" -o erpc_SUITE_data/fwd_node erpc_SUITE_data/fwd_node.c -L"$lib/lib" -lei -lpthread
     mkdir -p "$(dirname "$1")"
     mv "$work/made" "$1"
 ) >>"$work/log" 2>&1
@@ -91,9 +91,11 @@ version=$(dpkg-query -W -f '${source:Version}' erlang-base)
 # without the epoch: a colon parts the folders of ERL_LIBS
 cache=${HANDOVER_CONFORMANCE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/handover/conformance}/${version#*:}
 built=$cache/suites
-if [ ! -d "$built" ] && ! { fetch "$version" && build "$built"; }; then
-    tail -n 40 "$work/log" >&2
-    exit 1
+if [ ! -d "$built" ]; then
+    echo "conformance: fetching and compiling the suites of the source package erlang $version"
+    fetch "$version"
+    build "$built"
+    rm -rf "$work/apt" "$work/log"
 fi
 stock=$(readlink -f "$(command -v epmd)")
 [ -x priv/epmd ] || { echo "conformance: no priv/epmd; make go" >&2 && exit 1; }
