@@ -132,25 +132,25 @@ run() {
 
 # both FOLDER SUITE [GROUP CASE]: on the two sides at once; FOLDER/SIDE.ends has a line a case: name, how it ended, why
 both() {
-    folder=$1
+    into=$1
     shift
-    mkdir -p "$folder"
+    mkdir -p "$into"
     for side in stock handover; do
-        (run "$side" "$folder/$side" "$@") &
+        (run "$side" "$into/$side" "$@") &
         children="$children $!"
     done
     # the verdict is in the reports
     for child in $children; do wait "$child" || true; done
     children=
     for side in stock handover; do
-        rm -rf "$folder/$side/tests"
+        rm -rf "$into/$side/tests"
         # of a case that ran twice the worse end
         awk -v name=. '
             BEGIN {rank["ok"] = 2; rank["skip"] = 1; rank["FAIL"] = 0}
             !($1 in rank) {next}
             !($2 in how) || rank[$1] < rank[how[$2]] {how[$2] = $1; why[$2] = $0; sub(/^[^ ]* [^ ]* /, "", why[$2])}
             END {for (name in how) print name, how[name], why[name]}
-        ' "$folder/$side/report" | sort >"$folder/$side.ends"
+        ' "$into/$side/report" | sort >"$into/$side.ends"
     done
 }
 
