@@ -19,7 +19,7 @@ run() ->
                                      {suite, list_to_atom(Suite)},
                                      {logdir, filename:join(Folder, "logs")},
                                      {auto_compile, false},
-                                     {multiply_timetraps, 4},                        % two sides share the machine
+                                     {multiply_timetraps, 2},                        % two sides share the machine
                                      {ct_hooks, [{ts_install_cth, [{nodenames, 2}]},  % mnesia's ask for them
                                                  {?MODULE, Folder}]}]),
     halt().
