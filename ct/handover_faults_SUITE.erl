@@ -43,7 +43,7 @@ cell(Step, Victim) ->
         connect_later(Step, S),
         at_step(Step, S),
         signal(Victim, "KILL", S),
-        _ = Holder =:= Victim orelse signal(Holder, "CONT", S),
+        resume(Holder, S),
         Recovered = recover(Victim, S),
         try
             connects(Recovered),
@@ -91,6 +91,12 @@ holder(up) -> none.
 
 signal(none, _, _) -> ok;
 signal(Process, Signal, #{os_pids := OsPids}) -> handover_ct:kill(maps:get(Process, OsPids), Signal).
+
+%% It may have ended by now: with its BEAM, or as the victim.
+resume(none, _) -> ok;
+resume(Process, #{os_pids := OsPids}) ->
+    _ = os:cmd("kill -CONT " ++ integer_to_list(maps:get(Process, OsPids))),
+    ok.
 
 connect_later(up, S) ->
     true = call(a, net_kernel, connect_node, [node_of(b)], S);
