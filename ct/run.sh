@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 [ -t 1 ] || export TERM=dumb # no colours in a log
 report=${1:-/dev/stdout}
 [ $# -eq 0 ] || shift
-deadline=${HANDOVER_CT_DEADLINE:-900} # seconds, for all suites together
+deadline=${HANDOVER_CT_DEADLINE:-1500} # seconds, for all suites together
 # shellcheck source=.ci/environment.sh
 . .ci/environment.sh
 
