@@ -92,12 +92,12 @@ func TestDoctor(t *testing.T) {
 func TestDoctorArgs(t *testing.T) {
 	t.Setenv("ERL_EPMD_PORT", "4444")
 	for args, want := range map[string]string{
-		"a@b": "a@b {Host: Port:4444 Inet6:false Timeout:5s} false",
+		"a@b": "a@b {Host: Port:4444 Inet6:false Timeout:8s} false",
 		"--port 1 --timeout 2s --json --inet6 a@b": "a@b {Host: Port:1 Inet6:true Timeout:2s} true",
-		"-address h:1 -port 2 -- -a@b":             "-a@b {Host:h Port:1 Inet6:false Timeout:5s} false",
-		"-address h a@b":                           "a@b {Host:h Port:4444 Inet6:false Timeout:5s} false",
-		"-address fd77::1 a@b":                     "a@b {Host:fd77::1 Port:4444 Inet6:false Timeout:5s} false",
-		"-address [fd77::1]:65535 a@b":             "a@b {Host:fd77::1 Port:65535 Inet6:false Timeout:5s} false",
+		"-address h:1 -port 2 -- -a@b":             "-a@b {Host:h Port:1 Inet6:false Timeout:8s} false",
+		"-address h a@b":                           "a@b {Host:h Port:4444 Inet6:false Timeout:8s} false",
+		"-address fd77::1 a@b":                     "a@b {Host:fd77::1 Port:4444 Inet6:false Timeout:8s} false",
+		"-address [fd77::1]:65535 a@b":             "a@b {Host:fd77::1 Port:65535 Inet6:false Timeout:8s} false",
 		"":                                         "doctor takes one node, not 0; options go before it",
 		"a@b --json":                               "doctor takes one node, not 2; options go before it",
 		"-port 0 a@b":                              `invalid value "0" for flag -port: a port is a number from 1 to 65535, not "0"`,

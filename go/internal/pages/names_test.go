@@ -59,7 +59,7 @@ func environment(t *testing.T) (names []string) {
 	for _, key := range keys(t) {
 		names = append(names, "HANDOVER_"+strings.ToUpper(key))
 	}
-	for _, path := range glob(t, ".ci/*", "ct/*.sh", "erl/rebar.config", "rebar.config") {
+	for _, path := range glob(t, ".ci/*.sh", ".ci/run", "ct/*.sh", "erl/rebar.config", "rebar.config") {
 		names = append(names, all(`\b(HANDOVER_[A-Z_]+)\b`, source(t, path))...)
 	}
 	return names
