@@ -25,13 +25,7 @@ call(Peer, M, F, A) -> handover_ct:call(Peer, M, F, A).
 name(Peer) -> handover_ct:name(Peer).
 ping(Peer, Node) -> call(Peer, net_adm, ping, [Node]).
 
-%% The reports of one event.
-events(Logs, Event) ->
-    [R || #{event := E} = R <- Logs(), E =:= Event].
-
-await_event(Logs, Event) ->
-    handover_ct:until(fun() -> events(Logs, Event) =/= [] end),
-    hd(events(Logs, Event)).
+await_event(Logs, Event) -> hd(handover_ct:reports(Logs, Event, 1)).
 
 %% basics
 

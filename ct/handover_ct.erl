@@ -6,7 +6,7 @@
 -export([with/4, with_nodes/3]).
 -export([start_node/2, stop_node/1, call/4, call/5, connect/2, name/1]).
 -export([remsh/3, failing_node/3, failing_node/4, node_output/3, run_node/5]).
--export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, carrier/1, alive/1, logs/1, epmd_names/2, extra/2, dist_port/2]).
+-export([until/1, until/2, fds/1, own_fds/1, own_fds_are/2, carrier/1, alive/1, logs/1, reports/3, epmd_names/2, extra/2, dist_port/2]).
 
 -define(DEADLINE_MS, 60000).
 
@@ -342,3 +342,9 @@ dist_port(Peer, Node) ->
 logs(Peer) ->
     ok = call(Peer, handover_ct_logs, start, []),
     fun() -> call(Peer, handover_ct_logs, get, []) end.
+
+%% The reports of Event once there are Count of them: a connect may return before its failure is logged.
+reports(Logs, Event, Count) ->
+    Reports = fun() -> [R || #{event := E} = R <- Logs(), E =:= Event] end,
+    until(fun() -> length(Reports()) >= Count orelse Reports() end),
+    Reports().

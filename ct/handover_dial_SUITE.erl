@@ -32,7 +32,6 @@ peername(Peer, Node) ->
     {ok, Name} = call(Peer, inet, peername, [handover_ct:dist_port(Peer, Node)]),
     Name.
 
-events(Logs, Event) -> [R || #{event := E} = R <- Logs(), E =:= Event].
 
 %% the map as it is written
 
@@ -199,8 +198,7 @@ alias(Config) ->
                  Logs = handover_ct:logs(A),
                  Before = handover_ct:own_fds(A),
                  ?assertEqual(false, call(A, net_kernel, connect_node, ['b@127.0.0.2'])),
-                 handover_ct:until(fun() -> events(Logs, other_name) =/= [] end),
-                 [#{node := 'b@127.0.0.2', name := "b@b.invalid", peer := {{127,0,0,2}, _}} = Report] = events(Logs, other_name),
+                 [#{node := 'b@127.0.0.2', name := "b@b.invalid", peer := {{127,0,0,2}, _}} = Report] = handover_ct:reports(Logs, other_name, 1),
                  {Format, Args} = handover_log:format(Report),
                  ?assertMatch({match, _}, re:run(io_lib:format(Format, Args),
                                                  "no connection to b@127.0.0.2: the node at 127.0.0.2:\\d+ calls itself b@b.invalid")),

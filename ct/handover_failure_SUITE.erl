@@ -27,13 +27,7 @@ call(Peer, M, F, A) -> handover_ct:call(Peer, M, F, A).
 name(Peer) -> handover_ct:name(Peer).
 ping(Peer, Node) -> call(Peer, net_adm, ping, [Node]).
 
-%% The reports of one event.
-events(Logs, Event) ->
-    [R || #{event := E} = R <- Logs(), E =:= Event].
-
-await_event(Logs, Event) ->
-    handover_ct:until(fun() -> events(Logs, Event) =/= [] end),
-    hd(events(Logs, Event)).
+await_event(Logs, Event) -> hd(handover_ct:reports(Logs, Event, 1)).
 
 %% no node ever dies of us
 
@@ -256,7 +250,7 @@ reasons(Config) ->
                  ?assertEqual(bad_name, Reason('a@short')),
                  ?assertEqual(bad_name, Reason(nohost)),
                  ?assertEqual(epmd_unreachable, Reason('a@127.0.0.2')),
-                 ?assertEqual(4, length(events(Logs, setup_failed))),
+                 ?assertMatch([_, _, _, _], handover_ct:reports(Logs, setup_failed, 4)),
                  ?assertEqual([], call(A, ets, tab2list, [sys_dist]))       % nothing half open
          end).
 

@@ -132,8 +132,8 @@ fallback_is_blocked(Config) ->
          fun(A, B) ->
                  Logs = handover_ct:logs(A),
                  ?assertMatch({error, {timeout, _}}, call(A, handover, connect, [name(B)])),
-                 ?assertMatch([#{reason := stock_epmd}], [R || #{event := fell_back} = R <- Logs()]),
-                 ?assertMatch([#{reason := timeout, detail := _}], [R || #{event := setup_failed} = R <- Logs()])
+                 ?assertMatch([#{reason := stock_epmd}], handover_ct:reports(Logs, fell_back, 1)),
+                 ?assertMatch([#{reason := timeout, detail := _}], handover_ct:reports(Logs, setup_failed, 1))
          end).
 
 %% A node that is bound to one address takes no connection that came to another one, by whichever setting it is bound.

@@ -95,7 +95,7 @@ garbage_later(Config) ->
         handover_ct:until(fun() -> maps:get(restarts, handover_ct:call(A, handover, info, [])) >= 1 end),
         handover_ct:until(fun() -> maps:get(epmd, handover_ct:call(A, handover, info, [])) =:= handover end),
         ?assertEqual(Link, handover_ct:dist_port(A, Node)),
-        ?assertMatch([_ | _], [M || #{event := bad_message, message := M} <- Logs()])
+        ?assertMatch([_ | _], handover_ct:reports(Logs, bad_message, 1))
     after
         [handover_ct:stop_node(P) || P <- [A, B]],
         handover_ct:stop_epmd(Epmd)

@@ -138,11 +138,12 @@ shutdown(Fd) ->
 
 %% socket:close waits for a dirty scheduler. A socket whose owner ends is closed without one, so a process of its own owns it.
 with_dup(Fd, Fun) ->
-    try spawn_opt(fun() -> exit({dup, with_own_dup(Fd, Fun)}) end, [monitor, {priority, max}]) of
-        {Pid, Monitor} ->
+    {Caller, Result} = {self(), make_ref()},
+    try spawn_opt(fun() -> Caller ! {Result, with_own_dup(Fd, Fun)} end, [monitor, {priority, max}]) of
+        {_, Monitor} ->
             receive
-                {'DOWN', Monitor, process, Pid, {dup, Result}} -> Result;
-                {'DOWN', Monitor, process, Pid, Reason} -> {error, Reason}
+                {'DOWN', Monitor, process, _, Reason} ->
+                    receive {Result, Value} -> Value after 0 -> {error, Reason} end
             end
     catch
         error:system_limit -> with_own_dup(Fd, Fun)     % closed when the caller ends
