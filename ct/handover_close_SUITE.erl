@@ -9,7 +9,8 @@
 
 suite() -> [{timetrap, {minutes, 3}}].
 
-all() -> [{group, inet_tcp}, {group, handover_tcp}, thousand_handovers, killed_keeper, killed_closer].
+all() -> [{group, inet_tcp}, {group, handover_tcp}, thousand_handovers, killed_keeper, killed_closer, killed_closer_and_keeper,
+         links_of_an_earlier_carrier].
 
 groups() ->
     Cases = [disconnected, busy_dirty_schedulers, killed_node, halted_node, killed_connection, nothing_lost, full_queue_of_a_stopped_peer,
@@ -209,6 +210,60 @@ killed_closer(Config) ->
                       fds_are(A, FdsA),
                       fds_are(B, FdsB)
               end).
+
+%% The keepers tell the next one what they have.
+killed_closer_and_keeper(Config) ->
+    both_ways([{proto, "handover_tcp"} | Config],
+              fun(A, B, [FdsA, FdsB]) ->
+                      [begin
+                           Closer = call(P, erlang, whereis, [handover_closer]),
+                           true = call(P, erlang, exit, [Closer, kill]),
+                           handover_ct:until(fun() -> lists:member(call(P, erlang, whereis, [handover_closer]), [undefined, Closer]) =:= false end),
+                           %% What it is told comes before the answer to this.
+                           handover_ct:until(fun() -> call(P, handover_ct_work, watched, []) =:= 1 end),
+                           ?assertEqual(1, call(P, handover_ct_work, kill_keepers, []))
+                       end || P <- [A, B]],
+                      ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+                      no_nodes(B),
+                      fds_are(A, FdsA),
+                      fds_are(B, FdsB)
+              end).
+
+%% A carrier that takes the place of a killed one gets copies of the links, which it shuts down when the BEAM ends, and which it closes
+%% when the BEAM has closed its own.
+links_of_an_earlier_carrier(Config) ->
+    both_ways([{proto, "handover_tcp"} | Config],
+              fun(A, B, [FdsA, _]) ->
+                      [begin
+                           ?assertMatch([_], copies(P)),
+                           Carrier = handover_ct:carrier(P),
+                           handover_ct:kill(Carrier, "KILL"),
+                           handover_ct:until(fun() -> is_integer(new_carrier(P, Carrier)) end),
+                           handover_ct:until(fun() -> length(copies(P)) =:= 1 end)
+                       end || P <- [A, B]],
+                      ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+                      no_nodes(B),
+                      [handover_ct:until(fun() -> copies(P) =:= [] end) || P <- [A, B]],
+                      fds_are(A, FdsA),
+                      handover_ct:connect(A, B),
+                      exit_of(fun() -> call(B, erlang, halt, []) end),
+                      no_nodes(A)
+              end).
+
+%% The sockets that both the BEAM and its carrier have.
+copies(Peer) ->
+    [Beam, Carrier] = [sockets(OsPid) || OsPid <- [call(Peer, os, getpid, []), integer_to_list(handover_ct:carrier(Peer))]],
+    [S || S <- Beam, lists:member(S, Carrier)].
+
+sockets(OsPid) ->
+    [Link || File <- filelib:wildcard("/proc/" ++ OsPid ++ "/fd/*"), {ok, "socket:" ++ Link} <- [file:read_link(File)]].
+
+new_carrier(Peer, Old) ->
+    case call(Peer, handover, info, []) of
+        #{os_pid := Old} -> old;
+        #{carrier := up, os_pid := OsPid} -> OsPid;
+        Info -> Info
+    end.
 
 %% What only Now has; what ended meanwhile, like EPMD's end of the last probe, is no leak.
 nothing_new(Before, Now) ->

@@ -1,7 +1,7 @@
 %% What the suites let nodes do themselves.
 -module(handover_ct_work).
 
--export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0, kill_keepers/0,
+-export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0, kill_keepers/0, watched/0,
          listening_ports/0, port_of/1, flood/2, flood_later/2, packets_taken/1,
          packets_taken_and_disconnect/1, is_suspended/1, receive_until_nodedown/1, con_pid/1,
          connect_and_disconnect/2, connect_until_down/1, suspend_newest_keeper/0,
@@ -315,6 +315,11 @@ kill_keepers() ->
     Keepers = [P || P <- processes(), is_keeper(process_info(P, [current_function, initial_call]))],
     [true = exit(P, kill) || P <- Keepers],
     length(Keepers).
+
+%% How many keepers handover_closer watches.
+watched() ->
+    {monitors, Monitors} = process_info(whereis(handover_closer), monitors),
+    length(Monitors).
 
 is_keeper([{current_function, {erlang, hibernate, 3}}, {initial_call, {handover_link, _, _}}]) -> true;
 is_keeper(_) -> false.

@@ -11,7 +11,7 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
     [maps, bad_maps, patterns, other_address, other_port, no_fallback_at_another_port, callback, dns,
-     alias, address_is_given_once, relay, alias_of_a_linked_node, alias_crossing, stale_link, lying_node, bad_names, names_without_host, both_families].
+     alias, address_is_given_once, relay, alias_of_a_linked_node, alias_crossing, namesakes_crossing, stale_link, lying_node, bad_names, names_without_host, both_families].
 
 init_per_testcase(_, Config) -> [{epmd_port, handover_ct:free_port()} | Config].
 end_per_testcase(_, _) -> ok.
@@ -285,6 +285,36 @@ alias_crossing(Config) ->
                   end || N <- lists:seq(1, 40)],
                  handover_ct:own_fds_are(A, Before)
          end).
+
+%% All nodes of many clusters have one alive name. One of them says `nok', and another one comes up before its own connection does:
+%% that is no reason to take the one for the other.
+namesakes_crossing(Config) ->
+    with({handover, ["-address", "127.0.0.1"]}, [{a, #{args => ["-kernel", "net_setuptime", "3"]}}, b], Config,
+         fun(A, B) ->
+                 Self = self(),
+                 Server = spawn_link(fun() -> say_nok({127,0,0,3}, ?config(epmd_port, Config), Self) end),
+                 receive {Server, ready} -> ok end,
+                 Connect = spawn_link(fun() -> Self ! {self(), connect(A, 'b@127.0.0.3')} end),
+                 receive {Server, said} -> ok end,
+                 true = call(B, net_kernel, connect_node, [name(A)]),
+                 ?assertMatch({error, {timeout, _}}, receive {Connect, Result} -> Result end),
+                 ?assertEqual([name(B)], call(A, erlang, nodes, [])),
+                 unlink(Server),
+                 exit(Server, kill)
+         end).
+
+%% The EPMD and the node of another host in one: it answers `nok' to the name that follows HANDOVER_REQ, and no more.
+say_nok(Ip, Port, Test) ->
+    {ok, Listener} = gen_tcp:listen(Port, [binary, {active, false}, {ip, Ip}, {reuseaddr, true}]),
+    Test ! {self(), ready},
+    {ok, Socket} = gen_tcp:accept(Listener),
+    {ok, <<Size:16>>} = gen_tcp:recv(Socket, 2),
+    {ok, _} = gen_tcp:recv(Socket, Size),
+    {ok, <<NameSize:16>>} = gen_tcp:recv(Socket, 2),
+    {ok, _} = gen_tcp:recv(Socket, NameSize),
+    ok = gen_tcp:send(Socket, <<$i, 0, 6:16, 4:16, "snok">>),
+    Test ! {self(), said},
+    receive after infinity -> ok end.
 
 %% The far end still holds a link that this node has lost: as with inet_tcp it gives way, also where a namesake is linked.
 stale_link(Config) ->

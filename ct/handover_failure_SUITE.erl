@@ -10,7 +10,7 @@
 suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
-    [carrier_killed, carrier_stopped, beam_stopped, epmd_killed, owner_killed, code_reloaded,
+    [carrier_killed, carrier_signalled, carrier_stopped, beam_stopped, epmd_killed, owner_killed, code_reloaded,
      process_limit, descriptor_limit, remote_epmd_stock,
      remote_node_without_extra, fallback_off, port_0_is_not_dialled, stock_node_reaches_us, local_epmd_stock, reasons,
      remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake,
@@ -46,6 +46,17 @@ carrier_killed(Config) ->
                  ?assertEqual(name(C), handover_ct:connect(B, C)),
                  ?assertEqual(true, call(C, erlang, disconnect_node, [Node])),
                  handover_ct:own_fds_are(B, Before)
+         end).
+
+%% A service manager and a terminal send these to all processes of a node at once. The node shuts down in its own time, and needs its
+%% carrier until then.
+carrier_signalled(Config) ->
+    with(handover, [a, b], Config,
+         fun(A, B) ->
+                 Carrier = handover_ct:carrier(A),
+                 [handover_ct:kill(Carrier, Signal) || Signal <- ["TERM", "INT", "HUP"]],
+                 handover_ct:connect(B, A),
+                 ?assertMatch(#{restarts := 0, os_pid := Carrier}, call(A, handover, info, []))
          end).
 
 %% A carrier that hangs: connects get a reason in time, the node lives, links live.
@@ -249,6 +260,7 @@ reasons(Config) ->
                  ?assertEqual(unknown_host, Reason('a@host.invalid')),
                  ?assertEqual(bad_name, Reason('a@short')),
                  ?assertEqual(bad_name, Reason(nohost)),
+                 ?assertEqual([bad_name, bad_name], [Reason(N) || N <- ['a b@127.0.0.1', 'a.b@127.0.0.1']]),
                  ?assertEqual(epmd_unreachable, Reason('a@127.0.0.2')),
                  ?assertMatch([_, _, _, _], handover_ct:reports(Logs, setup_failed, 4)),
                  ?assertEqual([], call(A, ets, tab2list, [sys_dist]))       % nothing half open

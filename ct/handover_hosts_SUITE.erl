@@ -8,7 +8,9 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() -> [stock_fails, handover_connects, three_nodes, no_port_but_epmds, ipv6, behind_nat, fallback_is_blocked, host_is_down, bound_to_an_interface].
+all() ->
+    [stock_fails, handover_connects, three_nodes, no_port_but_epmds, ipv6, behind_nat, fallback_is_blocked, host_is_down,
+     bound_to_a_device, bound_to_an_interface].
 
 init_per_suite(Config) ->
     case hosts(["check"]) of
@@ -134,6 +136,15 @@ fallback_is_blocked(Config) ->
                  ?assertMatch({error, {timeout, _}}, call(A, handover, connect, [name(B)])),
                  ?assertMatch([#{reason := stock_epmd}], handover_ct:reports(Logs, fell_back, 1)),
                  ?assertMatch([#{reason := timeout, detail := _}], handover_ct:reports(Logs, setup_failed, 1))
+         end).
+
+%% A node that listens on one device takes no handovers: EPMD's connections come in by any.
+bound_to_a_device(Config) ->
+    with([node(a, 1, Config), node(b, 2, Config, #{args => options("[{bind_to_device,<<\"lo\">>}]")})],
+         fun(A, B) ->
+                 ?assertMatch({error, {Reason, _}} when Reason =:= no_handover; Reason =:= timeout; Reason =:= direct_failed,
+                              call(A, handover, connect, [name(B)])),
+                 ?assertEqual([], call(B, erlang, nodes, [connected]))
          end).
 
 %% A node that is bound to one address takes no connection that came to another one, by whichever setting it is bound.

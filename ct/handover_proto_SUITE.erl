@@ -61,7 +61,7 @@ every_example_is_known(Config) ->
             'STOP_REQ', 'STATUS_REQ', 'HANDOVER_REQ', 'HANDOVER_RESP_OK', 'HANDOVER_RESP_NO_SUCH_NODE', 'HANDOVER_ASK', 'HANDOVER_SOCKET',
             'PASS', 'ACK'],
     Ours = ['HELLO', 'REGISTER', 'CONNECT', 'CANCEL', 'CLOSED', 'STOP', 'HELLO_REPLY', 'REFUSED', 'REGISTERED', 'ERROR', 'EPMD_UP',
-            'EPMD_DOWN', 'LOG', 'CONNECTION'],
+            'EPMD_DOWN', 'LOG', 'CONNECTION', 'KEEP'],
     Names = [Name || {Name, _} <- ?config(examples, Config)],
     ?assertEqual([], Names -- (Epmd ++ Ours)),
     ?assertEqual([], Ours -- Names).

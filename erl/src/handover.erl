@@ -28,10 +28,16 @@
 %% another one for the true name. No later connection does.
 -spec connect(node()) -> {ok, node()} | {error, {reason(), Detail :: binary()}}.
 connect(Node) when is_atom(Node) ->
-    case handover_dist:is_node_name(Node) of
+    case handover_dist:is_node_name(Node) andalso is_alive_name(hd(string:split(atom_to_list(Node), "@"))) of
         true -> result(connect_true(connect_node(Node)));
-        false -> {error, {bad_name, <<"not of the form name@host">>}}
+        false -> {error, {bad_name, <<"not of the form name@host, with a name of letters, digits, _ and -">>}}
     end.
+
+%% The emulator dials no other name.
+is_alive_name(Name) -> lists:all(fun is_alive_character/1, Name).
+
+is_alive_character(C) when C >= $a, C =< $z; C >= $A, C =< $Z; C >= $0, C =< $9 -> true;
+is_alive_character(C) -> C =:= $_ orelse C =:= $-.
 
 %% handover_setup has checked that Name can be a node's.
 connect_true({error, {other_name, {Name, Address}}}) ->

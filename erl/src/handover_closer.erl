@@ -1,44 +1,64 @@
-%% @doc Closes the numbers of descriptors, one after another: the dirty schedulers that this takes may be busy, and closing on all
-%% of them at once slows everything else down. Nobody waits for it: the connection has been shut down before.
+%% @doc Owns the descriptors of the links: it closes them, has each carrier keep a copy of them, and starts another keeper if one is
+%% killed.
 %%
-%% It also watches the processes that keep the descriptors of links, and starts another keeper if one is killed. Whoever needs
-%% this process starts it, and starts it again if it has died.
+%% It closes one number after another: the dirty schedulers that this takes may be busy, and closing on all of them at once slows
+%% everything else down. Nobody waits for it: the connection has been shut down before. Whoever needs this process starts it; if it
+%% is killed, the keepers and handover_port start it again and tell it what they had told the last one.
 -module(handover_closer).
 
--export([start/0, watch/3, close/2]).
+-export([start/0, watch/3, watch_again/4, carrier/2, close/2]).
 -export([init/1, loop/1]).
 
 -type fd() :: non_neg_integer().
 -type connection() :: handover_proto:connection() | #{}.    % #{}: of no carrier
 -type watched() :: #{Keeper :: pid() => {Monitor :: reference(), Socket :: port(), fd(), connection()}}.
 
+-record(st, {watched = #{} :: watched(),
+             carrier = none :: none | {pid(), FdSocket :: socket:socket()}}).
+
 %% It runs new code after an upgrade, since it sleeps in none.
 -define(IDLE_MS, 1000).
+-define(LIMIT_MS, 20).
 
 %% @doc Starts it, unless it runs. The guard does so early: a node at its limit of processes could not. Several may start one at
 %% once: the first gets the name.
 -spec start() -> ok.
 start() ->
-    {Pid, Monitor} = spawn_opt(?MODULE, init, [self()], [monitor]),
-    receive
-        {Pid, ready} -> demonitor(Monitor, [flush]), ok;
-        {'DOWN', Monitor, process, Pid, _} -> ok
+    try spawn_opt(?MODULE, init, [self()], [monitor]) of
+        {Pid, Monitor} ->
+            receive
+                {Pid, ready} -> demonitor(Monitor, [flush]), ok;
+                {'DOWN', Monitor, process, Pid, _} -> ok
+            end
+    catch
+        error:system_limit -> receive after ?LIMIT_MS -> ok end      % whoever needs it tries again
     end.
 
 %% @doc Watches the calling process, which keeps Fd until the end of Socket. If it ends before it has called {@link close/2},
-%% {@link handover_link:inherit/3} starts another keeper.
--spec watch(port(), fd(), connection()) -> ok.
+%% {@link handover_link:inherit/3} starts another keeper. The monitor that is returned tells the keeper to call
+%% {@link watch_again/4}.
+-spec watch(port(), fd(), connection()) -> reference().
 watch(Socket, Fd, Connection) ->
-    tell({watch, self(), Socket, Fd, Connection}).
+    tell({watch, self(), Socket, Fd, Connection}),
+    monitor(process, ?MODULE).
 
-%% @doc Closes Fd and tells the carrier that Connection came from. The caller is watched no more.
+%% @doc As watch/3, after the monitor's DOWN.
+-spec watch_again(reference(), port(), fd(), connection()) -> reference().
+watch_again(Monitor, Socket, Fd, Connection) ->
+    demonitor(Monitor, [flush]),
+    watch(Socket, Fd, Connection).
+
+%% @doc From now on Worker's program, with which Fds is connected, keeps copies of what is watched. The monitor that is returned tells
+%% Worker to call this again.
+-spec carrier(pid(), socket:socket()) -> reference().
+carrier(Worker, Fds) ->
+    tell({carrier, Worker, Fds}),
+    monitor(process, ?MODULE).
+
+%% @doc Closes Fd and tells the carrier that has a copy of it. The caller is watched no more.
 -spec close(fd(), connection()) -> ok.
 close(Fd, Connection) ->
-    tell({close, self(), Fd}),
-    case Connection of
-        #{carrier := Carrier, kind := Kind, id := Id} -> handover_port:closed(Carrier, Kind, Id);
-        #{} -> ok
-    end.
+    tell({close, self(), Fd, Connection}).
 
 %% internal
 
@@ -53,37 +73,70 @@ tell(Message) ->
 -spec init(pid()) -> no_return().
 init(Starter) ->
     try register(?MODULE, self()) of
-        true -> Starter ! {self(), ready}, loop(#{})
+        true -> Starter ! {self(), ready}, loop(#st{})
     catch
         error:badarg -> exit(normal)
     end.
 
 %% @private
--spec loop(watched()) -> no_return().
-loop(Watched) ->
+-spec loop(#st{}) -> no_return().
+loop(#st{watched = Watched} = S) ->
     receive
         {watch, Keeper, Socket, Fd, Connection} ->
-            ?MODULE:loop(Watched#{Keeper => {monitor(process, Keeper), Socket, Fd, Connection}});
-        {close, Keeper, Fd} ->
-            Rest = unwatch(Keeper, Watched),
-            handover_fd:close(Fd),
-            ?MODULE:loop(Rest);
+            ?MODULE:loop(copy(Keeper, S#st{watched = Watched#{Keeper => {monitor(process, Keeper), Socket, Fd, Connection}}}));
+        {carrier, Worker, Fds} ->
+            ?MODULE:loop(lists:foldl(fun copy/2, S#st{carrier = {Worker, Fds}}, maps:keys(Watched)));
+        {close, Keeper, Fd, Connection} ->
+            {Latest, Rest} = unwatch(Keeper, Fd, Connection, Watched),
+            close_now(Fd, Latest),
+            ?MODULE:loop(S#st{watched = Rest});
         {'DOWN', _, process, Keeper, _} ->
-            ?MODULE:loop(keeper_died(maps:take(Keeper, Watched), Watched));
+            ?MODULE:loop(S#st{watched = keeper_died(Keeper, Watched)});
         _ ->
-            ?MODULE:loop(Watched)
+            ?MODULE:loop(S)
     after ?IDLE_MS ->
-            erlang:hibernate(?MODULE, loop, [Watched])
+            erlang:hibernate(?MODULE, loop, [S])
     end.
 
-unwatch(Keeper, Watched) ->
+%% A connection that today's carrier has no copy of is passed to it. If that fails (the carrier has ended, or has too many files
+%% open) the connections go without: the far end then sees a halt of this node later.
+copy(Keeper, #st{watched = Watched, carrier = {Worker, Fds}} = S) ->
+    case Watched of
+        #{Keeper := {_, _, _, #{carrier := Worker}}} ->
+            S;
+        #{Keeper := {Monitor, Socket, Fd, Connection}} ->
+            case handover_fd:send(Fds, handover_proto:keep(Fd), Fd) of
+                ok -> S#st{watched = Watched#{Keeper := {Monitor, Socket, Fd, Connection#{carrier => Worker, kind => kept, id => Fd}}}};
+                {error, _} -> S#st{carrier = none}
+            end
+    end;
+copy(_, S) ->
+    S.
+
+unwatch(Keeper, Fd, Connection, Watched) ->
     case maps:take(Keeper, Watched) of
-        {{Monitor, _, _, _}, Rest} -> demonitor(Monitor, [flush]), Rest;
-        error -> Watched
+        {{Monitor, _, Fd, Latest}, Rest} -> demonitor(Monitor, [flush]), {Latest, Rest};
+        _ -> {Connection, Watched}
     end.
 
-keeper_died({{_, Socket, Fd, Connection}, Rest}, _) ->
-    handover_link:inherit(Socket, Fd, Connection),
-    Rest;
-keeper_died(error, Watched) ->
-    Watched.
+close_now(Fd, Connection) ->
+    case Connection of
+        #{carrier := Carrier, kind := Kind, id := Id} -> handover_port:closed(Carrier, Kind, Id);
+        #{} -> ok
+    end,
+    handover_fd:close(Fd).
+
+%% A node at its limit of processes may have room later.
+keeper_died(Keeper, Watched) ->
+    case maps:take(Keeper, Watched) of
+        {{_, Socket, Fd, Connection}, Rest} ->
+            try handover_link:inherit(Socket, Fd, Connection) of
+                ok -> Rest
+            catch
+                error:system_limit ->
+                    _ = erlang:send_after(?IDLE_MS, self(), {'DOWN', none, process, Keeper, system_limit}),
+                    Watched
+            end;
+        error ->
+            Watched
+    end.

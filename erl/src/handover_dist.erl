@@ -336,7 +336,18 @@ registration(Driver, Name, Ip, Port) ->
       highest => ?HIGHEST,
       lowest => ?LOWEST,
       node_type => ?NODE_TYPE_NORMAL,
-      extra => <<"handover/1">>}.
+      extra => extra()}.
+
+%% EPMD's listener is bound to no device and to no other network namespace, so connections that it hands over may come from anywhere.
+extra() ->
+    case [O || {Key, _} = O <- application:get_env(kernel, inet_dist_listen_options, []), Key =:= bind_to_device orelse Key =:= netns] of
+        [] ->
+            <<"handover/1">>;
+        [Option | _] ->
+            handover_log:event(warning, unsupported_option,
+                               #{option => Option, reason => <<"this node takes no handovers, which could come from elsewhere">>}),
+            <<>>
+    end.
 
 loopback(inet_tcp) -> {127, 0, 0, 1};
 loopback(inet6_tcp) -> {0, 0, 0, 0, 0, 0, 0, 1}.

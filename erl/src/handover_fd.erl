@@ -5,7 +5,7 @@
 %% ({@link shutdown/1}) and closes the fd then.
 -module(handover_fd).
 
--export([connect/2, recv/1, adopt/3, await_port_end/2, shutdown/1, close/1]).
+-export([connect/2, recv/1, send/3, adopt/3, await_port_end/2, shutdown/1, close/1]).
 
 -type fd() :: non_neg_integer().
 
@@ -19,6 +19,7 @@
 
 -define(MESSAGE_SIZE, 64).
 -define(CONTROL_SIZE, 64).
+-define(SEND_MS, 1000).
 -define(LAST_PAUSE_MS, 40).
 -define(STALL_MS, 15000).
 
@@ -64,6 +65,16 @@ one_fd(Header, Fds) ->
 
 fds(Control) ->
     [Fd || #{level := socket, type := rights, data := Data} <- Control, <<Fd:32/native>> <= Data].
+
+%% @doc Sends Header and a copy of Fd to the carrier.
+-spec send(socket:socket(), binary(), fd()) -> ok | {error, term()}.
+send(Socket, Header, Fd) ->
+    Rights = #{level => socket, type => rights, data => <<Fd:32/native>>},
+    case socket:sendmsg(Socket, #{iov => [Header], ctrl => [Rights]}, [], ?SEND_MS) of
+        ok -> ok;
+        {error, _} = Error -> Error;
+        {ok, Rest} -> {error, {unsent, Rest}}
+    end.
 
 %% @doc Makes a distribution socket of Fd, owned by the caller. On failure the fd is still the caller's to close.
 %%

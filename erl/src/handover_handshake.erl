@@ -22,8 +22,8 @@
 -type handover_answer() :: {result, 1..255} | closed | crossed | {bad_answer, iodata()} | {error, term()} | {other_name, string()}.
 
 -define(ALIAS_MS, 1000).
--define(CROSSING_POLL_MS, 20).
--define(CROSSING_POLLS, 50).
+%% How long a connection that crosses this one is waited for.
+-define(CROSSING_MS, 1000).
 
 %% HANDOVER_RESP's opcode.
 -define(HANDOVER_RESP, $i).
@@ -59,7 +59,7 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
     {Send, Recv} = transport(Via, Driver, Answer),
     Up = maps:get(f_up, O),
     Node = maps:get(node, O),
-    Crossing = {nodes(connected), maps:get(given, O)},
+    Crossing = {peer(Socket), nodes(connected), maps:get(given, O)},
     dist_util:handshake_we_started(
       (common(Socket, Via, out, []))#hs_data{kernel_pid = maps:get(kernel, O), other_node = Node,
                                this_node = maps:get(my_node, O), timer = maps:get(timer, O),
@@ -151,7 +151,9 @@ version({error, Reason}) -> {error, Reason}.
 %% end that link. So those linked nodes that it could be are asked: which has a connection of this node waiting?
 %%
 %% A node that is connecting to this one meanwhile says `nok', and dist_util waits for net_kernel to end this process in favour
-%% of that connection. For net_kernel it is one with another node if this one was dialled by another name.
+%% of that connection. For net_kernel it is one with another node if this one was dialled by another name. So if net_kernel does not
+%% end this process, and a node with the same alive name has come up from the address that was dialled, it is that node. Not any
+%% node with that alive name: in many clusters all have the same.
 vet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | Rest]} = Ok, Node, Answer, _) ->
     name(lists:sublist(Rest, L1 * 256 + L0), Node, Ok, Answer);
 vet({ok, [$n, _, _, _, _, _, _, _, _, _, _ | Name]} = Ok, Node, Answer, _) ->
@@ -164,20 +166,26 @@ vet({ok, "salive"} = Ok, Node, Answer, _) ->
         [] -> Ok
     end;
 vet({ok, "snok"} = Ok, Node, Answer, Crossing) ->
-    crossed(Ok, Node, Answer, Crossing, ?CROSSING_POLLS);
+    receive after ?CROSSING_MS -> crossed(Ok, Node, Answer, Crossing) end;
 vet(Other, _, _, _) ->
     Other.
 
-%% If no such connection comes, the node may not know yet that the last one, by the other name, has ended.
-crossed(Ok, _, _, {_, false}, 0) ->
-    Ok;
-crossed(_, _, Answer, {_, true}, 0) ->
+%% A node that was just dialled by another name may not know yet that that connection has ended.
+crossed(_, _, Answer, {_, _, true}) ->
     Answer(crossed);
-crossed(Ok, Node, Answer, {Before, _} = Crossing, Polls) ->
-    case [N || N <- nodes(connected), is_alias(Node, N), not lists:member(N, Before)] of
-        [Name | _] -> Answer({other_name, atom_to_list(Name)});
-        [] -> receive after ?CROSSING_POLL_MS -> crossed(Ok, Node, Answer, Crossing, Polls - 1) end
+crossed(Ok, Node, Answer, {Peer, Before, false}) ->
+    case [N || N <- nodes(connected) -- Before, is_alias(Node, N), is_linked_to(N, Peer)] of
+        [Name] -> Answer({other_name, atom_to_list(Name)});
+        _ -> Ok
     end.
+
+is_linked_to(Node, {Ip, _}) ->
+    case handover_stats:link_of(Node) of
+        {ok, _, #{peer := {Ip, _}}} -> true;
+        _ -> false
+    end;
+is_linked_to(_, unknown) ->
+    false.
 
 %% Releases differ in how they write a name that is not ASCII.
 name(Name, Node, Ok, Answer) ->

@@ -4,7 +4,7 @@
 -module(handover_link).
 
 -export([start/1, dial/2, stage/2, failed/3, up/3, accept/3, inherit/3]).
--export([init_setup/2, init_accept/3, init_inherit/3, ended/1, accepted/4]).
+-export([init_setup/2, init_accept/3, init_inherit/3, ended/1, accepted/1]).
 
 -record(setup, {pid :: pid(),
                 monitor :: reference(),
@@ -15,7 +15,14 @@
                 port = none :: none | reference(),    % monitor; its 'DOWN' says `process' when a signal ended the port
                 socket :: port() | undefined,
                 fd :: non_neg_integer() | undefined,
-                connection :: handover_proto:connection() | undefined}).
+                connection :: handover_proto:connection() | undefined,
+                watch :: reference() | undefined}).     % of handover_closer
+
+-record(accepted, {monitor :: reference(),              % of the port
+                   socket :: port(),
+                   fd :: non_neg_integer(),
+                   connection :: handover_proto:connection(),
+                   watch :: reference()}).
 
 -define(CONTROLLER_MS, 10000).
 -define(SUPERSEDED_POLL_MS, 20).
@@ -80,7 +87,8 @@ setup(#setup{pid = Pid, monitor = Monitor, port = PortMonitor} = S) ->
         {failed, Reason, Detail} -> setup(say(Reason, Detail, S));
         {up, Socket, Via} -> ended(is_up(Socket, Via, S));
         {'DOWN', Monitor, process, Pid, Reason} -> ended(say_death(Reason, S));
-        {'DOWN', PortMonitor, _, _, _} -> setup(close(S))
+        {'DOWN', PortMonitor, _, _, _} -> setup(close(S));
+        {'DOWN', Watch, _, _, _} when Watch =:= S#setup.watch -> setup(watch_again(S))
     end.
 
 %% What is left to do is to wait for the port, if there is one.
@@ -92,6 +100,7 @@ ended(#setup{port = none}) ->
 ended(#setup{port = PortMonitor} = S) ->
     receive
         {'DOWN', PortMonitor, _, _, _} -> _ = close(S), ok;
+        {'DOWN', Watch, _, _, _} when Watch =:= S#setup.watch -> ended(watch_again(S));
         _ -> ended(S)
     after 0 -> erlang:hibernate(?MODULE, ended, [S])
     end.
@@ -110,10 +119,10 @@ own(Fd, #{family := Family} = Connection, #setup{pid = Pid} = S) ->
     case handover_fd:adopt(Driver, Fd, handover_dist:socket_options(inet_dist_connect_options, [])) of
         {ok, Socket} ->
             Monitor = erlang:monitor(port, Socket),
-            handover_closer:watch(Socket, Fd, Connection),
+            Watch = handover_closer:watch(Socket, Fd, Connection),
             give(Driver, Socket, Pid),
             Pid ! {self(), {ok, Socket}},
-            S#setup{port = Monitor, socket = Socket, fd = Fd, connection = Connection};
+            S#setup{port = Monitor, socket = Socket, fd = Fd, connection = Connection, watch = Watch};
         {error, Reason} ->
             handover_closer:close(Fd, Connection),
             Pid ! {self(), {error, closed, Reason}},
@@ -126,9 +135,13 @@ closed(#setup{port = none} = S) ->
 closed(#setup{port = PortMonitor} = S) ->
     receive {'DOWN', PortMonitor, _, _, _} -> close(S) end.
 
-close(#setup{socket = Socket, fd = Fd, connection = Connection} = S) ->
+watch_again(#setup{watch = Watch, socket = Socket, fd = Fd, connection = Connection} = S) ->
+    S#setup{watch = handover_closer:watch_again(Watch, Socket, Fd, Connection)}.
+
+close(#setup{socket = Socket, fd = Fd, connection = Connection, watch = Watch} = S) ->
+    demonitor(Watch, [flush]),
     close(Socket, Fd, Connection),
-    S#setup{port = none, socket = undefined, fd = undefined, connection = undefined}.
+    S#setup{port = none, socket = undefined, fd = undefined, connection = undefined, watch = undefined}.
 
 close(Socket, Fd, Connection) ->
     handover_fd:await_port_end(Socket, Fd),
@@ -185,9 +198,9 @@ init_accept(Kernel, Fd, #{family := Family, peer := Peer} = Connection) ->
     case handover_fd:adopt(Driver, Fd, Options) of
         {ok, Socket} ->
             Monitor = erlang:monitor(port, Socket),
-            handover_closer:watch(Socket, Fd, Connection),
+            Watch = handover_closer:watch(Socket, Fd, Connection),
             controller(Kernel, Driver, Socket),
-            accepted(Monitor, Socket, Fd, Connection);
+            accepted(#accepted{monitor = Monitor, socket = Socket, fd = Fd, connection = Connection, watch = Watch});
         {error, Reason} ->
             handover_closer:close(Fd, Connection),
             handover_log:event(warning, bad_fd, #{reason => {Reason, Peer}})
@@ -197,17 +210,18 @@ init_accept(Kernel, Fd, #{family := Family, peer := Peer} = Connection) ->
 -spec init_inherit(port(), non_neg_integer(), handover_proto:connection()) -> ok.
 init_inherit(Socket, Fd, Connection) ->
     Monitor = erlang:monitor(port, Socket),
-    handover_closer:watch(Socket, Fd, Connection),
-    accepted(Monitor, Socket, Fd, Connection).
+    Watch = handover_closer:watch(Socket, Fd, Connection),
+    accepted(#accepted{monitor = Monitor, socket = Socket, fd = Fd, connection = Connection, watch = Watch}).
 
 %% As ended/1.
 %% @private
--spec accepted(reference(), port(), non_neg_integer(), handover_proto:connection()) -> ok.
-accepted(Monitor, Socket, Fd, Connection) ->
+-spec accepted(#accepted{}) -> ok.
+accepted(#accepted{monitor = Monitor, socket = Socket, fd = Fd, connection = Connection, watch = Watch} = S) ->
     receive
         {'DOWN', Monitor, _, _, _} -> close(Socket, Fd, Connection);
-        _ -> accepted(Monitor, Socket, Fd, Connection)
-    after 0 -> erlang:hibernate(?MODULE, accepted, [Monitor, Socket, Fd, Connection])
+        {'DOWN', Watch, _, _, _} -> accepted(S#accepted{watch = handover_closer:watch_again(Watch, Socket, Fd, Connection)});
+        _ -> accepted(S)
+    after 0 -> erlang:hibernate(?MODULE, accepted, [S])
     end.
 
 controller(Kernel, Driver, Socket) ->

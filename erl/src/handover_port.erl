@@ -23,6 +23,7 @@
              port = none :: none | port(),
              os_pid = 0 :: non_neg_integer(),
              fds = none :: none | socket:socket(),
+             closer :: reference() | undefined,         % monitor of handover_closer
              next = 1 :: pos_integer(),
              register = none :: none | pos_integer(),   % Id of a registration that nobody waits for
              complained = none :: atom(),               % why that failed last: each reason is logged once
@@ -53,7 +54,7 @@ accept(Worker, Kernel) ->
     gen_server:cast(Worker, {accept, Kernel}).
 
 %% @doc Tells the program that this node has closed a connection, so that it closes its copy.
--spec closed(pid(), asked | handed_over, non_neg_integer()) -> ok.
+-spec closed(pid(), handover_proto:kind(), non_neg_integer()) -> ok.
 closed(Worker, Kind, Id) ->
     gen_server:cast(Worker, {closed, Kind, Id}).
 
@@ -74,7 +75,7 @@ handle_continue(hello, #st{guard = Guard} = S) ->
     case hello(S) of
         {ok, #st{os_pid = OsPid} = Ready} ->
             handover_sup:ready(Guard, self(), OsPid),
-            {noreply, receive_fds(register_again(Ready))};
+            {noreply, receive_fds(register_again(copy_links(Ready)))};
         {error, Reason, Failed} ->
             {stop, {shutdown, Reason}, Failed}
     end.
@@ -122,6 +123,8 @@ handle_info({'EXIT', Guard, Reason}, #st{guard = Guard} = S) ->
     {stop, Reason, S};
 handle_info({timeout, _, {late, Id}}, S) ->
     {noreply, answer(Id, {error, timeout, <<"no answer from the carrier program">>}, cancel(Id, S))};
+handle_info({'DOWN', Monitor, process, _, _}, #st{closer = Monitor} = S) ->
+    {noreply, copy_links(S)};
 handle_info({'DOWN', Monitor, process, _, _}, #st{asked = Asked} = S) ->
     {noreply, asker_gone([Id || {Id, #asked{monitor = M}} <- maps:to_list(Asked), M =:= Monitor], S)};
 handle_info(register_again, S) ->
@@ -250,6 +253,10 @@ register_again(#st{registration = Registration, next = Id} = S) ->
     S#st{next = Id + 1, register = Id}.
 
 %% internal: fds
+
+%% The program gets copies of the links that this node has from the last one.
+copy_links(#st{fds = Fds} = S) ->
+    S#st{closer = handover_closer:carrier(self(), Fds)}.
 
 receive_fds(#st{fds = Fds} = S) ->
     case handover_fd:recv(Fds) of

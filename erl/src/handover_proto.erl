@@ -2,9 +2,9 @@
 %% mirror of the Go package portproto. Both are tested against the examples of that page.
 -module(handover_proto).
 
--export([version/0, encode/1, decode/1, connection/1, ip_to_binary/1]).
+-export([version/0, encode/1, decode/1, connection/1, keep/1, ip_to_binary/1]).
 
--export_type([command/0, event/0, reason/0, connection/0]).
+-export_type([command/0, event/0, reason/0, kind/0, connection/0]).
 
 -define(VERSION, 1).
 
@@ -13,7 +13,7 @@
       | {register, pos_integer(), map()}
       | {connect, pos_integer(), map()}
       | {cancel, pos_integer()}
-      | {closed, asked | handed_over, non_neg_integer()}
+      | {closed, kind(), non_neg_integer()}
       | stop.
 
 -type event() ::
@@ -28,9 +28,11 @@
 -type reason() :: duplicate_name | epmd_unreachable | epmd_closed | epmd_bad_answer | epmd_not_started | timeout
                 | cancelled | overloaded | bad_request.
 
--type connection() :: #{kind := asked | handed_over, id := non_neg_integer(), family := inet | inet6,
+-type kind() :: asked | handed_over | kept.     % kept: received from an earlier carrier
+
+-type connection() :: #{kind := kind(), id := non_neg_integer(), family := inet | inet6,
                         peer := {inet:ip_address(), inet:port_number()},
-                        carrier => pid()}.      % the handover_port that received it
+                        carrier => pid()}.      % the handover_port whose program has a copy
 
 -spec version() -> pos_integer().
 version() -> ?VERSION.
@@ -61,6 +63,11 @@ connection(<<1, Kind, Id:64, 6, Port:16, A:16, B:16, C:16, D:16, E:16, F:16, G:1
     {ok, #{kind => kind(Kind), id => Id, family => inet6, peer => {{A, B, C, D, E, F, G, H}, Port}}};
 connection(Other) ->
     {error, {bad_connection, Other}}.
+
+%% @doc The header that travels with a descriptor to a new carrier.
+-spec keep(non_neg_integer()) -> binary().
+keep(Fd) ->
+    <<?VERSION, $k, Fd:64>>.
 
 -spec ip_to_binary(inet:ip_address()) -> binary().
 ip_to_binary(Ip) ->

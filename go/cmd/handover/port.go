@@ -18,11 +18,10 @@ func port(ctx context.Context, args []string) int {
 	if len(args) > 0 {
 		return misused(os.Stderr)
 	}
-	// A handler, lest a BEAM that is gone kills us by SIGPIPE before the socket
-	// files are removed; the write fails instead.
+	// The carrier ends with its BEAM. A service manager and a terminal send SIGTERM and SIGINT to both, and the
+	// BEAM needs its carrier while it shuts down in its own time. A write to a BEAM that has ended fails by EPIPE.
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	err := wakeAtParentsEnd()
 	if err == nil {
 		err = carrier.Run(ctx, pollable(os.Stdin), os.Stdout, os.Stderr, carrier.Options{Program: program()})

@@ -232,7 +232,8 @@ func (c *carrier) close(why error) {
 		c.fds.close()
 	}
 	c.wg.Wait()
-	c.links.closeAll() // what was delivered after endLinks
+	c.links.closeAll()
+	c.links.beam.close()
 }
 
 // greet answers hello.

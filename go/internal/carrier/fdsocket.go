@@ -116,13 +116,32 @@ func (s *fdSocket) adopt(conn *net.UnixConn) (err error) {
 	return nil
 }
 
-// watchFD returns when the BEAM closes its end, which it does when it is done
-// with this carrier: the end of stdin is about to be seen too.
+// watchFD keeps a copy of each link that the BEAM passes, which are those that it
+// had from the carrier before this one. It returns when the BEAM closes its end,
+// which it does when it is done with this carrier: the end of stdin is about to be
+// seen too.
 func (c *carrier) watchFD(s *fdSocket) error {
-	if _, err := s.conn.Read(make([]byte, 1)); err == nil {
-		return errors.New("carrier: unexpected bytes from the BEAM on the fd socket")
+	var buf [portproto.KeepSize + 1]byte
+	for {
+		n, fd, err := fdpass.Receive(s.conn, buf[:])
+		if errors.Is(err, fdpass.ErrFiles) {
+			continue // the link goes without a copy
+		}
+		if err != nil && n == 0 {
+			return errEOF
+		}
+		var id uint64
+		if err == nil {
+			id, err = portproto.ParseKeep(buf[:n])
+		}
+		if err != nil {
+			_ = unix.Close(fd) // -1 with an error of Receive's
+			return fmt.Errorf("carrier: fd socket: %w", err)
+		}
+		if !c.links.keep(link{portproto.Kept, id}, fd) {
+			_ = unix.Close(fd)
+		}
 	}
-	return errEOF
 }
 
 // close may be called when the carrier's context has ended: then acceptFD is over

@@ -18,7 +18,7 @@ import (
 //	    '------- the BEAM ends ---> shutdown(2), copy closed
 //
 // A carrier that ends while its BEAM goes on only closes its copies: the
-// connections stay up.
+// connections stay up, and the BEAM passes their descriptors to the next carrier.
 type links struct {
 	max  int     // Options.MaxLinks
 	beam process // set before anything is kept
@@ -33,11 +33,14 @@ type link struct {
 	id   uint64
 }
 
-// keep takes fd over until release, and reports whether there was room for it.
+// keep takes fd over until release, and reports whether there was room for it. A
+// copy that it had of the same link is closed.
 func (ls *links) keep(l link, fd int) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if len(ls.fds) >= ls.max {
+	if old, kept := ls.fds[l]; kept {
+		_ = unix.Close(old)
+	} else if len(ls.fds) >= ls.max {
 		return false
 	}
 	if ls.fds == nil {
@@ -101,9 +104,16 @@ const (
 // them alone if it goes on without this carrier. A BEAM that goes on closes the fd
 // socket; one that ends does so too, but not before the kernel says that it ends.
 func (c *carrier) endLinks() {
-	defer c.links.closeAll()
-	if errors.Is(context.Cause(c.ctx), errStop) {
+	cause := context.Cause(c.ctx)
+	if errors.Is(cause, errStop) {
 		return // the BEAM is there, and waits for the end of this program
+	}
+	if !errors.Is(cause, errEOF) && !errors.Is(cause, unix.EPIPE) {
+		// The carrier ends for a reason of its own: a BEAM that goes on waits for its end.
+		if c.links.beam.ending() {
+			c.links.shutdownAll()
+		}
+		return
 	}
 	pause := firstLook
 	for deadline := time.Now().Add(endTimeout); !c.links.empty() && time.Now().Before(deadline); {

@@ -1,13 +1,19 @@
 package carrier
 
 import (
+	"context"
+	"errors"
 	"io"
+	"net"
+	"os"
 	"os/exec"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
 )
 
@@ -93,7 +99,9 @@ func TestBEAMEnds(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c := &carrier{fds: &fdSocket{ready: make(chan struct{})}, ctx: t.Context()}
+	ctx, end := context.WithCancelCause(t.Context())
+	end(errEOF)
+	c := &carrier{fds: &fdSocket{ready: make(chan struct{})}, ctx: ctx}
 	c.links = links{max: 1, beam: findProcess(int32(cmd.Process.Pid))}
 	c1, initiator := tcpPair(t)
 	raw, err := c1.SyscallConn()
@@ -123,6 +131,76 @@ func TestBEAMEnds(t *testing.T) {
 	<-ended
 }
 
+// withoutFiles calls f while this process can open no file.
+func withoutFiles(t *testing.T, f func()) {
+	t.Helper()
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	none := unix.Rlimit{Cur: 3, Max: before.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &before)
+	if _, err := os.Open("/proc/self/stat"); !errors.Is(err, unix.EMFILE) {
+		t.Fatal(err)
+	}
+	f()
+}
+
+// The BEAM passes the links that it has from an earlier carrier.
+func TestKeptLinks(t *testing.T) {
+	b := newBEAM(t, Options{})
+	c1, peer := tcpPair(t)
+	for range 2 { // once more after handover_closer was killed: the first copy is closed
+		keep(t, b, 17, c1)
+	}
+	c1.Close()
+	io.WriteString(peer, "the copies are open")
+	b.say(portproto.Closed{Kind: portproto.Kept, ID: 17})
+	if n, err := peer.Read(make([]byte, 1)); n != 0 || err != io.EOF && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("%d, %v; want the end", n, err)
+	}
+}
+
+func keep(t *testing.T, b *beam, id uint64, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) {
+		err = fdpass.Send(b.fds, portproto.AppendKeep(nil, id), int(fd), time.Now().Add(patience))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A carrier that ends for a reason of its own does not wait for a BEAM that goes
+// on, and waits for it to end.
+func TestEndForOwnReason(t *testing.T) {
+	b, _, heartbeat := registered(t, Options{})
+	ch := openChannel(t, heartbeat)
+	c1, initiator := tcpPair(t)
+	pass(t, ch, 1, c1)
+	readAck(t, ch)
+	c1.Close()
+	_, node := b.receive()
+	b.sayBytes([]byte{255, 255, 255, 255}) // a frame of an impossible length
+	select {
+	case err := <-b.ended:
+		if err == nil {
+			t.Error("no reason")
+		}
+	case <-time.After(endTimeout / 2):
+		t.Fatal("the carrier waits")
+	}
+	io.WriteString(initiator, "pipelined")
+	both(t, initiator, node)
+}
+
 func TestProcessEnding(t *testing.T) {
 	cmd := exec.Command("sleep", "1000")
 	if err := cmd.Start(); err != nil {
@@ -135,9 +213,12 @@ func TestProcessEnding(t *testing.T) {
 		}
 	}
 	p := findProcess(pid)
-	if (process{pid: p.pid, stat: p.stat, start: p.start - 1}).ending() == false {
-		t.Error("another process with the same pid passes for it")
-	}
+	defer p.close()
+	withoutFiles(t, func() {
+		if p.ending() {
+			t.Error("without a free descriptor a process that runs is ending")
+		}
+	})
 	_ = cmd.Process.Signal(syscall.SIGKILL)
 	waitFor(t, "a killed process to be ending", p.ending) // a zombie
 	_ = cmd.Wait()

@@ -2,55 +2,54 @@ package carrier
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// process is a process that was there when it was found.
+// process is a process that ran when it was found. The caller of findProcess must
+// call close.
 type process struct {
-	pid   int
-	stat  string // its file in /proc, "" if it can't be read
-	start uint64 // when it started, in clock ticks since boot: pids are used again
+	pid  int
+	stat *os.File // /proc/PID/stat, of this process and of no later one with its pid; nil if it could not be opened
 }
 
 func findProcess(pid int32) process {
-	p := process{pid: int(pid), stat: fmt.Sprintf("/proc/%d/stat", pid)}
-	var err error
-	if _, _, p.start, err = p.look(); err != nil {
-		p.stat = ""
+	p := process{pid: int(pid)}
+	if f, err := os.Open(fmt.Sprintf("/proc/%d/stat", pid)); err == nil {
+		p.stat = f
 	}
 	return p
+}
+
+func (p process) close() {
+	if p.stat != nil {
+		_ = p.stat.Close()
+	}
 }
 
 // exiting is PF_EXITING of linux/sched.h: the process can't come back.
 const exiting = 0x4
 
-// ending reports whether the process has ended or has begun to. Without /proc it
-// knows of those only that are gone.
+// ending reports whether the process has ended or is ending, which nothing can undo. Without
+// /proc it knows only of those that have ended. A look that fails is no sign of an end.
 func (p process) ending() bool {
-	if p.stat == "" {
+	if p.stat == nil {
 		return unix.Kill(p.pid, 0) == unix.ESRCH
 	}
-	state, flags, start, err := p.look()
-	return err != nil || start != p.start || state == 'Z' || state == 'X' || flags&exiting != 0
-}
-
-// look reads /proc/PID/stat (proc(5)): state, flags and starttime are the fields
-// 3, 9 and 22. The name, field 2, is in parentheses and may have any character.
-func (p process) look() (state byte, flags, start uint64, err error) {
-	b, err := os.ReadFile(p.stat)
-	if err != nil {
-		return 0, 0, 0, err
+	// State and flags are the fields 3 and 9 of proc(5). The name, field 2, is in parentheses
+	// and may have any character.
+	var b [512]byte
+	n, err := p.stat.ReadAt(b[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return errors.Is(err, unix.ESRCH)
 	}
-	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-	if len(fields) < 20 {
-		return 0, 0, 0, fmt.Errorf("carrier: %s has %d fields behind the name", p.stat, len(fields))
-	}
-	if flags, err = strconv.ParseUint(string(fields[6]), 10, 64); err == nil {
-		start, err = strconv.ParseUint(string(fields[19]), 10, 64)
-	}
-	return fields[0][0], flags, start, err
+	var state byte
+	var flags uint64
+	var skipped int
+	_, err = fmt.Sscanf(string(b[bytes.LastIndexByte(b[:n], ')')+1:n]), " %c %d %d %d %d %d %d", &state, &skipped, &skipped, &skipped, &skipped, &skipped, &flags)
+	return err == nil && (state == 'Z' || state == 'X' || flags&exiting != 0)
 }

@@ -82,8 +82,11 @@ func (c *carrier) deliverQueued(s *fdSocket) {
 		for errors.Is(err, errBusy) && c.ctx.Err() == nil {
 			err = s.deliver(q.m, q.fd)
 		}
-		if !kept {
+		switch {
+		case !kept:
 			_ = unix.Close(q.fd)
+		case err != nil: // the BEAM has nothing that it could close
+			c.links.release(link{q.m.Kind, q.m.ID})
 		}
 		s.unreserve()
 		if err != nil && c.ctx.Err() == nil {

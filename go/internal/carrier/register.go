@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"handover/go/internal/peercred"
 	"handover/go/internal/portproto"
 )
 
@@ -24,11 +25,6 @@ const (
 func (c *carrier) register(ctx context.Context, req portproto.Register) error {
 	if !c.claimRegistration(true) {
 		return because(portproto.BadRequest, errors.New("carrier: registered already; a carrier serves one name"))
-	}
-	if err := c.o.available(); err != nil && len(req.Extra) > 0 {
-		// EPMD could not tell whose the node is, nor the carrier whose EPMD is.
-		c.log.Warn().Err(err).Msg("registering as a node that takes no handovers")
-		req.Extra = nil
 	}
 	h, err := c.startAlive(ctx, req)
 	if err != nil {
@@ -64,6 +60,13 @@ func (c *carrier) startAlive(ctx context.Context, req portproto.Register) (*hear
 func (c *carrier) tryAlive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
 	ctx, release := context.WithTimeout(ctx, c.o.RegisterTimeout)
 	defer release()
+	// Any other error may be over when EPMD asks.
+	err := c.o.available()
+	if lasts := errors.Is(err, peercred.ErrUnavailable) || errors.Is(err, errors.ErrUnsupported); lasts && len(req.Extra) > 0 {
+		// EPMD could not tell whose the node is, nor the carrier whose EPMD is.
+		c.log.Warn().Err(err).Msg("registering as a node that takes no handovers")
+		req.Extra = nil
+	}
 	return alive(ctx, req)
 }
 

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"handover/go/internal/peercred"
 	"handover/go/internal/portproto"
 )
@@ -164,6 +166,17 @@ func TestRegisterWithoutOwners(t *testing.T) {
 	}
 	expect[portproto.Registered](b)
 	if extra := <-e.extras; len(extra) > 0 {
+		t.Errorf("it registered with %q", extra)
+	}
+}
+
+// An error that may pass is no reason to take no handovers for good.
+func TestRegisterPassingError(t *testing.T) {
+	b := newBEAM(t, Options{available: func() error { return unix.EMFILE }})
+	e := newEPMD(t, false)
+	b.say(registerAt(e.addr))
+	expect[portproto.Registered](b)
+	if extra := <-e.extras; string(extra) != "handover/1" {
 		t.Errorf("it registered with %q", extra)
 	}
 }

@@ -2,7 +2,9 @@ package portproto
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"handover/go/internal/epmdproto"
@@ -43,7 +45,7 @@ type Cancel struct{ ID uint64 }
 
 // Closed says that the BEAM has closed a connection that it was given.
 type Closed struct {
-	Kind byte // Connected or Accepted
+	Kind byte // Connected, Accepted or Kept
 	ID   uint64
 }
 
@@ -173,18 +175,17 @@ func (r *reader) extra(v any) string {
 
 func parseClosed(t tuple) (Command, error) {
 	r := t.reader()
-	kind := byte(Connected)
-	if r.oneOf("kind", t.args[0], kindAsked, kindHandedOver) == kindHandedOver {
-		kind = Accepted
+	kind := r.oneOf("kind", t.args[0], slices.Sorted(maps.Values(kindNames))...)
+	for k, name := range kindNames {
+		if name == kind {
+			return Closed{Kind: k, ID: r.id(t.args[1])}, r.err
+		}
 	}
-	return Closed{Kind: kind, ID: r.id(t.args[1])}, r.err
+	return nil, r.err
 }
 
-// The kinds of a connection in a Closed.
-const (
-	kindAsked      = "asked"
-	kindHandedOver = "handed_over"
-)
+// kindNames are the kinds of a connection in a Closed.
+var kindNames = map[byte]string{Connected: "asked", Accepted: "handed_over", Kept: "kept"}
 
 // bind reads a local address; an empty binary is the zero Addr.
 func (r *reader) bind(m etf.Map) (addr netip.Addr) {
@@ -231,11 +232,7 @@ func bindTerm(addr netip.Addr) []byte {
 }
 
 func (c Closed) Term() any {
-	kind := etf.Atom(kindAsked)
-	if c.Kind == Accepted {
-		kind = kindHandedOver
-	}
-	return etf.Tuple{etf.Atom("closed"), kind, int64(c.ID)}
+	return etf.Tuple{etf.Atom("closed"), etf.Atom(kindNames[c.Kind]), int64(c.ID)}
 }
 
 func (c Cancel) Term() any { return etf.Tuple{etf.Atom("cancel"), int64(c.ID)} }

@@ -10,7 +10,25 @@ import (
 const (
 	Connected = 'c' // the BEAM asked for it; ID is the request's
 	Accepted  = 'a' // handed over to it; ID counts them
+	Kept      = 'k' // from an earlier carrier; ID is the BEAM's number of the descriptor
 )
+
+// KeepSize is the size of KEEP.
+const KeepSize = 10
+
+// AppendKeep adds "1:8 'k':8 Id:64" to b. It goes with the descriptor of a
+// connection that the BEAM has from an earlier carrier.
+func AppendKeep(b []byte, id uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(b, Version, Kept), id)
+}
+
+// ParseKeep reads one whole message. The error wraps ErrMessage.
+func ParseKeep(b []byte) (id uint64, err error) {
+	if len(b) != KeepSize || b[0] != Version || b[1] != Kept {
+		return 0, fmt.Errorf("%w: % x is no KEEP", ErrMessage, b)
+	}
+	return binary.BigEndian.Uint64(b[2:]), nil
+}
 
 // MaxConnection is the size of the larger form of CONNECTION.
 const MaxConnection = connectionHeader + 16

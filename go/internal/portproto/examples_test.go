@@ -84,6 +84,10 @@ func TestPage(t *testing.T) {
 		t.Errorf("CONNECTION: %+v, %v; want %+v", got, err, want)
 	}
 	samePage(t, "CONNECTION", blocks["CONNECTION"], AppendConnection(nil, want))
+	if id, err := ParseKeep(blocks["KEEP"]); err != nil || id != 17 {
+		t.Errorf("KEEP: %d, %v", id, err)
+	}
+	samePage(t, "KEEP", blocks["KEEP"], AppendKeep(nil, 17))
 }
 
 func samePage(t *testing.T, name string, page, want []byte) {
