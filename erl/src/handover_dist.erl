@@ -345,7 +345,7 @@ extra() ->
             <<"handover/1">>;
         [Option | _] ->
             handover_log:event(warning, unsupported_option,
-                               #{option => Option, reason => <<"this node takes no handovers, which could come from elsewhere">>}),
+                               #{option => Option, reason => "this node takes no handovers, which could come from elsewhere"}),
             <<>>
     end.
 

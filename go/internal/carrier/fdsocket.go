@@ -127,7 +127,7 @@ func (c *carrier) watchFD(s *fdSocket) error {
 		if errors.Is(err, fdpass.ErrFiles) {
 			continue // the link goes without a copy
 		}
-		if err != nil && n == 0 {
+		if err != nil && n <= 0 {
 			return errEOF
 		}
 		var id uint64
