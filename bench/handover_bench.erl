@@ -18,24 +18,29 @@
 -define(MESH_HOST, 20).
 -define(MESH_ROUNDS, 3).
 
+%% Of all parts the results are written; the rows of some are only printed.
 main([Dir]) ->
-    io:format("data path~n"),
-    Path = data_path(Dir),
-    io:format("connect~n"),
-    Connect = loopback_connect() ++ delayed_connects(Dir),
-    io:format("the end of a link~n"),
-    Ends = ends(Dir),
-    io:format("a mesh of ~b nodes~n", [2 * ?MESH_HOST]),
-    Mesh = meshes(Dir),
-    io:format("EPMD~n"),
-    Epmd = lookups(Dir) ++ registrations(Dir) ++ many_names(Dir),
-    io:format("handovers~n"),
-    Handovers = handovers(Dir),
-    io:format("boot, rest~n"),
-    Rest = boot() ++ at_rest(),
-    Json = json(#{machine => machine(), rows => Path ++ Connect ++ Ends ++ Mesh ++ Epmd ++ Handovers ++ Rest}),
-    ok = file:write_file(filename:join(Dir, "results.json"), [Json, "\n"]),
+    Rows = lists:append([part(Part, Dir) || Part <- ["path", "connect", "ends", "mesh", "epmd", "handovers", "rest"]]),
+    ok = file:write_file(filename:join(Dir, "results.json"), [json(#{machine => machine(), rows => Rows}), "\n"]),
+    halt();
+main([Dir | Parts]) ->
+    [print_ratio(Row) || Part <- Parts, Row <- part(Part, Dir)],
     halt().
+
+part(Part, Dir) ->
+    io:format("~ts~n", [Part]),
+    case Part of
+        "path" -> data_path(Dir);
+        "connect" -> loopback_connect() ++ delayed_connects(Dir);
+        "ends" -> ends(Dir);
+        "mesh" -> meshes(Dir);
+        "epmd" -> lookups(Dir) ++ registrations(Dir) ++ many_names(Dir);
+        "handovers" -> handovers(Dir);
+        "rest" -> boot() ++ at_rest()
+    end.
+
+print_ratio(#{ratio := []}) -> ok;
+print_ratio(#{title := Title, ratio := Ratio}) -> io:format("  ~ts: ratio ~.2f~n", [Title, median(Ratio)]).
 
 %% Rounds of Stock and Ours in turns.
 pairs(Rounds, Stock, Ours) ->

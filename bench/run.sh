@@ -1,5 +1,6 @@
 #!/bin/sh
 # Measures handover beside its rivals: OTP's inet_tcp, inet_tls and epmd, in the same run, in turns. Under ten minutes.
+#   bench/run.sh [PART …]      PART: path, connect, ends, mesh, epmd, handovers or rest; the rows of some parts are only printed
 # Writes bench/results.json, bench/RESULTS.md and the plots in docs/img. As root it also measures over a delay line.
 # Everything that it started is ended, and the hosts are removed, also when it is interrupted.
 set -eu
@@ -33,9 +34,10 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
 cat "$work/cert.pem" "$work/key.pem" >"$work/tls.pem"
 
 # in the background, so that a signal is heard at once
-erl -noinput -pa "$work" _build/default/lib/handover/ebin -run handover_bench main "$work" &
+erl -noinput -pa "$work" _build/default/lib/handover/ebin -run handover_bench main "$work" "$@" &
 beam=$!
 wait "$beam"
 beam=
+[ $# -eq 0 ] || exit 0
 cp "$work/results.json" bench/results.json
 (cd bench/report && go run . ../results.json ../RESULTS.md ../../docs/img)

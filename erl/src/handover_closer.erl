@@ -35,7 +35,8 @@ start() ->
     end.
 
 %% @doc Watches the calling process, which keeps Fd until the end of Socket. If it ends before it has called {@link close/2},
-%% {@link handover_link:inherit/3} starts another keeper. The monitor that is returned tells the keeper to call
+%% {@link handover_link:inherit/3} starts another keeper. `{copied, Fd, Connection}' tells the keeper
+%% what Connection is from then on. The monitor that is returned tells the keeper to call
 %% {@link watch_again/4}.
 -spec watch(port(), fd(), connection()) -> reference().
 watch(Socket, Fd, Connection) ->
@@ -105,9 +106,14 @@ copy(Keeper, #st{watched = Watched, carrier = {Worker, Fds}} = S) ->
         #{Keeper := {_, _, _, #{carrier := Worker}}} ->
             S;
         #{Keeper := {Monitor, Socket, Fd, Connection}} ->
-            case handover_fd:send(Fds, handover_proto:keep(Fd), Fd) of
-                ok -> S#st{watched = Watched#{Keeper := {Monitor, Socket, Fd, Connection#{carrier => Worker, kind => kept, id => Fd}}}};
-                {error, _} -> S#st{carrier = none}
+            Id = erlang:unique_integer([positive]),
+            case handover_fd:send(Fds, handover_proto:keep(Id), Fd) of
+                ok ->
+                    Copied = Connection#{carrier => Worker, kind => kept, id => Id},
+                    Keeper ! {copied, Fd, Copied},
+                    S#st{watched = Watched#{Keeper := {Monitor, Socket, Fd, Copied}}};
+                {error, _} ->
+                    S#st{carrier = none}
             end
     end;
 copy(_, S) ->

@@ -88,6 +88,7 @@ setup(#setup{pid = Pid, monitor = Monitor, port = PortMonitor} = S) ->
         {up, Socket, Via} -> ended(is_up(Socket, Via, S));
         {'DOWN', Monitor, process, Pid, Reason} -> ended(say_death(Reason, S));
         {'DOWN', PortMonitor, _, _, _} -> setup(close(S));
+        {copied, Fd, Connection} -> setup(copied(Fd, Connection, S));
         {'DOWN', Watch, _, _, _} when Watch =:= S#setup.watch -> setup(watch_again(S))
     end.
 
@@ -100,6 +101,7 @@ ended(#setup{port = none}) ->
 ended(#setup{port = PortMonitor} = S) ->
     receive
         {'DOWN', PortMonitor, _, _, _} -> _ = close(S), ok;
+        {copied, Fd, Connection} -> ended(copied(Fd, Connection, S));
         {'DOWN', Watch, _, _, _} when Watch =:= S#setup.watch -> ended(watch_again(S));
         _ -> ended(S)
     after 0 -> erlang:hibernate(?MODULE, ended, [S])
@@ -134,6 +136,9 @@ closed(#setup{port = none} = S) ->
     S;
 closed(#setup{port = PortMonitor} = S) ->
     receive {'DOWN', PortMonitor, _, _, _} -> close(S) end.
+
+copied(Fd, Connection, #setup{fd = Fd} = S) -> S#setup{connection = Connection};
+copied(_, _, S) -> S.                                   % of one that has been closed
 
 watch_again(#setup{watch = Watch, socket = Socket, fd = Fd, connection = Connection} = S) ->
     S#setup{watch = handover_closer:watch_again(Watch, Socket, Fd, Connection)}.
@@ -219,6 +224,7 @@ init_inherit(Socket, Fd, Connection) ->
 accepted(#accepted{monitor = Monitor, socket = Socket, fd = Fd, connection = Connection, watch = Watch} = S) ->
     receive
         {'DOWN', Monitor, _, _, _} -> close(Socket, Fd, Connection);
+        {copied, Fd, Copied} -> accepted(S#accepted{connection = Copied});
         {'DOWN', Watch, _, _, _} -> accepted(S#accepted{watch = handover_closer:watch_again(Watch, Socket, Fd, Connection)});
         _ -> accepted(S)
     after 0 -> erlang:hibernate(?MODULE, accepted, [S])

@@ -66,8 +66,8 @@ connection(Other) ->
 
 %% @doc The header that travels with a descriptor to a new carrier.
 -spec keep(non_neg_integer()) -> binary().
-keep(Fd) ->
-    <<?VERSION, $k, Fd:64>>.
+keep(Id) ->
+    <<?VERSION, $k, Id:64>>.
 
 -spec ip_to_binary(inet:ip_address()) -> binary().
 ip_to_binary(Ip) ->

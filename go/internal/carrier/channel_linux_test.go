@@ -211,6 +211,10 @@ func TestFullQueue(t *testing.T) {
 	for _, most := range []int{1, 2, 3} {
 		b, _, heartbeat := registered(t, Options{SendTimeout: time.Millisecond, MaxQueued: most})
 		ch := openChannel(t, heartbeat)
+		c1, _ := tcpPair(t)
+		pass(t, ch, 5000, c1)
+		readAck(t, ch)
+		b.receive() // the fd socket is connected now
 		unread := 0
 		for ; ; unread++ {
 			c1, initiator := tcpPair(t)

@@ -124,11 +124,11 @@ func (c *carrier) watchFD(s *fdSocket) error {
 	var buf [portproto.KeepSize + 1]byte
 	for {
 		n, fd, err := fdpass.Receive(s.conn, buf[:])
-		if errors.Is(err, fdpass.ErrFiles) {
-			continue // the link goes without a copy
-		}
 		if err != nil && n <= 0 {
 			return errEOF
+		}
+		if errors.Is(err, fdpass.ErrFiles) {
+			err = nil // the link goes without a copy
 		}
 		var id uint64
 		if err == nil {
@@ -138,9 +138,7 @@ func (c *carrier) watchFD(s *fdSocket) error {
 			_ = unix.Close(fd) // -1 with an error of Receive's
 			return fmt.Errorf("carrier: fd socket: %w", err)
 		}
-		if !c.links.keep(link{portproto.Kept, id}, fd) {
-			_ = unix.Close(fd)
-		}
+		c.links.keepEarlier(id, fd)
 	}
 }
 

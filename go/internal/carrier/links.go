@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"handover/go/internal/portproto"
 )
 
 // links are copies of the connections that the BEAM has. When a BEAM halts, its
@@ -23,8 +25,9 @@ type links struct {
 	max  int     // Options.MaxLinks
 	beam process // set before anything is kept
 
-	mu  sync.Mutex
-	fds map[link]int
+	mu     sync.Mutex
+	fds    map[link]int  // -1: there was no room for the copy
+	closed map[link]bool // released before their KEEP was read
 }
 
 // link names a connection as CONNECTION does.
@@ -33,21 +36,40 @@ type link struct {
 	id   uint64
 }
 
-// keep takes fd over until release, and reports whether there was room for it. A
-// copy that it had of the same link is closed.
+// keep takes fd over until release, and reports whether there was room for it.
 func (ls *links) keep(l link, fd int) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if old, kept := ls.fds[l]; kept {
-		_ = unix.Close(old)
-	} else if len(ls.fds) >= ls.max {
+	if len(ls.fds) >= ls.max {
 		return false
 	}
+	ls.putLocked(l, fd)
+	return true
+}
+
+// keepEarlier takes over fd, or -1, of the KEEP of that ID. KEEP and closed go
+// different ways: closed may have been read before it.
+func (ls *links) keepEarlier(id uint64, fd int) {
+	l := link{portproto.Kept, id}
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.closed[l] {
+		delete(ls.closed, l)
+		_ = unix.Close(fd)
+		return
+	}
+	if fd >= 0 && len(ls.fds) >= ls.max {
+		_ = unix.Close(fd)
+		fd = -1
+	}
+	ls.putLocked(l, fd)
+}
+
+func (ls *links) putLocked(l link, fd int) {
 	if ls.fds == nil {
 		ls.fds = make(map[link]int)
 	}
 	ls.fds[l] = fd
-	return true
 }
 
 // forget gives the descriptor back to the caller of keep.
@@ -63,6 +85,12 @@ func (ls *links) release(l link) {
 	ls.mu.Lock()
 	fd, kept := ls.fds[l]
 	delete(ls.fds, l)
+	if !kept && l.kind == portproto.Kept {
+		if ls.closed == nil {
+			ls.closed = make(map[link]bool)
+		}
+		ls.closed[l] = true
+	}
 	ls.mu.Unlock()
 	if kept {
 		_ = unix.Close(fd)

@@ -37,15 +37,30 @@ func answering(t *testing.T, do func(net.Conn)) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// closedPort is where nothing listens.
+// closedPort is where nothing listens until the test's end: a socket is bound to it
+// that does not listen.
 func closedPort(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	addr, release := boundPort(t)
+	t.Cleanup(release)
+	return addr
+}
+
+func boundPort(t *testing.T) (addr netip.AddrPort, release func()) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	if err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*unix.SockaddrInet4).Port))
+	return addr, func() { unix.Close(fd) }
 }
 
 func afterRequest(do func(net.Conn)) func(net.Conn) {
@@ -298,12 +313,13 @@ func TestStartEPMDFails(t *testing.T) {
 
 // The program gets the port, and what listens later is found.
 func TestStartEPMD(t *testing.T) {
-	at := closedPort(t)
+	at, release := boundPort(t)
 	said := filepath.Join(t.TempDir(), "said")
 	program := script(t, fmt.Sprintf("echo $* > %s.tmp; mv %s.tmp %s", said, said, said))
 	b := newBEAMWith(t, Options{}, portproto.Hello{EPMD: program})
 	b.say(registerAt(at))
 	waitFor(t, "the program to run", func() bool { _, err := os.Stat(said); return err == nil })
+	release()
 	epmdAt(t, at.String(), false)
 	expect[portproto.Registered](b)
 	got, err := os.ReadFile(said)

@@ -82,6 +82,8 @@ func whyDial(ctx context.Context, err error) error {
 		return because(portproto.Cancelled, err)
 	case isTimeout(err):
 		return because(portproto.Timeout, err)
+	case errors.Is(err, syscall.ECONNRESET): // it accepted and hung up
+		return because(portproto.EPMDClosed, err)
 	}
 	return because(portproto.EPMDUnreachable, err)
 }

@@ -10,7 +10,7 @@ import (
 const (
 	Connected = 'c' // the BEAM asked for it; ID is the request's
 	Accepted  = 'a' // handed over to it; ID counts them
-	Kept      = 'k' // from an earlier carrier; ID is the BEAM's number of the descriptor
+	Kept      = 'k' // from an earlier carrier; the BEAM chooses ID
 )
 
 // KeepSize is the size of KEEP.
