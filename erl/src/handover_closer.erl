@@ -6,7 +6,7 @@
 %% is killed, the keepers and handover_port start it again and tell it what they had told the last one.
 -module(handover_closer).
 
--export([start/0, watch/3, watch_again/4, carrier/2, close/2]).
+-export([start/0, watch/3, watch_again/4, carrier/3, close/2]).
 -export([init/1, loop/1]).
 
 -type fd() :: non_neg_integer().
@@ -14,7 +14,8 @@
 -type watched() :: #{Keeper :: pid() => {Monitor :: reference(), Socket :: port(), fd(), connection()}}.
 
 -record(st, {watched = #{} :: watched(),
-             carrier = none :: none | {pid(), FdSocket :: socket:socket()}}).
+             carrier = none :: none | {pid(), FdSocket :: socket:socket()},
+             lifeline = none :: none | port()}).
 
 %% It runs new code after an upgrade, since it sleeps in none.
 -define(IDLE_MS, 1000).
@@ -49,11 +50,11 @@ watch_again(Monitor, Socket, Fd, Connection) ->
     demonitor(Monitor, [flush]),
     watch(Socket, Fd, Connection).
 
-%% @doc From now on Worker's program, with which Fds is connected, keeps copies of what is watched. The monitor that is returned tells
-%% Worker to call this again.
--spec carrier(pid(), socket:socket()) -> reference().
-carrier(Worker, Fds) ->
-    tell({carrier, Worker, Fds}),
+%% @doc From now on Worker's program, with which Fds is connected, keeps copies of what is watched, and has a lifeline to this process:
+%% not to Worker, which may end while this node goes on. The monitor that is returned tells Worker to call this again.
+-spec carrier(pid(), socket:socket(), Name :: binary()) -> reference().
+carrier(Worker, Fds, Name) ->
+    tell({carrier, Worker, Fds, Name}),
     monitor(process, ?MODULE).
 
 %% @doc Closes Fd and tells the carrier that has a copy of it. The caller is watched no more.
@@ -85,8 +86,8 @@ loop(#st{watched = Watched} = S) ->
     receive
         {watch, Keeper, Socket, Fd, Connection} ->
             ?MODULE:loop(copy(Keeper, S#st{watched = Watched#{Keeper => {monitor(process, Keeper), Socket, Fd, Connection}}}));
-        {carrier, Worker, Fds} ->
-            ?MODULE:loop(lists:foldl(fun copy/2, S#st{carrier = {Worker, Fds}}, maps:keys(Watched)));
+        {carrier, Worker, Fds, Name} ->
+            ?MODULE:loop(lists:foldl(fun copy/2, lifeline(Name, S#st{carrier = {Worker, Fds}}), maps:keys(Watched)));
         {close, Keeper, Fd, Connection} ->
             {Latest, Rest} = unwatch(Keeper, Fd, Connection, Watched),
             close_now(Fd, Latest),
@@ -97,6 +98,14 @@ loop(#st{watched = Watched} = S) ->
             ?MODULE:loop(S)
     after ?IDLE_MS ->
             erlang:hibernate(?MODULE, loop, [S])
+    end.
+
+%% Without one the carrier sees a halt when the kernel does.
+lifeline(Name, #st{lifeline = Old} = S) ->
+    _ = Old =:= none orelse gen_tcp:close(Old),
+    case handover_fd:lifeline(Name) of
+        {ok, New} -> S#st{lifeline = New};
+        {error, _} -> S#st{lifeline = none}
     end.
 
 %% A connection that today's carrier has no copy of is passed to it. If that fails (the carrier has ended, or has too many files

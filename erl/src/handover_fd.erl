@@ -5,7 +5,7 @@
 %% ({@link shutdown/1}) and closes the fd then.
 -module(handover_fd).
 
--export([connect/2, recv/1, send/3, adopt/3, await_port_end/2, shutdown/1, close/1]).
+-export([connect/2, lifeline/1, recv/1, send/3, adopt/3, await_port_end/2, shutdown/1, close/1]).
 
 -type fd() :: non_neg_integer().
 
@@ -44,6 +44,11 @@ connect_checked(Socket, Name, OsPid) ->
         {error, _} = Error ->
             Error
     end.
+
+%% @doc A connection of inet's to the carrier, by which it sees a halt of this node at once: that closes all ports.
+-spec lifeline(binary()) -> {ok, port()} | {error, term()}.
+lifeline(Name) ->
+    gen_tcp:connect({local, <<0, Name/binary>>}, 0, [{active, false}], ?SEND_MS).
 
 %% @doc The next message, if one is there. After `select' a message `{'$socket', Socket, select, _}' says when to come back.
 -spec recv(socket:socket()) -> {ok, Header :: binary(), fd()} | {no_fd, Header :: binary()} | select | {error, closed | term()}.

@@ -23,6 +23,7 @@
              port = none :: none | port(),
              os_pid = 0 :: non_neg_integer(),
              fds = none :: none | socket:socket(),
+             name = <<>> :: binary(),                   % of the fd socket and the lifeline
              closer :: reference() | undefined,         % monitor of handover_closer
              next = 1 :: pos_integer(),
              register = none :: none | pos_integer(),   % Id of a registration that nobody waits for
@@ -186,7 +187,7 @@ hello_options() ->
 
 hello_answered({ok, {hello, Version, #{fd_socket := Name}}}, #st{os_pid = OsPid} = S) ->
     case Version =:= handover_proto:version() andalso handover_fd:connect(Name, OsPid) of
-        {ok, Fds} -> {ok, S#st{fds = Fds}};
+        {ok, Fds} -> {ok, S#st{fds = Fds, name = Name}};
         {error, Reason} -> {error, {fd_socket, Reason}, S};
         false -> {error, {unknown_version, Version}, S}
     end;
@@ -255,8 +256,8 @@ register_again(#st{registration = Registration, next = Id} = S) ->
 %% internal: fds
 
 %% The program gets copies of the links that this node has from the last one.
-copy_links(#st{fds = Fds} = S) ->
-    S#st{closer = handover_closer:carrier(self(), Fds)}.
+copy_links(#st{fds = Fds, name = Name} = S) ->
+    S#st{closer = handover_closer:carrier(self(), Fds, Name)}.
 
 receive_fds(#st{fds = Fds} = S) ->
     case handover_fd:recv(Fds) of

@@ -122,6 +122,7 @@ type carrier struct {
 	requests requests
 	channels channels
 	links    links
+	lifeline lifeline
 	ctx      context.Context // ends with the carrier; its cause says why
 	end      context.CancelCauseFunc
 	wg       sync.WaitGroup
@@ -234,6 +235,7 @@ func (c *carrier) close(why error) {
 	c.wg.Wait()
 	c.links.closeAll()
 	c.links.beam.close()
+	c.lifeline.set(nil)
 }
 
 // greet answers hello.
@@ -270,7 +272,10 @@ func (c *carrier) setUp(hello portproto.Hello) (err error) {
 	c.links.beam = findProcess(hello.OSPid)
 	stderr := c.log
 	c.log = newLogger(c.out, hello.LogLevel)
-	if c.fds, err = c.listenFD(); err != nil {
+	if c.fds, err = c.listenFD(); err == nil {
+		err = c.listenLifeline(c.fds.name)
+	}
+	if err != nil {
 		c.log = stderr // the first message is to be Refused
 	}
 	return err

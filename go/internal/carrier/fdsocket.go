@@ -162,11 +162,7 @@ func (s *fdSocket) closedByBEAM() bool {
 		return true
 	}
 	closed := true
-	_ = s.raw.Control(func(fd uintptr) {
-		p := []unix.PollFd{{Fd: int32(fd)}}
-		n, err := unix.Poll(p, 0)
-		closed = n > 0 && p[0].Revents&unix.POLLHUP != 0 || err != nil && err != unix.EINTR
-	})
+	_ = s.raw.Control(func(fd uintptr) { closed = hasEvents(fd, unix.POLLHUP) })
 	return closed
 }
 
@@ -261,11 +257,7 @@ func (s *fdSocket) room(deadline time.Time) error {
 }
 
 // writable also says true of a socket that is broken: the send will tell.
-func writable(fd uintptr) bool {
-	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	n, err := unix.Poll(p, 0)
-	return n > 0 || err != nil && err != unix.EINTR
-}
+func writable(fd uintptr) bool { return hasEvents(fd, unix.POLLOUT|unix.POLLERR|unix.POLLHUP) }
 
 // refPause is between two tries when the uid has too many fds in flight.
 const refPause = 5 * time.Millisecond

@@ -129,8 +129,9 @@ const (
 )
 
 // endLinks shuts the BEAM's connections down if the BEAM is ending, and leaves
-// them alone if it goes on without this carrier. A BEAM that goes on closes the fd
-// socket; one that ends does so too, but not before the kernel says that it ends.
+// them alone if it goes on without this carrier. A BEAM that halts cuts the lifeline;
+// one that was killed does so too, but not before the kernel says that it ends. A BEAM
+// that goes on closes the fd socket and leaves the lifeline.
 func (c *carrier) endLinks() {
 	cause := context.Cause(c.ctx)
 	if errors.Is(cause, errStop) {
@@ -146,7 +147,7 @@ func (c *carrier) endLinks() {
 	pause := firstLook
 	for deadline := time.Now().Add(endTimeout); !c.links.empty() && time.Now().Before(deadline); {
 		left := c.fds.closedByBEAM() // before the look at the process
-		if c.links.beam.ending() {
+		if c.lifeline.isCut() || c.links.beam.ending() {
 			c.links.shutdownAll()
 			return
 		}
