@@ -29,6 +29,9 @@ func (c *carrier) obey(stdin io.Reader) {
 	for {
 		b, err := portproto.ReadFrame(r)
 		if errors.Is(err, io.EOF) {
+			if c.lifeline.isCut() {
+				c.links.shutdownAll() // here: to wake endLinks takes as long as all of this
+			}
 			err = errEOF
 		}
 		if err != nil {
