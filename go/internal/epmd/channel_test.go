@@ -56,7 +56,7 @@ func TestSendRaces(t *testing.T) {
 			s := New(Options{})
 			s.beginHandover()
 			entry := plainNode("n")
-			n := newNode(s, &conn{}, entry, firstOf(s.owners.enter(1)))
+			n := newNode(s, &conn{}, entry, firstOf(s.owners.enter(1, 1)))
 			ch := newChannel(n, unixPair(t))
 			c, peer := remotePair(t, s)
 			if !s.gate.tryEnter(n) {
@@ -146,7 +146,7 @@ func peekID(t *testing.T, ch *fakeChannel) uint64 {
 // loop; the request stays for a goroutine.
 func TestNoRoomToAnswer(t *testing.T) {
 	s := New(Options{})
-	n := newNode(s, &conn{}, plainNode("n"), firstOf(s.owners.enter(1)))
+	n := newNode(s, &conn{}, plainNode("n"), firstOf(s.owners.enter(1, 1)))
 	if err := s.names.Register(n.entry); err != nil {
 		t.Fatal(err)
 	}
