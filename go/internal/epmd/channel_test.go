@@ -132,8 +132,12 @@ func peekID(t *testing.T, ch *fakeChannel) uint64 {
 	}
 	var buf [epmdproto.MaxPass]byte
 	n := 0
-	if controlErr := raw.Control(func(fd uintptr) { n, _, err = unix.Recvfrom(int(fd), buf[:], unix.MSG_PEEK) }); controlErr != nil {
-		t.Fatal(controlErr)
+	readErr := raw.Read(func(fd uintptr) bool { // it is on its way, perhaps
+		n, _, err = unix.Recvfrom(int(fd), buf[:], unix.MSG_PEEK)
+		return err != unix.EAGAIN
+	})
+	if readErr != nil {
+		t.Fatal(readErr)
 	}
 	p, parseErr := epmdproto.ParsePass(buf[:n])
 	if err != nil || parseErr != nil {

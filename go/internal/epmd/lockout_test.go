@@ -35,6 +35,12 @@ func TestBudget(t *testing.T) {
 			t.Errorf("%d files: %+v, EPMD's own %d", files, b, own)
 		}
 	}
+	for _, files := range []int{256, 1024, 20_000, 1 << 20} {
+		o := Options{Files: files}.withDefaults()
+		if left := o.MaxClients - share(o.MaxHeld, 0) - o.MaxWaiting - o.MaxUntaken; left <= o.LocalReserve {
+			t.Errorf("%d files: one user leaves %d connections, for other hosts none of them", files, left)
+		}
+	}
 	var has []int
 	for others := 0; others < 16; others += has[len(has)-1] {
 		has = append(has, share(16, others))

@@ -33,7 +33,8 @@ type Options struct {
 	// are closed at once. Default at most 8,192.
 	MaxClients int
 	// LocalReserve is how many of MaxClients are for local peers only.
-	// Default 256, or a quarter of MaxClients where that is less.
+	// Default 256, or an eighth of MaxClients where that is less: one local user can
+	// take three quarters, and peers of other hosts must find room too.
 	LocalReserve int
 	// MaxWaiting is how many of MaxClients may be open without having asked;
 	// beyond that each new one ends one that was there, chosen at random.
@@ -92,7 +93,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxClients, max(1, files.Clients))
 	setDefault(&o.MaxPasses, max(1, files.Passes))
 	setDefault(&o.MaxNodeFiles, max(1, files.Nodes))
-	setDefault(&o.LocalReserve, min(256, o.MaxClients/4))
+	setDefault(&o.LocalReserve, min(256, o.MaxClients/8))
 	setDefault(&o.MaxWaiting, max(1, o.MaxClients/4))
 	setDefault(&o.MaxWaitingSource, max(1, o.MaxWaiting/4))
 	setDefault(&o.MaxUntaken, o.MaxWaiting)
