@@ -137,7 +137,7 @@ func TestCrowd(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r, known, err := epmdproto.ReadPort2Resp(c); err != nil || !known || r.Name != name {
-			t.Errorf("lookup of %s: %+v, %v", name, r, err)
+			t.Fatalf("lookup of %s: %+v, %v", name, r, err)
 		}
 		c.Close()
 		c = initiateTo(t, port, name)
@@ -187,6 +187,7 @@ func TestUserNamespace(t *testing.T) {
 	startFake(t, app1UID, port, "other", socket, socket)
 	c := initiateTo(t, port, "other")
 	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience / 6))
 	answer := make([]byte, 2)
 	if _, err := io.ReadFull(c, answer); err != nil || answer[1] != byte(epmdproto.CannotPass) {
 		t.Errorf("a node of another user: % x, %v", answer, err)
