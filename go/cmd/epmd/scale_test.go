@@ -10,20 +10,16 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"handover/go/internal/epmd"
 	"handover/go/internal/epmdproto"
 )
 
 // nodeCount is most, or less where the limit of open files is too low for that.
 func nodeCount(t *testing.T, most int) int {
 	t.Helper()
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	if room := int(min(limit.Cur, 1<<20)) - 500; room < most {
-		t.Logf("%d nodes and not %d: no more than %d files may be open here", room, most, limit.Cur)
+	files := maxFiles()
+	if room := min(files-500, epmd.BudgetOf(files).Nodes); room < most {
+		t.Logf("%d nodes and not %d: no more than %d files may be open here", room, most, files)
 		return room
 	}
 	return most

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -120,22 +121,21 @@ func usable(l *net.TCPListener, number int) error {
 	return err
 }
 
-// halfOfFiles is half of the files that may be open, or less, or 0 where that is
-// not known. Go has raised the soft limit to the hard one at start.
-func halfOfFiles(most uint64) int {
+// maxFiles is how many files may be open, or 0 if that is not known. Go has raised
+// the soft limit to the hard one at start.
+func maxFiles() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 0
 	}
-	return int(min(uint64(limit.Cur)/2, most)) // signed on FreeBSD
+	return int(min(uint64(limit.Cur), math.MaxInt32)) // signed on FreeBSD
 }
 
 func serverOptions(o options, daemon bool) epmd.Options {
 	opts := epmd.Options{
 		Port: int(o.port), RelaxedCommandCheck: o.relaxed, PacketTimeout: o.packetTimeout,
 		DelayAccept: o.delayAccept, DelayWrite: o.delayWrite,
-		MaxClients: halfOfFiles(8192), MaxPasses: halfOfFiles(1024),
-		MaxUserNames: halfOfFiles(16384), Log: newLog(o.debug, daemon), Trial: trial,
+		Files: maxFiles(), Log: newLog(o.debug, daemon), Trial: trial,
 	}
 	if o.debug > 0 {
 		opts.MaxOld = debugOld

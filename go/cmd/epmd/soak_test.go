@@ -36,8 +36,8 @@ func TestSoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	port, path := freePort(t), installed(t)
-	// 1,000 files for the rest, and 100 of one user's names for the nodes that come and go.
-	nodes := min(nodeCount(t, 11_000)-1000, halfOfFiles(16_384)-100)
+	// Files are left for the rest, and for the nodes that come and go.
+	nodes := nodeCount(t, 11_000) - 1000
 	daemon, log := startInstalled(t, path, port)
 	s := newSoak(t, port, daemon.Process.Pid, nodes)
 	s.say("%d CPUs, epmd with no node: %v", runtime.NumCPU(), s.held())

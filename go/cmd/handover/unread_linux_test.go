@@ -21,7 +21,7 @@ import (
 func TestTooManyReferences(t *testing.T) {
 	needRoot(t)
 	port := freePort(t)
-	const files = 160
+	const files = 320
 	cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files),
 		built(t, "epmd"), "-d", "-port", fmt.Sprint(port), "-address", "127.0.0.1")
 	var log bytes.Buffer

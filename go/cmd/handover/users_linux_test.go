@@ -44,23 +44,16 @@ func fakeNode(args string) error {
 	if _, err := fmt.Sscan(args, &port, &name, &offered, &listens); err != nil {
 		return err
 	}
+	if name == "crowd" {
+		return crowd(port)
+	}
 	l, err := fdpass.Listen(listens)
 	if err != nil {
 		return err
 	}
-	heartbeat, err := net.Dial("tcp4", loopback(port).String())
+	heartbeat, err := registerAs(port, name)
 	if err != nil {
 		return err
-	}
-	b, err := epmdproto.Alive2Req{Port: 1, NodeType: 77, Highest: 6, Lowest: 5, Name: name, Extra: []byte(epmdproto.Extra)}.Append(nil)
-	if err == nil {
-		_, err = heartbeat.Write(b)
-	}
-	if err != nil {
-		return err
-	}
-	if r, err := epmdproto.ReadAlive2Resp(heartbeat); err != nil || r.Result != 0 {
-		return fmt.Errorf("%+v, %w", r, err)
 	}
 	fmt.Println("registered")
 	go accept(l, strings.HasPrefix(name, "deaf"))

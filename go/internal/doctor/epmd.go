@@ -158,11 +158,15 @@ func (c *check) handover(ctx context.Context) finding {
 	return failed(fmt.Sprintf("the answer is %d, %s", byte(a.result), a.result), advice)
 }
 
-const notTaking = "start the node with -proto_dist handover_tcp"
+// notTaking has both reasons for which a node registers without handover/1. EPMD does
+// not know which it is.
+const notTaking = "start the node with -proto_dist handover_tcp; if it runs with that, its log says \"registering as a node that takes no " +
+	"handovers\": the kernel of its host does not tell users, so do there what the log says (load the module tcp_diag, allow AF_NETLINK, or mount " +
+	"/proc) and start the node again"
 
 var resultAdvice = map[epmdproto.Result]string{
 	epmdproto.NoSuchNode: "the node ended at this moment, or its EPMD's policy hides it (nodes.hidden)",
-	epmdproto.NoHandover: notTaking + "; its own port its EPMD tells to nobody here (allow.lookups)",
+	epmdproto.NoHandover: notTaking + ". Its EPMD tells the node's own port to nobody here (allow.lookups)",
 	epmdproto.NoAnswer: "the node did not take the connection in time: look at that host's load, and at the node's log for its carrier, which " +
 		"may be stopped or just starting",
 	epmdproto.Refused: "the policy of its EPMD (allow.handovers, nodes.handover) or the node refuses this host, and their logs say why; " +
@@ -170,7 +174,8 @@ var resultAdvice = map[epmdproto.Result]string{
 	epmdproto.Overloaded: "there are too many handovers at once, or too many from here for its policy's rate: try again; if it stays, the log of " +
 		"that EPMD names the user whose nodes do not read their connections",
 	epmdproto.CannotPass: "its EPMD can't bring connections to the node, and the log of that EPMD says why: the kernel does not tell it whose the " +
-		"node is (load the module tcp_diag, allow AF_NETLINK, or mount /proc), the node's socket is another user's or out of its reach, or the " +
+		"node is (load the module tcp_diag, allow AF_NETLINK, mount /proc, or run both in one user namespace), the node's socket is another user's or " +
+		"out of its reach, or the " +
 		"node's carrier has no socket to offer",
 }
 

@@ -101,7 +101,10 @@ func (s *Server) state(trial bool) *State {
 			s.o.Log.Error().Str("node", entry.Name).Msg("upgrade: the node's heartbeat is lost")
 			continue
 		}
-		ns := NodeState{Record: entry.Record(), FD: fd, Peer: n.heartbeat.peer, UID: &n.owner.uid}
+		ns := NodeState{Record: entry.Record(), FD: fd, Peer: n.heartbeat.peer}
+		if uid := n.user().uid; uid != unknownUID { // else the successor asks again
+			ns.UID = &uid
+		}
 		if !trial {
 			ns.Asked, ns.Said = n.asked, n.said.Bytes()
 		}

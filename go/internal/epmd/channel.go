@@ -136,7 +136,7 @@ func (ch *channel) expire() {
 	}
 	if n := ch.node; late != nil {
 		unread, ofUser := n.s.gate.unreadOf(&n.line)
-		n.owner.rarely.Warn().Str("node", n.entry.Name).Stringer("uid", n.owner).Int("unread", unread).Int("unread_of_uid", ofUser).
+		n.user().rarely.Warn().Str("node", n.entry.Name).Stringer("uid", n.user()).Int("unread", unread).Int("unread_of_uid", ofUser).
 			Msg("the node does not read the connections that it was passed; they count against its user until it does or ends (is it stopped?)")
 	}
 }
@@ -155,7 +155,7 @@ func (ch *channel) readAcks() {
 			err = ch.settle(ack)
 		}
 		if err != nil {
-			ch.node.owner.log.Warn().Err(err).Str("node", ch.node.entry.Name).Stringer("uid", ch.node.owner).Msg("closing the channel to the node")
+			ch.node.user().log.Warn().Err(err).Str("node", ch.node.entry.Name).Stringer("uid", ch.node.user()).Msg("closing the channel to the node")
 			ch.breakOff(fmt.Errorf("%w: %w", errBroken, err))
 			return
 		}

@@ -56,7 +56,7 @@ func TestSendRaces(t *testing.T) {
 			s := New(Options{})
 			s.beginHandover()
 			entry := plainNode("n")
-			n := newNode(s, &conn{}, entry, firstOf(s.owners.enter(1)))
+			n := newNode(s, &conn{}, entry, firstOf(s.owners.enter(1, 1)))
 			ch := newChannel(n, unixPair(t))
 			c, peer := remotePair(t, s)
 			if !s.gate.tryEnter(n) {
@@ -132,8 +132,12 @@ func peekID(t *testing.T, ch *fakeChannel) uint64 {
 	}
 	var buf [epmdproto.MaxPass]byte
 	n := 0
-	if controlErr := raw.Control(func(fd uintptr) { n, _, err = unix.Recvfrom(int(fd), buf[:], unix.MSG_PEEK) }); controlErr != nil {
-		t.Fatal(controlErr)
+	readErr := raw.Read(func(fd uintptr) bool { // it is on its way, perhaps
+		n, _, err = unix.Recvfrom(int(fd), buf[:], unix.MSG_PEEK)
+		return err != unix.EAGAIN
+	})
+	if readErr != nil {
+		t.Fatal(readErr)
 	}
 	p, parseErr := epmdproto.ParsePass(buf[:n])
 	if err != nil || parseErr != nil {
@@ -146,7 +150,7 @@ func peekID(t *testing.T, ch *fakeChannel) uint64 {
 // loop; the request stays for a goroutine.
 func TestNoRoomToAnswer(t *testing.T) {
 	s := New(Options{})
-	n := newNode(s, &conn{}, plainNode("n"), firstOf(s.owners.enter(1)))
+	n := newNode(s, &conn{}, plainNode("n"), firstOf(s.owners.enter(1, 1)))
 	if err := s.names.Register(n.entry); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package epmd
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,18 +14,24 @@ var (
 	// errShare: the node's user, or all users together, have as many connections
 	// unread as they may.
 	errShare = errors.New("epmd: no place came free in time: too many connections lie unread at nodes of that user")
+	// errHeld: as many handovers are under way to the node, its user's nodes, or all
+	// nodes, as may.
+	errHeld = errors.New("epmd: too many handovers to that node, or to nodes of its user, at once")
 )
 
 // gate bounds how many connections nodes have been passed and may not have read
 // yet: the kernel counts those for EPMD's user, whether or not EPMD still waits
 // for an ACK. A user has at most as many as it leaves free for all others, and a
 // node has at most as many as it leaves free for other nodes of its user: users
-// and nodes that read nothing can't take the last place.
+// and nodes that read nothing can't take the last place. In the same way it bounds
+// how many handovers are under way: each may hold one of MaxClients.
 type gate struct {
 	mu       sync.Mutex
 	max      int // Options.MaxPasses
 	maxNode  int
 	maxQueue int
+	maxHeld  int     // Options.MaxHeld
+	held     int     // under way: in a queue, or taken
 	taken    int     // passed, and EPMD waits for the ACK
 	unread   int     // passed, and perhaps not read: taken, and those that are late
 	queues   []*line // of nodes that somebody waits for, longest waiting first
@@ -32,14 +39,18 @@ type gate struct {
 
 // line is one node's share of the gate.
 type line struct {
-	owner  *owner
-	unread int // connections that the node may not have read yet
+	owner  atomic.Pointer[owner] // changes at most once, with gate.mu held
+	unread int                   // connections that the node may not have read yet
+	held   int                   // handovers to the node that are under way
 	queue  []chan struct{}
 }
 
 func newGate(o Options) *gate {
-	return &gate{max: o.MaxPasses, maxNode: o.MaxNodePasses, maxQueue: o.MaxNodeQueue}
+	return &gate{max: o.MaxPasses, maxNode: o.MaxNodePasses, maxQueue: o.MaxNodeQueue, maxHeld: o.MaxHeld}
 }
+
+// user is whose node it is.
+func (l *line) user() *owner { return l.owner.Load() }
 
 // enter waits for a place for one more connection to n, until the deadline. After
 // a nil error the caller must call done exactly once, or late. After late, settled
@@ -78,9 +89,10 @@ func (g *gate) whyFull(l *line) error {
 func (g *gate) tryEnter(n *node) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(n.queue) > 0 || !g.room(&n.line) {
+	if len(n.queue) > 0 || !g.mayHold(&n.line) || !g.room(&n.line) {
 		return false
 	}
+	g.hold(&n.line, 1)
 	g.take(&n.line)
 	return true
 }
@@ -90,7 +102,10 @@ func (g *gate) queue(l *line) (chan struct{}, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
+	case !g.mayHold(l):
+		return nil, errHeld
 	case len(l.queue) == 0 && g.room(l):
+		g.hold(l, 1)
 		g.take(l)
 		return nil, nil
 	case len(l.queue) >= g.maxQueue:
@@ -101,6 +116,7 @@ func (g *gate) queue(l *line) (chan struct{}, error) {
 		g.queues = append(g.queues, l)
 	}
 	l.queue = append(l.queue, turn)
+	g.hold(l, 1)
 	return turn, nil
 }
 
@@ -110,6 +126,7 @@ func (g *gate) leave(l *line, turn chan struct{}) bool {
 	defer g.mu.Unlock()
 	for i, t := range l.queue {
 		if t == turn {
+			g.hold(l, -1)
 			l.queue = append(l.queue[:i], l.queue[i+1:]...)
 			if len(l.queue) == 0 {
 				g.drop(l)
@@ -134,12 +151,18 @@ func (g *gate) free(l *line, taken, unread int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.taken -= taken
+	g.hold(l, -taken)
 	if unread == 0 {
 		return
 	}
 	g.unread -= unread
 	l.unread -= unread
-	l.owner.unread -= unread
+	l.user().unread -= unread
+	g.letIn()
+}
+
+// letIn gives free places to those who wait for them. It must be called with mu held.
+func (g *gate) letIn() {
 	for i := 0; i < len(g.queues); {
 		next := g.queues[i]
 		if !g.room(next) {
@@ -156,16 +179,40 @@ func (g *gate) free(l *line, taken, unread int) {
 
 // room reports whether the node may have one more, see gate.
 func (g *gate) room(l *line) bool {
-	others := g.unread - l.owner.unread
-	share := (g.max - others + 1) / 2 // the owner's
-	return l.unread < min(g.maxNode, share-l.owner.unread)
+	ofUser := l.user().unread
+	return l.unread < min(g.maxNode, share(g.max, g.unread-ofUser)-ofUser)
+}
+
+// mayHold reports whether one more handover to the node may be under way.
+func (g *gate) mayHold(l *line) bool {
+	ofUser := l.user().held
+	return l.held < share(g.maxHeld, g.held-ofUser)-ofUser
+}
+
+func (g *gate) hold(l *line, more int) {
+	g.held += more
+	l.held += more
+	l.user().held += more
+}
+
+// move makes the node another user's, with all that counts.
+func (g *gate) move(l *line, to *owner) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	from := l.user()
+	from.unread -= l.unread
+	from.held -= l.held
+	to.unread += l.unread
+	to.held += l.held
+	l.owner.Store(to)
+	g.letIn()
 }
 
 func (g *gate) take(l *line) {
 	g.taken++
 	g.unread++
 	l.unread++
-	l.owner.unread++
+	l.user().unread++
 }
 
 func (g *gate) drop(l *line) {
@@ -181,7 +228,7 @@ func (g *gate) drop(l *line) {
 func (g *gate) unreadOf(l *line) (node, owner int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return l.unread, l.owner.unread
+	return l.unread, l.user().unread
 }
 
 func (g *gate) passing() int {

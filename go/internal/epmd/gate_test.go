@@ -9,7 +9,11 @@ import (
 
 func gateNode() *node { return nodeOfUser(new(owner)) }
 
-func nodeOfUser(o *owner) *node { return &node{gone: make(chan struct{}), line: line{owner: o}} }
+func nodeOfUser(o *owner) *node {
+	n := &node{gone: make(chan struct{})}
+	n.owner.Store(o)
+	return n
+}
 
 func enterNow(g *gate, n *node) error {
 	past := make(chan time.Time, 1)
@@ -49,7 +53,7 @@ func TestGateShares(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			*one, *other = owner{}, owner{}
-			g := newGate(Options{MaxPasses: 16, MaxNodePasses: c.maxNode, MaxNodeQueue: 1})
+			g := newGate(Options{MaxPasses: 16, MaxNodePasses: c.maxNode, MaxNodeQueue: 1}.withDefaults())
 			var got []int
 			for _, u := range c.users {
 				got = append(got, fill(t, g, nodeOfUser(u)))
@@ -66,7 +70,7 @@ func TestGateShares(t *testing.T) {
 // waits for nobody.
 func TestGateUser(t *testing.T) {
 	const most = 8 // of 16
-	g := newGate(Options{MaxPasses: 2 * most, MaxNodePasses: 1, MaxNodeQueue: 1})
+	g := newGate(Options{MaxPasses: 2 * most, MaxNodePasses: 1, MaxNodeQueue: 1}.withDefaults())
 	user := new(owner)
 	var nodes []*node
 	for i := range most {
@@ -99,7 +103,7 @@ func TestGateUser(t *testing.T) {
 }
 
 func TestGateOrder(t *testing.T) {
-	g := newGate(Options{MaxPasses: 8, MaxNodePasses: 1, MaxNodeQueue: 2})
+	g := newGate(Options{MaxPasses: 8, MaxNodePasses: 1, MaxNodeQueue: 2}.withDefaults())
 	n := gateNode()
 	if err := enterNow(g, n); err != nil {
 		t.Fatal(err)

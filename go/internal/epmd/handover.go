@@ -72,6 +72,11 @@ func (s *Server) bringTo(c *conn, name string, start time.Time) error {
 	timer := time.NewTimer(time.Until(p.deadline))
 	defer timer.Stop()
 	if err := s.gate.enter(n, timer.C); err != nil {
+		if errors.Is(err, errHeld) {
+			s.stats.refusals[refusedHeld].Add(1)
+			n.user().crowded.Warn().Str("node", name).Stringer("uid", n.user()).
+				Msg("too many handovers are under way to this node, or to nodes of its user; refusing more of them until some end (do its nodes answer?)")
+		}
 		return err
 	}
 	c.passed = true
@@ -141,7 +146,7 @@ func resultOf(err error) epmdproto.Result {
 		return epmdproto.NoSuchNode
 	case errors.Is(err, errNoExtra):
 		return epmdproto.NoHandover
-	case isAny(err, errFull, errShare, errFrozen, unix.ETOOMANYREFS, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM):
+	case isAny(err, errFull, errShare, errHeld, errFrozen, unix.ETOOMANYREFS, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM):
 		return epmdproto.Overloaded
 	case isAny(err, errNoAnswer, errLate, os.ErrDeadlineExceeded):
 		return epmdproto.NoAnswer
@@ -167,6 +172,9 @@ func (c *conn) refuse(result epmdproto.Result) {
 		return
 	}
 	err := c.control(func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) })
+	if c.file != nil { // else read does this
+		c.s.waiting.add(c)
+	}
 	buf := buffers.Get().(*requestBuffer)
 	defer buffers.Put(buf)
 	for left := drainBytes; err == nil && left > 0; {

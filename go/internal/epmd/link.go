@@ -79,7 +79,7 @@ func (n *node) attempt(o *opening) {
 	n.mu.Unlock()
 	close(o.done)
 	if say {
-		n.owner.log.Warn().Err(err).Str("node", n.entry.Name).Stringer("uid", n.owner).Msg("no way to bring connections to the node")
+		n.user().log.Warn().Err(err).Str("node", n.entry.Name).Stringer("uid", n.user()).Msg("no way to bring connections to the node")
 	}
 }
 

@@ -2,10 +2,13 @@ package epmd
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	"handover/go/internal/policy"
+	"handover/go/internal/status"
 )
 
 // lists has the answers to NAMES and DUMP, each made once for a state of the
@@ -15,6 +18,29 @@ type lists struct {
 	all, shown list // NAMES: every node, and those that the policy shows to other hosts
 	dump       list
 	by         *policy.Policy // shown is this one's
+
+	status statusAnswer
+}
+
+// statusAnswer is the answer to STATUS_REQ. All who ask while one is made share the
+// next: however many ask, nobody waits for more than two.
+type statusAnswer struct {
+	mu    sync.Mutex
+	begun time.Time
+	bytes []byte
+}
+
+// answerSince returns an answer that was begun after asked.
+func (a *statusAnswer) answerSince(asked time.Time, get func() status.Status) ([]byte, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bytes != nil && a.begun.After(asked) {
+		return a.bytes, nil
+	}
+	a.begun = time.Now()
+	var err error
+	a.bytes, err = json.Marshal(get())
+	return a.bytes, err
 }
 
 // list is an answer; nobody changes its bytes.

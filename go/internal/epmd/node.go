@@ -33,7 +33,8 @@ type node struct {
 	opening *opening  // the attempt under way, or nil
 	logged  time.Time // that there is no way to it
 
-	line // the gate's, with the node's user
+	line      // the gate's, with the node's user
+	files int // that it counts for; guarded by owners.mu
 }
 
 // socketAnswer is what a node said to 'h'. err wraps epmdproto.ErrSocketName.
@@ -52,12 +53,13 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 			return
 		}
 	}
-	o, names := s.owners.enter(s.uidOf(c))
+	uid, later := s.uidOf(c)
+	o, room := s.owners.enter(uid, filesOf(req))
 	n := newNode(s, c, req, o)
 	// Nobody may ask on the heartbeat before the answer is written there.
 	n.writing.Lock()
 	err := req.CanRegister()
-	if names > s.o.MaxUserNames {
+	if !room {
 		err = errNames
 		s.stats.refusals[refusedNames].Add(1)
 	}
@@ -75,15 +77,18 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 	n.writing.Unlock()
 	switch {
 	case err != nil:
-		s.owners.leave(n.owner)
+		s.owners.leave(n)
 		s.stats.request(kindRegister, outcomeRefused)
-		n.owner.log.Warn().Err(err).Stringer("peer", c.peer).Stringer("uid", n.owner).Msg("registration refused")
+		n.user().log.Warn().Err(err).Stringer("peer", c.peer).Stringer("uid", n.user()).Msg("registration refused")
 		s.waiting.add(c)
 		_, _ = c.read(make([]byte, 1))
 	case !sent:
 		n.leave(errGone, "the answer to ALIVE2_REQ could not be sent")
 	default:
 		s.stats.request(kindRegister, outcomeOK)
+		if later {
+			s.wg.Go(n.findUser)
+		}
 		n.live()
 	}
 }
@@ -104,14 +109,15 @@ func (s *Server) freed(name string) bool {
 	return true
 }
 
-// newNode takes over one name of the owner's, which the node's leave gives back.
+// newNode takes over what owners.enter has counted, which the node's leave gives back.
 func newNode(s *Server, c *conn, req epmdproto.Alive2Req, o *owner) *node {
 	n := &node{
 		s: s, heartbeat: c, gone: make(chan struct{}),
 		port2:   epmdproto.AppendPort2Resp(nil, req),
 		answers: make(chan socketAnswer, 1),
-		line:    line{owner: o},
+		files:   filesOf(req),
 	}
+	n.owner.Store(o)
 	n.entry = &registry.Node{Alive2Req: req, FD: c.fd, Data: n}
 	return n
 }
@@ -132,7 +138,7 @@ func (n *node) live() {
 	case ended(err):
 		n.leave(errGone, err.Error())
 	default:
-		n.owner.log.Warn().Str("node", n.entry.Name).Stringer("uid", n.owner).Err(err).Msg("heartbeat broken, unregistering the node")
+		n.user().log.Warn().Str("node", n.entry.Name).Stringer("uid", n.user()).Err(err).Msg("heartbeat broken, unregistering the node")
 		n.leave(err, err.Error())
 	}
 }
@@ -197,7 +203,7 @@ func (n *node) leave(err error, why string) {
 	if open != nil {
 		open.breakOff(err)
 	}
-	n.s.owners.leave(n.owner)
+	n.s.owners.leave(n)
 	n.heartbeat.hangUp()
 	n.s.o.Log.Info().Str("node", n.entry.Name).Str("why", why).Msg("unregistered")
 }

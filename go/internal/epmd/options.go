@@ -26,11 +26,15 @@ type Options struct {
 	// MaxOld is how many names are remembered after they were given up. Default
 	// registry.DefaultMaxOld (1,000).
 	MaxOld int
+	// Files is how many files EPMD may have open, 0 if that is not known. The defaults
+	// of MaxClients, MaxPasses and MaxNodeFiles are its [Budget].
+	Files int
 	// MaxClients is how many connections may be open that are no node's; more
-	// are closed at once. Default 8,192.
+	// are closed at once. Default at most 8,192.
 	MaxClients int
 	// LocalReserve is how many of MaxClients are for local peers only.
-	// Default 256, or a quarter of MaxClients where that is less.
+	// Default 256, or an eighth of MaxClients where that is less: one local user can
+	// take three quarters, and peers of other hosts must find room too.
 	LocalReserve int
 	// MaxWaiting is how many of MaxClients may be open without having asked;
 	// beyond that each new one ends one that was there, chosen at random.
@@ -45,9 +49,15 @@ type Options struct {
 	// MaxUntakenBytes is how much memory these answers may take together; an answer
 	// that many are to read counts once. Default 64 MiB.
 	MaxUntakenBytes int
-	// MaxUserNames is how many names the nodes of one local user may register.
-	// Default 16,384.
-	MaxUserNames int
+	// MaxNodeFiles is how many files registered nodes may take: one each, and two if
+	// they take handovers. The nodes of one user have at most as many as they leave
+	// free for others; those of root and of EPMD's own user, who could end EPMD anyway,
+	// need leave none. Default at most 65,536.
+	MaxNodeFiles int
+	// MaxHeld is how many handovers may be under way, waiting or passed. The nodes of
+	// one user have at most as many as they leave free for others, a node at most as
+	// many as it leaves free for others of its user. Default half of MaxClients.
+	MaxHeld int
 	// HandoverTimeout is the time for one handover, from its request to the
 	// node's ACK. Default 6 s: initiators give up after
 	// net_setuptime, 7 s, and are to hear why.
@@ -57,7 +67,7 @@ type Options struct {
 	MaxNodePasses int
 	// MaxPasses is the same for all nodes together: the kernel refuses to pass
 	// more than that EPMD may have files open (ETOOMANYREFS). The nodes of one
-	// user have at most as many as they leave free for others. Default 1,024.
+	// user have at most as many as they leave free for others. Default at most 1,024.
 	MaxPasses int
 	// MaxNodeQueue is how many more may wait for room, a node. Default 1,024.
 	MaxNodeQueue int
@@ -79,17 +89,19 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.PacketTimeout, 60*time.Second)
 	setDefault(&o.RequestTimeout, max(60*time.Second, o.PacketTimeout))
 	setDefault(&o.MaxOld, registry.DefaultMaxOld)
-	setDefault(&o.MaxClients, 8192)
-	setDefault(&o.LocalReserve, min(256, o.MaxClients/4))
+	files := BudgetOf(o.Files)
+	setDefault(&o.MaxClients, max(1, files.Clients))
+	setDefault(&o.MaxPasses, max(1, files.Passes))
+	setDefault(&o.MaxNodeFiles, max(1, files.Nodes))
+	setDefault(&o.LocalReserve, min(256, o.MaxClients/8))
 	setDefault(&o.MaxWaiting, max(1, o.MaxClients/4))
 	setDefault(&o.MaxWaitingSource, max(1, o.MaxWaiting/4))
 	setDefault(&o.MaxUntaken, o.MaxWaiting)
 	setDefault(&o.MaxUntakenSource, o.MaxWaitingSource)
 	setDefault(&o.MaxUntakenBytes, 64<<20)
-	setDefault(&o.MaxUserNames, 16384)
+	setDefault(&o.MaxHeld, max(1, o.MaxClients/2))
 	setDefault(&o.HandoverTimeout, 6*time.Second)
 	setDefault(&o.MaxNodePasses, 64)
-	setDefault(&o.MaxPasses, 1024)
 	setDefault(&o.MaxNodeQueue, 1024)
 	return o
 }

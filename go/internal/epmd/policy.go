@@ -1,7 +1,7 @@
 package epmd
 
 import (
-	"encoding/json"
+	"time"
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/policy"
@@ -64,10 +64,7 @@ func (s *Server) sendNames(c *conn) {
 // sendStatus answers STATUS_REQ with the JSON of a status.Status.
 func (s *Server) sendStatus(c *conn) {
 	s.stats.request(kindStatus, outcomeOK)
-	// One at a time: each is an answer of its own.
-	s.lists.mu.Lock()
-	answer, err := json.Marshal(s.Status())
-	s.lists.mu.Unlock()
+	answer, err := s.lists.status.answerSince(time.Now(), s.Status)
 	if err != nil {
 		s.o.Log.Error().Err(err).Msg("STATUS_REQ")
 		return

@@ -56,11 +56,12 @@ const (
 	refusedClients // Options.MaxClients
 	refusedWaiting // Options.MaxWaiting
 	refusedUntaken // Options.MaxUntaken
-	refusedNames   // Options.MaxUserNames
+	refusedNames   // Options.MaxNodeFiles
+	refusedHeld    // Options.MaxHeld
 	refusals
 )
 
-var refusalNames = [refusals]string{"source", "rate", "hidden", "node", "remote", "clients", "waiting", "untaken", "names"}
+var refusalNames = [refusals]string{"source", "rate", "hidden", "node", "remote", "clients", "waiting", "untaken", "names", "handovers"}
 
 // handoverBounds are in seconds. Local ones take a tenth of a millisecond.
 var handoverBounds = [...]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}

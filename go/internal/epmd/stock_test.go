@@ -117,7 +117,7 @@ func TestHungUpUnseen(t *testing.T) {
 			if err := heartbeat.park(); err != nil {
 				t.Fatal(err)
 			}
-			before := newNode(ts.Server, heartbeat, plainNode("n"), firstOf(ts.owners.enter(1)))
+			before := newNode(ts.Server, heartbeat, plainNode("n"), firstOf(ts.owners.enter(1, 1)))
 			if err := ts.names.Register(before.entry); err != nil {
 				t.Fatal(err)
 			}

@@ -132,14 +132,14 @@ func TestListsAreShared(t *testing.T) {
 	}
 }
 
-// TestNamesOfAUser: a user registers N-1 and N names and not N+1; another user
+// TestNamesOfAUser: a user registers N-1 and N names of 2 N and not N+1; another user
 // does, and the first one again when one of its nodes has left. However often it
 // tries, the log has few lines of it, with its uid.
 func TestNamesOfAUser(t *testing.T) {
 	const most = 3
 	var uid atomic.Uint32
 	uid.Store(1001)
-	ts := start(t, Options{MaxUserNames: most}, func(s *Server) {
+	ts := start(t, Options{MaxNodeFiles: 2 * most}, func(s *Server) {
 		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
 	})
 	first, _ := ts.register(t, plainNode("n0"))
@@ -164,7 +164,7 @@ func TestNamesOfAUser(t *testing.T) {
 		t.Errorf("%d lines", n)
 	}
 	ts.log.says(t, `"uid":"1001"`)
-	ts.log.says(t, "as many names as one user may")
+	ts.log.says(t, "as many names as there are open files for")
 	if n := ts.stats.refusals[refusedNames].Load(); n < 5*ownerLines {
 		t.Errorf("%d counted", n)
 	}
@@ -182,10 +182,10 @@ func TestNamesOfAUser(t *testing.T) {
 // TestUsersAreForgotten: users without a node are remembered, but not too many.
 func TestUsersAreForgotten(t *testing.T) {
 	s := New(Options{})
-	stays, _ := s.owners.enter(7)
+	stays, _ := s.owners.enter(7, 1)
 	for uid := range int64(3 * keptOwners) {
-		if o, _ := s.owners.enter(uid); o != stays {
-			s.owners.leave(o)
+		if o, _ := s.owners.enter(uid, 1); o != stays {
+			s.owners.leave(newNode(s, &conn{}, plainNode("n"), o))
 		}
 	}
 	if n := len(s.owners.byUID); n > keptOwners || s.owners.byUID[7] != stays {

@@ -38,7 +38,7 @@ type NodeState struct {
 	registry.Record
 	FD    int
 	Peer  netip.AddrPort
-	UID   *int64 `json:",omitempty"` // the node's user; an older EPMD does not say
+	UID   *int64 `json:",omitempty"` // the node's user, if it is known
 	Asked bool   // an 'h' is unanswered
 	Said  []byte // the beginning of the answer, where it was read already
 }
@@ -151,19 +151,24 @@ func (s *Server) restoreNode(st NodeState) error {
 		c.close()
 		return err
 	}
-	uid := st.UID
-	if uid == nil {
-		asked := s.uidOf(c)
-		uid = &asked
+	var uid int64
+	later := false
+	if st.UID != nil && *st.UID != unknownUID {
+		uid = *st.UID
+	} else {
+		uid, later = s.uidOf(c)
 	}
-	o, _ := s.owners.enter(*uid)
+	o, _ := s.owners.enter(uid, filesOf(st.Alive2Req))
 	n := newNode(s, c, st.Alive2Req, o)
 	n.asked = st.Asked
 	n.said.Write(st.Said)
 	if err := s.names.Restore(n.entry, st.Count); err != nil {
-		s.owners.leave(n.owner)
+		s.owners.leave(n)
 		c.close()
 		return err
+	}
+	if later {
+		s.wg.Go(n.findUser)
 	}
 	s.wg.Go(func() {
 		defer c.close()

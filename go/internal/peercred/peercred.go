@@ -1,12 +1,14 @@
 // Package peercred says who is at the far end of a local connection: of a Unix
 // socket by SO_PEERCRED, of a TCP connection on this host by the kernel's socket
-// table (NETLINK_SOCK_DIAG, or else /proc/net/tcp). None needs a privilege.
+// table (NETLINK_SOCK_DIAG, or else /proc/self/net/tcp). None needs a privilege.
 package peercred
 
 import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"syscall"
 )
 
 // Cred is a process as the kernel saw it when it connected or listened.
@@ -22,6 +24,11 @@ var ErrNotFound = errors.New("no such TCP socket in this network namespace (the 
 // nothing of the far end.
 var ErrUnavailable = errors.New("the kernel's socket table cannot be read: load the module tcp_diag, allow AF_NETLINK (RestrictAddressFamilies=), or mount /proc")
 
+// ErrUnmapped: the far end's user has no number in this process's user namespace.
+// The kernel shows all such users as one, the overflow uid, so that neither two of
+// them nor one of them and this process can be told apart.
+var ErrUnmapped = errors.New("its user is not mapped into this user namespace, where all such users look alike: run EPMD and the nodes in one user namespace")
+
 // NotFoundError wraps [ErrNotFound] with the two ends that were looked for.
 type NotFoundError struct{ Local, Remote netip.AddrPort }
 
@@ -30,3 +37,13 @@ func (e *NotFoundError) Error() string {
 }
 
 func (e *NotFoundError) Unwrap() error { return ErrNotFound }
+
+// IsPassing reports whether err may be gone when the same is asked another time.
+func IsPassing(err error) bool {
+	for _, passing := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, os.ErrDeadlineExceeded} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}

@@ -17,7 +17,7 @@ import (
 )
 
 // Unix returns the process that connected c, or, on the connecting side, the
-// one that listens.
+// one that listens. The error wraps [ErrUnmapped] if its user has no number here.
 func Unix(c *net.UnixConn) (Cred, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -30,6 +30,9 @@ func Unix(c *net.UnixConn) (Cred, error) {
 	})
 	if err = errors.Join(err, os.NewSyscallError("getsockopt SO_PEERCRED", sockErr)); err != nil {
 		return Cred{}, fmt.Errorf("peercred: %w", err)
+	}
+	if err := vetMapped(u.Uid); err != nil {
+		return Cred{}, err
 	}
 	return Cred{PID: u.Pid, UID: u.Uid, GID: u.Gid}, nil
 }
@@ -52,10 +55,24 @@ const (
 
 // TCPOwner returns the uid that owns the TCP socket on this host whose own
 // address is local and whose peer is remote: an exact look-up by sock_diag, or a
-// search in /proc/net/tcp where there is no sock_diag. The error is a
+// search in /proc/self/net/tcp where there is no sock_diag. The error is a
 // *[NotFoundError] where there is none that is connected and held by a process, and
-// wraps [ErrUnavailable] where neither can be asked.
+// wraps [ErrUnavailable] where neither can be asked, and [ErrUnmapped] where the
+// owner has no number here.
 func TCPOwner(local, remote netip.AddrPort) (uid uint32, err error) {
+	asking <- struct{}{}
+	defer func() { <-asking }()
+	if uid, err = tcpOwner(local, remote); err == nil {
+		err = vetMapped(uid)
+	}
+	return uid, err
+}
+
+// asking bounds how many files, and threads that wait for the kernel, this takes.
+// Each TCPOwner has up to 3 files open for a moment.
+var asking = make(chan struct{}, 4)
+
+func tcpOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	local, remote = unmap(local), unmap(remote)
 	if local.Addr().Is4() != remote.Addr().Is4() {
 		return 0, fmt.Errorf("peercred: %v and %v are of two address families", local, remote)
@@ -68,7 +85,7 @@ func TCPOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 		return 0, &NotFoundError{local, remote}
 	}
 	uid, procErr := procOwner(local, remote)
-	if procErr == nil || errors.Is(procErr, ErrNotFound) || isPassing(procErr) {
+	if procErr == nil || errors.Is(procErr, ErrNotFound) || IsPassing(procErr) {
 		return uid, procErr
 	}
 	return 0, fmt.Errorf("peercred: %w (%w; %w)", ErrUnavailable, err, procErr)
@@ -102,7 +119,7 @@ func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	}
 	answer, err := exchange(req)
 	switch {
-	case isPassing(err):
+	case IsPassing(err):
 		return 0, fmt.Errorf("peercred: sock_diag: %w", err)
 	case err != nil:
 		return 0, fmt.Errorf("%w: %w", errNoDiag, err)
@@ -112,16 +129,6 @@ func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 		return binary.NativeEndian.Uint32(answer[offUID:]), nil
 	}
 	return 0, &NotFoundError{local, remote}
-}
-
-// isPassing reports whether the same question may be answered another time.
-func isPassing(err error) bool {
-	for _, passing := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, os.ErrDeadlineExceeded} {
-		if errors.Is(err, passing) {
-			return true
-		}
-	}
-	return false
 }
 
 // diagAnswers reports whether sock_diag knows TCP sockets. Without the module

@@ -13,10 +13,11 @@ import (
 	"strings"
 )
 
-// procNet is where the kernel shows its socket tables as text.
-var procNet = "/proc/net/"
+// procNet is where the kernel shows its socket tables as text. A /proc with
+// subset=pid (ProcSubset= of a systemd unit) has no /proc/net.
+var procNet = "/proc/self/net/"
 
-// procOwner is TCPOwner by /proc/net/tcp and /proc/net/tcp6. It reads a whole table,
+// procOwner is TCPOwner by /proc/self/net/tcp and tcp6. It reads a whole table,
 // so it is for hosts without sock_diag.
 func procOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	// An IPv4 connection may be in tcp6, of a socket that takes both families.

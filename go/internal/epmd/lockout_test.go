@@ -1,0 +1,249 @@
+package epmd
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmdproto"
+	"handover/go/internal/status"
+)
+
+// TestBudget: nodes, clients, passes and EPMD's own files are no more than there are,
+// and half of the nodes' are left by one user.
+func TestBudget(t *testing.T) {
+	for files, want := range map[int]Budget{
+		1024: {512, 128, 320}, 20_000: {8192, 1024, 10_720}, 32_768: {8192, 1024, 23_488}, 65_536: {8192, 1024, 56_256},
+		262_144: {8192, 1024, 65_536}, 0: {8192, 1024, 65_536},
+	} {
+		if got := BudgetOf(files); got != want {
+			t.Errorf("%d files: %+v, want %+v", files, got, want)
+		}
+	}
+	for files := 16; files < 1<<20; files += 1 + files/16 {
+		b := BudgetOf(files)
+		if own := files - b.Clients - b.Passes - b.Nodes; own < min(files/16, 64) || b.Nodes < 1 || b.Clients < 1 || b.Passes < 1 {
+			t.Errorf("%d files: %+v, EPMD's own %d", files, b, own)
+		}
+	}
+	for _, files := range []int{256, 1024, 20_000, 1 << 20} {
+		o := Options{Files: files}.withDefaults()
+		if left := o.MaxClients - share(o.MaxHeld, 0) - o.MaxWaiting - o.MaxUntaken; left <= o.LocalReserve {
+			t.Errorf("%d files: one user leaves %d connections, for other hosts none of them", files, left)
+		}
+	}
+	var has []int
+	for others := 0; others < 16; others += has[len(has)-1] {
+		has = append(has, share(16, others))
+	}
+	if !slices.Equal(has, []int{8, 4, 2, 1, 1}) {
+		t.Errorf("one user after the other has %v of 16", has)
+	}
+}
+
+// TestFilesOfAUser: a node that takes handovers counts twice; root's nodes, and
+// those of EPMD's own user, need leave nothing free for others.
+func TestFilesOfAUser(t *testing.T) {
+	s := New(Options{MaxNodeFiles: 16})
+	s.owners.self = 7
+	fill := func(uid int64, files int) (count int) {
+		for {
+			o, room := s.owners.enter(uid, files)
+			if !room {
+				n := nodeOfUser(o)
+				n.files = files
+				s.owners.leave(n)
+				return count
+			}
+			count++
+		}
+	}
+	if got := []int{fill(1, 2), fill(2, 1), fill(3, 1), fill(unknownUID, 1), fill(7, 1), fill(0, 1)}; !slices.Equal(got, []int{4, 4, 2, 1, 1, 0}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestHeldShares: handovers under way to the nodes of one user, wherever they wait,
+// leave as many places for others as they take, and those to one node as many for its
+// user's others.
+func TestHeldShares(t *testing.T) {
+	one := new(owner)
+	o := Options{MaxPasses: 2, MaxHeld: 32}
+	g := newGate(o.withDefaults())
+	hold := func(n *node) (held int) {
+		for ; ; held++ {
+			if _, err := g.queue(&n.line); err == errHeld {
+				return held
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var got []int
+	for _, n := range []*node{nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), gateNode(), gateNode()} {
+		got = append(got, hold(n))
+	}
+	if want := []int{8, 4, 2, 1, 1, 4, 3}; !slices.Equal(got, want) {
+		t.Errorf("nodes hold %v, want %v", got, want)
+	}
+}
+
+// TestHandoversToSilentNodes: handovers to a user's nodes that do not answer take no
+// place that another user's lookups, registrations and handovers need.
+func TestHandoversToSilentNodes(t *testing.T) {
+	const attacker = 4242
+	var uid atomic.Uint32
+	uid.Store(attacker)
+	ts := start(t, Options{MaxClients: 512, HandoverTimeout: time.Hour}, func(s *Server) {
+		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
+	})
+	const nodes, handovers = 12, 700
+	for i := range nodes {
+		ts.node(t, fmt.Sprint("silent", i))
+	}
+	uid.Store(uint32(os.Getuid()))
+	var refusals atomic.Int32
+	for i := range handovers {
+		c := ts.initiate(t, fmt.Sprint("silent", i%nodes))
+		go func() {
+			if b, _ := io.ReadAll(c); string(b) == "i"+string(rune(epmdproto.Overloaded)) {
+				refusals.Add(1)
+			}
+		}()
+	}
+	most := ts.o.MaxClients / 4
+	if !within(func() bool { return int(refusals.Load()) >= handovers-most }) {
+		t.Errorf("%d are told to try again, of %d", refusals.Load(), handovers)
+	}
+	for i := range 30 {
+		name := fmt.Sprint("n", i)
+		n := ts.node(t, name)
+		if got := ts.ask(t, request(epmdproto.OpPort2, name)); len(got) < 2 || got[1] != 0 {
+			t.Errorf("lookup %d: %q", i, got)
+		}
+		c := ts.initiate(t, name)
+		go serveName(n.open(), name)
+		if got := readAll(t, c); got != name {
+			t.Errorf("handover %d: %q", i, got)
+		}
+	}
+	if n := ts.gate.passing(); n < most/2 || n > most {
+		t.Errorf("%d handovers are under way, at most %d are for one user", n, most)
+	}
+	if ts.stats.refusals[refusedHeld].Load() == 0 {
+		t.Error("not counted")
+	}
+	ts.log.says(t, "too many handovers are under way")
+	if n := strings.Count(ts.log.String(), "too many handovers are under way"); n != 1 {
+		t.Errorf("%d lines", n)
+	}
+	if want := fmt.Sprintf(`"uid":"%d"`, attacker); !strings.Contains(ts.log.String(), want) {
+		t.Error("the user is not named")
+	}
+}
+
+// TestRefusedAreBounded: an initiator that was refused and does not close counts
+// among those that keep EPMD waiting, also if its request came in pieces.
+func TestRefusedAreBounded(t *testing.T) {
+	ts := start(t, Options{})
+	seen := within(func() bool { // it waits for a second only: on a busy machine that may go unseen
+		c, err := net.Dial("tcp", ts.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		req := handoverReq(t, "nobody")
+		send(t, c, req[:1])
+		ts.waits(t, 1, 0)
+		before := ts.stats.handovers[epmdproto.NoSuchNode].Load()
+		send(t, c, req[1:])
+		for ts.clients.Load() > 0 {
+			refused := ts.stats.handovers[epmdproto.NoSuchNode].Load() > before
+			if local, _ := ts.waiting.count(); refused && local == 1 {
+				return true
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return false
+	})
+	if !seen {
+		t.Error("it counts nowhere")
+	}
+}
+
+// TestStatusIsShared: who asked before an answer was begun gets that one, and makes
+// no other.
+func TestStatusIsShared(t *testing.T) {
+	var a statusAnswer
+	made := 0
+	get := func() status.Status { made++; return status.Status{PID: made} }
+	ask := func(at time.Time) string {
+		b, err := a.answerSince(at, get)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	before := time.Now().Add(-time.Nanosecond)
+	first := ask(before)
+	if ask(before) != first || made != 1 {
+		t.Error("made twice for those who asked before")
+	}
+	if ask(time.Now()) == first || made != 2 {
+		t.Error("an answer from before the question")
+	}
+}
+
+// TestUserFoundLater: a node whose user the kernel did not tell at first, for want of
+// files, becomes that user's with all that counts; one that nobody can tell stays
+// unknown.
+func TestUserFoundLater(t *testing.T) {
+	var answer atomic.Pointer[error]
+	say := func(err error) { answer.Store(&err) }
+	ts := start(t, Options{HandoverTimeout: time.Hour}, func(s *Server) {
+		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, *answer.Load() }
+	})
+	say(os.NewSyscallError("socket", unix.EACCES))
+	ts.register(t, plainNode("unknown"))
+	say(os.NewSyscallError("socket", unix.EMFILE))
+	n := ts.node(t, "n")
+	ts.initiate(t, "n")
+	n.asked()
+	reg := nodeOf(ts.names.Lookup([]byte("n")))
+	first := reg.user()
+	if first.uid != unknownUID || first.held != 1 {
+		t.Errorf("%+v", first)
+	}
+	say(nil)
+	if !within(func() bool { return reg.user().uid == 4242 }) {
+		t.Fatal("its user is not found")
+	}
+	ts.owners.mu.Lock()
+	ts.gate.mu.Lock()
+	to := reg.user()
+	if first.files != 1 || first.unread != 0 || first.held != 0 || to.files != 2 || to.unread != 1 || to.held != 1 || ts.owners.files != 3 {
+		t.Errorf("unknown %+v, found %+v, %d files", first, to, ts.owners.files)
+	}
+	ts.gate.mu.Unlock()
+	ts.owners.mu.Unlock()
+	_ = n.heartbeat.Close()
+	if !within(func() bool {
+		ts.owners.mu.Lock()
+		defer ts.owners.mu.Unlock()
+		return to.files == 0 && ts.owners.files == 1
+	}) {
+		t.Errorf("%+v", to)
+	}
+	if other := nodeOf(ts.names.Lookup([]byte("unknown"))); other.user() != first {
+		t.Error("the other's user is found too")
+	}
+}
