@@ -100,7 +100,7 @@ ended(#setup{port = none}) ->
     ok;
 ended(#setup{port = PortMonitor} = S) ->
     receive
-        {'DOWN', PortMonitor, _, _, _} -> _ = close(S), ok;
+        {'DOWN', PortMonitor, _, _, _} -> close_and_end(S#setup.socket, S#setup.fd, S#setup.connection);
         {copied, Fd, Connection} -> ended(copied(Fd, Connection, S));
         {'DOWN', Watch, _, _, _} when Watch =:= S#setup.watch -> ended(watch_again(S));
         _ -> ended(S)
@@ -145,12 +145,14 @@ watch_again(#setup{watch = Watch, socket = Socket, fd = Fd, connection = Connect
 
 close(#setup{socket = Socket, fd = Fd, connection = Connection, watch = Watch} = S) ->
     demonitor(Watch, [flush]),
-    close(Socket, Fd, Connection),
-    S#setup{port = none, socket = undefined, fd = undefined, connection = undefined, watch = undefined}.
-
-close(Socket, Fd, Connection) ->
     handover_fd:await_port_end(Socket, Fd),
     handover_fd:shutdown(Fd),
+    handover_closer:close(Fd, Connection),
+    S#setup{port = none, socket = undefined, fd = undefined, connection = undefined, watch = undefined}.
+
+close_and_end(Socket, Fd, Connection) ->
+    handover_fd:await_port_end(Socket, Fd),
+    handover_fd:shutdown_and_end(Fd),
     handover_closer:close(Fd, Connection).
 
 is_up(Socket, Via, #setup{node = Node, since = Since} = S) ->
@@ -223,7 +225,7 @@ init_inherit(Socket, Fd, Connection) ->
 -spec accepted(#accepted{}) -> ok.
 accepted(#accepted{monitor = Monitor, socket = Socket, fd = Fd, connection = Connection, watch = Watch} = S) ->
     receive
-        {'DOWN', Monitor, _, _, _} -> close(Socket, Fd, Connection);
+        {'DOWN', Monitor, _, _, _} -> close_and_end(Socket, Fd, Connection);
         {copied, Fd, Copied} -> accepted(S#accepted{connection = Copied});
         {'DOWN', Watch, _, _, _} -> accepted(S#accepted{watch = handover_closer:watch_again(Watch, Socket, Fd, Connection)});
         _ -> accepted(S)
