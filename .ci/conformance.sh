@@ -23,7 +23,8 @@ emulator='distribution_SUITE node_container_SUITE'
 # What mnesia_SUITE is made of, as far as it is about several nodes. The other parts never leave one node, or measure.
 mnesia='mnesia_install_test mnesia_nice_coverage_test mnesia_atomicity_test mnesia_isolation_test mnesia_durability_test
     mnesia_recovery_test mnesia_consistency_test mnesia_majority_test'
-[ $# -gt 0 ] || eval "set -- epmd_SUITE $kernel $emulator peer_SUITE $mnesia"
+# shellcheck disable=SC2086 # lists of words
+[ $# -gt 0 ] || set -- epmd_SUITE $kernel $emulator peer_SUITE $mnesia
 
 if [ "$(id -u)" -ne 0 ]; then
     echo "conformance: namespaces need root; run it with sudo" >&2
