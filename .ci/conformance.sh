@@ -75,8 +75,9 @@ build() (
     cp lib/kernel/examples/*/src/*.erl "$tests" # gen_tcp_dist, erl_uds_dist: erl_distribution_SUITE tests with them
     for suite in $kernel; do cp -r "lib/kernel/test/$suite"* "$tests"; done
     for suite in $emulator; do cp -r "erts/emulator/test/$suite"* "$tests"; done
-    cp erts/emulator/test/erts_test_utils.erl lib/kernel/test/kernel_test_lib.?rl lib/kernel/test/*[aA]pp* lib/kernel/test/ch*.erl lib/kernel/test/appinc* "$tests"
-    cp lib/mnesia/test/*.?rl lib/mnesia/examples/*.?rl "$tests"
+    cp -r erts/emulator/test/erts_test_utils.erl lib/kernel/test/kernel_test_lib.?rl lib/kernel/test/*[aA]pp* lib/kernel/test/ch*.erl "$tests"
+    cp lib/mnesia/examples/*.?rl "$tests"
+    cp lib/mnesia/test/*.?rl "$tests"
     cd "$tests"
     erlc +nowarn_deprecated_function -- *.erl
     for data in *_data; do
