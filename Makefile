@@ -9,58 +9,58 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 deps: ## install what is missing (Debian and its kin: by apt; elsewhere: says what to install)
-	@.ci/deps.sh
+	@scripts/deps.sh
 
 go: ## build the programs priv/epmd and priv/handover
-	@.ci/build-go.sh
+	@scripts/build-go.sh
 
 build: ## build the application, _build/default/lib/handover, and the programs
 	@QUIET=1 rebar3 compile
 
 test: deps build ## everything on a fresh machine: installs, builds, runs all tests; ends with "N passed, N failed"
-	@.ci/test.sh go ct
+	@scripts/test.sh go ct
 
 check: deps build ## the gates (gofmt, vet, staticcheck, govulncheck, xref, dialyzer, shellcheck) and all tests
-	@.ci/test.sh gates go ct journeys
+	@scripts/test.sh gates go ct journeys
 
 stress: deps build ## all tests three times, next to four busy loops; ends with "N passed, N failed"
-	@.ci/stress.sh
+	@test/long/stress.sh
 
 demo: deps build ## two hosts, a firewall that lets nothing but port 4369 through, three nodes
 	@examples/two_hosts/demo.sh
 
 journeys: deps build ## rebar3, Elixir and RabbitMQ users' ways, each in a folder of its own (of what is committed)
-	@.ci/test.sh journeys
+	@scripts/test.sh journeys
 
 bench: deps build ## measure beside inet_tcp, inet_tls and OTP's epmd: bench/RESULTS.md (under ten minutes)
-	@.ci/deps.sh openssl=openssl && bench/run.sh
+	@scripts/deps.sh openssl=openssl && bench/run.sh
 
 matrix: deps build ## build and test on OTP 27 and 29, in Debian chroots under a cache folder
-	@.ci/matrix.sh
+	@test/long/matrix.sh
 
 conformance: deps build ## OTP's own suites on its epmd and inet_tcp, and on priv/epmd and handover: no case may be worse (hours)
-	@.ci/conformance.sh
+	@test/long/conformance.sh
 
 soak: deps build ## what takes too long for the tests, SOAKTIME=3m a part: prints what was held under load; SEED=N repeats a run
-	@.ci/soak.sh
+	@test/long/soak.sh
 
 fuzz: ## every fuzz target for FUZZTIME=60s, one worker each
-	@.ci/fuzz.sh
+	@test/long/fuzz.sh
 
 install: ## what is built, under PREFIX=/usr/local (and DESTDIR=): programs, application, units, man pages, documents
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' .ci/install.sh install
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install.sh install
 
 uninstall: ## remove what install has put there
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' .ci/install.sh uninstall
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install.sh uninstall
 
 deb: deps ## the Debian package for this release and processor, in dist/
-	@.ci/deps.sh dh=debhelper dpkg-buildpackage=dpkg-dev /usr/share/build-essential/list=build-essential && .ci/deb.sh
+	@scripts/deps.sh dh=debhelper dpkg-buildpackage=dpkg-dev /usr/share/build-essential/list=build-essential && scripts/deb.sh
 
 dist: deps ## tarballs for Linux on amd64 and arm64, in dist/
-	@.ci/dist.sh
+	@scripts/dist.sh
 
 packages: deps ## build and try both, in temporary folders; ends with "N passed, N failed"
-	@.ci/test.sh deb dist
+	@scripts/test.sh deb dist
 
 clean: ## remove what was built
 	@rm -rf dist _build erl/_build priv/epmd priv/handover

@@ -26,8 +26,8 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
-go build -o "$work/epmdbench" ./go/cmd/epmdbench
-go build -o "$work/delayline" ./go/cmd/delayline
+go build -C bench -o "$work/epmdbench" ./epmdbench
+go build -C test -o "$work/delayline" ./delayline
 erlc -o "$work" bench/handover_bench.erl ct/handover_ct.erl ct/handover_ct_work.erl ct/handover_ct_logs.erl
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=bench \
     -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
@@ -40,4 +40,4 @@ wait "$beam"
 beam=
 [ $# -eq 0 ] || exit 0
 cp "$work/results.json" bench/results.json
-(cd bench/report && go run . ../results.json ../RESULTS.md ../../docs/img)
+(cd bench && go run ./report results.json RESULTS.md ../docs/img)

@@ -24,7 +24,7 @@ init_per_suite(Config) ->
 needs_tcpdump(false, _) ->
     {skip, "tcpdump is missing: make deps installs it"};
 needs_tcpdump(Tcpdump, Config) ->
-    Built = filename:join([handover_ct:root(), "_build", "delayline"]),      % by .ci/matrix.sh: a chroot has no Go
+    Built = filename:join([handover_ct:root(), "_build", "delayline"]),      % by test/long/matrix.sh: a chroot has no Go
     case {filelib:is_regular(Built), os:find_executable("go")} of
         {true, _} -> [{tcpdump, Tcpdump}, {delayline, Built} | Config];
         {false, false} -> {skip, "go is missing, to build the delay line"};
@@ -33,7 +33,7 @@ needs_tcpdump(Tcpdump, Config) ->
 
 delayline(Go, Dir) ->
     Delayline = filename:join(Dir, "delayline"),
-    "" = os:cmd("cd " ++ handover_ct:root() ++ " && " ++ Go ++ " build -o " ++ Delayline ++ " ./go/cmd/delayline"),
+    "" = os:cmd("cd " ++ handover_ct:root() ++ " && " ++ Go ++ " build -C test -o " ++ Delayline ++ " ./delayline"),
     Delayline.
 
 end_per_suite(_) -> ok.

@@ -1,5 +1,5 @@
 %% Real nodes on two firewalled hosts (ct/hosts.sh), while links, nodes, carriers and EPMDs go away and come back at random.
-%% .ci/soak.sh runs it:   erl -noinput -pa … -run handover_soak main PREFIX TIME SEED
+%% test/long/soak.sh runs it:   erl -noinput -pa … -run handover_soak main PREFIX TIME SEED
 %%
 %% On every pair of nodes, in both directions, a sender numbers messages and a receiver acknowledges them. During the life of a
 %% link each number must be the last one's successor, in the messages and in the acknowledgements; behind the end of a link

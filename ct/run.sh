@@ -10,8 +10,8 @@ cd "$(dirname "$0")/.."
 report=${1:-/dev/stdout}
 [ $# -eq 0 ] || shift
 deadline=${HANDOVER_CT_DEADLINE:-1500} # seconds, for all suites together
-# shellcheck source=.ci/environment.sh
-. .ci/environment.sh
+# shellcheck source=test/lib.sh
+. test/lib.sh
 
 HANDOVER_CT_REPORT=$(mktemp)
 HANDOVER_HOSTS_LIST=$(mktemp)

@@ -14,8 +14,8 @@
 # ended, also on Ctrl-C.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=.ci/environment.sh
-. .ci/environment.sh
+# shellcheck source=test/lib.sh
+. test/lib.sh
 PATH=$PATH:/usr/sbin:/sbin
 
 prefix=demo$$

@@ -79,7 +79,7 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// say prints a line for the operator; .ci/soak.sh shows those.
+// say prints a line for the operator; test/long/soak.sh shows those.
 func (s *soak) say(format string, args ...any) { fmt.Printf("soak: "+format+"\n", args...) }
 
 // report says what was done so far, and what the daemon holds.

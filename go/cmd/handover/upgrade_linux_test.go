@@ -59,7 +59,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestSandbox: what systemd/epmd.service does to the file system and to epmd's
+// TestSandbox: what packaging/systemd/epmd.service does to the file system and to epmd's
 // rights, by hand: nodes of another user still get their connections.
 func TestSandbox(t *testing.T) {
 	needRoot(t)

@@ -94,7 +94,7 @@ func TestExample(t *testing.T) {
 // TestInstalled: the file that is installed says nothing, and what it has as
 // comments is right once it is none.
 func TestInstalled(t *testing.T) {
-	text, err := os.ReadFile("../../../systemd/epmd.toml")
+	text, err := os.ReadFile("../../../packaging/systemd/epmd.toml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // settings are variables that change what make, rebar3, Erlang, a shell and our own
-// programs do. .ci/environment.sh has the same list.
+// programs do. test/lib.sh has the same list.
 var settings = regexp.MustCompile(`^(MAKE.*|MFLAGS|GNUMAKEFLAGS|PREFIX|DESTDIR|ERL.*|HANDOVER.*|EPMD.*|RELEASE.*|RELX.*|REBAR.*|MIX.*|QUIET|DEBUG|` +
 	`NOTIFY_SOCKET|LISTEN_.*|BASH_ENV|ENV|CDPATH|TMPDIR|LC_.*|LANGUAGE)$`)
 

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Runs the named parts and sums them up; the last line is `N passed, N failed`.
+#   scripts/test.sh PART …     PART: gates, go, ct, journeys, deb or dist
+# Fails if anything failed and if a part ran nothing. What was skipped is listed with its reason.
+set -eu
+cd "$(dirname "$0")/.."
+total=$(mktemp)
+part=$(mktemp)
+trap 'rm -f "$total" "$part"' EXIT
+trap 'exit 130' INT TERM HUP
+
+script() {
+    case $1 in
+    gates) echo scripts/gates.sh ;;
+    go) echo test/go.sh ;;
+    ct) echo ct/run.sh ;;
+    journeys) echo test/journeys/run.sh ;;
+    deb) echo test/packages/deb-check.sh ;;
+    dist) echo test/packages/dist-check.sh ;;
+    *) echo "test.sh: no part $1: gates, go, ct, journeys, deb or dist" >&2 && return 1 ;;
+    esac
+}
+
+for name in "$@"; do
+    program=$(script "$name")
+    echo "== $name"
+    : >"$part"
+    started=$(date +%s)
+    status=0
+    "$program" "$part" || status=$?
+    grep -q '^\(ok\|FAIL\) ' "$part" || echo "FAIL $name ran nothing" >>"$part"
+    [ "$status" -eq 0 ] || grep -q '^FAIL ' "$part" || echo "FAIL $name ended with status $status" >>"$part"
+    awk -v name="$name" -v took="$(($(date +%s) - started))" '{n[$1]++} END {
+        printf "-- %s: %d ok, %d failed, %d skipped, %d s\n", name, n["ok"], n["FAIL"], n["skip"], took}' "$part"
+    cat "$part" >>"$total"
+done
+
+echo "== summary"
+grep '^skip ' "$total" || true
+grep '^FAIL ' "$total" || true
+awk '{n[$1]++} END {
+    if (n["skip"]) printf "%d skipped, for the reasons above\n", n["skip"]
+    printf "%d passed, %d failed\n", n["ok"], n["FAIL"]
+    exit n["FAIL"] > 0 || n["ok"] == 0}' "$total"
