@@ -40,7 +40,7 @@ func isTest(t *testing.T, text, suite, name string) bool {
 	t.Helper()
 	switch {
 	case strings.HasPrefix(text, "Test"):
-		return exec.Command("grep", "-rq", "--include=*_test.go", "^func "+text+"(", filepath.Join(top, "go")).Run() == nil
+		return exec.Command("grep", "-rq", "--include=*_test.go", "^func "+text+"(", filepath.Join(top, "go"), filepath.Join(top, "test")).Run() == nil
 	case strings.HasPrefix(text, "go/"):
 		tests, err := filepath.Glob(filepath.Join(top, text, "*_test.go"))
 		return err == nil && len(tests) > 0
