@@ -231,7 +231,7 @@ case_upgrade() {
     [ "$after" = "$before" ]
     (unset USE_NODETOOL && pongs a)
     # the new carrier comes when the old one is ended, and no link ends
-    kill "$(greeter a eval 'maps:get(os_pid, handover:info()).')"
+    kill -KILL "$(greeter a eval 'maps:get(os_pid, handover:info()).')"
     until_true 20 'the new carrier' carrier_of "$vsn"
     after=$(link_of_a)
     [ "${after%,*}" = "${before%,*}" ]

@@ -72,7 +72,7 @@ build() (
     cp -r ../os_mon/usr/lib/erlang/lib/os_mon-* "$work/made/lib/"
     tests=$work/made/tests
     cp lib/common_test/test_server/ts_install_cth.erl erts/epmd/test/epmd_SUITE.erl lib/stdlib/test/peer_SUITE.erl "$tests"
-    cp lib/kernel/examples/*/src/*.erl "$tests" # gen_tcp_dist, erl_uds_dist: erl_distribution_SUITE tests with them
+    cp lib/kernel/examples/gen_tcp_dist/src/*.erl lib/kernel/examples/erl_uds_dist/src/*.erl "$tests" # for erl_distribution_SUITE
     for suite in $kernel; do cp -r "lib/kernel/test/$suite"* "$tests"; done
     for suite in $emulator; do cp -r "erts/emulator/test/$suite"* "$tests"; done
     cp -r erts/emulator/test/erts_test_utils.erl lib/kernel/test/kernel_test_lib.?rl lib/kernel/test/*[aA]pp* lib/kernel/test/ch*.erl "$tests"
@@ -81,7 +81,7 @@ build() (
     cd "$tests"
     erlc +nowarn_deprecated_function -- *.erl
     for data in *_data; do
-        (cd "$data" && for source in *.erl */*.erl; do if [ -f "$source" ]; then erlc -o "${source%/*.erl}" "$source"; fi; done)
+        (cd "$data" && for source in *.erl */*.erl; do if [ -f "$source" ]; then erlc -o "${source%/*.erl}" "$source" || echo "not compiled: $source"; fi; done)
     done
     lib=$(erl -noinput -eval 'io:put_chars(code:lib_dir(erl_interface)), halt().')
     gcc -D_REENTRANT -I"$lib/include" -o erpc_SUITE_data/fwd_node erpc_SUITE_data/fwd_node.c -L"$lib/lib" -lei -lpthread
