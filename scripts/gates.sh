@@ -6,6 +6,8 @@ set -eu
 cd "$(dirname "$0")/.."
 # shellcheck source=test/lib.sh
 . test/lib.sh
+report=${1:-/dev/stdout}
+failed=0
 [ -t 1 ] || export TERM=dumb # no colours in a log
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0

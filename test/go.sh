@@ -15,7 +15,7 @@ trap 'exit 130' INT TERM HUP
 
 status=0
 for module in . test; do
-    CGO_ENABLED=1 go test -C "$module" -race -timeout "$timeout" -json ./... >>"$events" || status=$?
+    CGO_ENABLED=1 go test -C "$module" -count=1 -race -timeout "$timeout" -json ./... >>"$events" || status=$?
 done
 
 # what go test prints beside events (a broken go.mod) and what did not compile

@@ -1,16 +1,13 @@
 # Sourced by everything that runs tests, and by the demo.
 # 1. It removes from the environment the caller's settings that change what make, rebar3, Erlang, a shell and handover's programs
 #    do. go/internal/testenv has the same list for the Go tests.
-# 2. verdict and try write the report of a part that is a script: a line for each test, `ok|skip|FAIL name [Reason]`, to the file $1
-#    (default: stdout). The part makes a folder $work and exits with $failed.
+# 2. verdict and try write the report of a part that is a script: a line for each test, `ok|skip|FAIL name [Reason]`, to the file
+#    $report. The part makes a folder $work, sets failed=0 and exits with $failed.
 # shellcheck shell=sh disable=SC2034,SC2154
 for variable in $(env | sed -nE 's/^((MAKE[^=]*|MFLAGS|GNUMAKEFLAGS|PREFIX|DESTDIR|ERL[^=]*|HANDOVER[^=]*|EPMD[^=]*|RELEASE[^=]*|RELX[^=]*|REBAR[^=]*|MIX[^=]*|QUIET|DEBUG|NOTIFY_SOCKET|LISTEN_[^=]*|BASH_ENV|ENV|CDPATH|TMPDIR|LC_[^=]*|LANGUAGE)=).*/\2/p'); do
     unset "$variable"
 done
 export LANG=C.UTF-8
-
-report=${1:-/dev/stdout}
-failed=0
 
 verdict() {
     echo "$1" >>"$report"

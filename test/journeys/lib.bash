@@ -97,7 +97,8 @@ finish() {
 # The user's folder and environment, and this checkout's HEAD as branch main of the repository that the examples name.
 prepare() {
     # shellcheck source=test/lib.sh
-    . "$repository"/test/lib.sh "${arguments[0]:-}"
+    . "$repository"/test/lib.sh
+    report=${arguments[0]:-/dev/stdout}
     work=$(mktemp -d /tmp/journey.XXXXXX)
     trap finish EXIT
     trap 'exit 130' INT TERM HUP

@@ -7,6 +7,8 @@ set -eu
 cd "$(dirname "$0")/../.."
 # shellcheck source=test/lib.sh
 . test/lib.sh
+report=${1:-/dev/stdout}
+failed=0
 root=${ROOT:-/}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

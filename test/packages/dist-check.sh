@@ -6,6 +6,8 @@ set -eu
 cd "$(dirname "$0")/../.."
 # shellcheck source=test/lib.sh
 . test/lib.sh
+report=${1:-/dev/stdout}
+failed=0
 work=$(mktemp -d)
 epmd=
 finish() {
