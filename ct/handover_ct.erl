@@ -309,6 +309,8 @@ fds(OsPid) ->
     {ok, Numbers} = file:list_dir(Dir),
     lists:sort([kind(Link) || N <- Numbers, {ok, Link} <- [file:read_link(filename:join(Dir, N))]]).
 
+kind("/proc/" ++ _) ->
+    "proc";                          % of a process that may be another one later
 kind(Link) ->
     [Kind | _] = string:split(Link, ":["),
     Kind.
