@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"handover/go/internal/epmd"
+	"handover/go/internal/listen"
 )
 
 // The daemon is this program again, in a session of its own, with one pipe to
@@ -88,7 +88,7 @@ func tellReady(ready *os.File, err error) {
 		return
 	}
 	word := readyWord
-	var inUse *epmd.InUseError
+	var inUse *listen.InUseError
 	switch {
 	case errors.As(err, &inUse) && inUse.EPMD:
 		word = runningWord

@@ -13,7 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"handover/go/internal/epmd"
+	"handover/go/internal/listen"
 )
 
 func main() {
@@ -50,7 +50,7 @@ func main() {
 
 // status turns an error into the exit status, and says it on stderr.
 func status(err error, o options) int {
-	var inUse *epmd.InUseError
+	var inUse *listen.InUseError
 	running := errors.As(err, &inUse) && inUse.EPMD || errors.Is(err, errRunning)
 	if err != nil && (!running || o.debug > 0) {
 		fmt.Fprintf(os.Stderr, "epmd: %v\n", err)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmd"
+	"handover/go/internal/listen"
 )
 
 // debugOld is how many old names -d remembers, as in the stock epmd.
@@ -22,7 +23,7 @@ const debugOld = 5
 // serve listens and answers until a signal or KILL. ready, when it is not nil,
 // gets the outcome of listening.
 func serve(o options, ready *os.File) error {
-	listeners, err := listen(o)
+	listeners, err := openListeners(o)
 	tellReady(ready, err)
 	if err != nil {
 		return err
@@ -71,9 +72,9 @@ func tellSystemd(o options, opts epmd.Options) {
 	}
 }
 
-func listen(o options) ([]*net.TCPListener, error) {
+func openListeners(o options) ([]*net.TCPListener, error) {
 	if !o.systemd {
-		return epmd.Listen(o.addresses, o.port)
+		return listen.Listen(o.addresses, o.port)
 	}
 	passed, err := activation.Listeners()
 	if err != nil {
