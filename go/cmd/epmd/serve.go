@@ -40,7 +40,7 @@ func goOn(o options, before *predecessor) error {
 	daemon := before.mode == "daemon"
 	opts := serverOptions(o, daemon)
 	opts.Log.Info().Int("nodes", len(before.state.Nodes)).Msg("upgraded")
-	return keepServing(o, opts, daemon, func(s *epmd.Server) error { return s.ServeOn(before.state) })
+	return keepServing(o, opts, daemon, func(s *epmd.Server) error { return s.Resume(before.state) })
 }
 
 // keepServing serves, also after an upgrade that did not come to pass.
@@ -52,15 +52,15 @@ func keepServing(o options, opts epmd.Options, daemon bool, serve func(*epmd.Ser
 		stop := attend(server, &o, opts.Log)
 		err := serve(server)
 		stop()
-		left := server.Left()
+		left := server.TakeState()
 		if left == nil || signals.ending.Load() {
 			return err
 		}
 		err = succeed(left, daemon)
-		left.Failed(err)
+		left.SetFailed(err)
 		opts.Log.Error().Err(err).Msg("upgrade failed; going on as before")
 		signals.stop()
-		serve = func(s *epmd.Server) error { return s.ServeOn(left) }
+		serve = func(s *epmd.Server) error { return s.Resume(left) }
 	}
 }
 

@@ -104,14 +104,14 @@ func TestNeverLockedOut(t *testing.T) {
 			ts := start(t, o)
 			startFlood(t, ts.addr)
 			most := ts.o.MaxWaiting
-			if !within(func() bool { local, _ := ts.waiting.count(); return local >= min(2000, most) }) {
-				local, _ := ts.waiting.count()
+			if !within(func() bool { local, _ := ts.conns.waiting.counts(); return local >= min(2000, most) }) {
+				local, _ := ts.conns.waiting.counts()
 				t.Fatalf("the flood is of %d connections only", local)
 			}
 			for i := range 10 {
 				ts.served(t, fmt.Sprint("n", i))
 			}
-			if local, _ := ts.waiting.count(); local > most {
+			if local, _ := ts.conns.waiting.counts(); local > most {
 				t.Errorf("%d wait, more than %d", local, most)
 			}
 		})

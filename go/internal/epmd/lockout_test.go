@@ -37,13 +37,13 @@ func TestBudget(t *testing.T) {
 	}
 	for _, files := range []int{256, 1024, 20_000, 1 << 20} {
 		o := Options{Files: files}.withDefaults()
-		if left := o.MaxClients - share(o.MaxHeld, 0) - o.MaxWaiting - o.MaxUntaken; left <= o.LocalReserve {
+		if left := o.MaxClients - fairShare(o.MaxHeld, 0) - o.MaxWaiting - o.MaxUntaken; left <= o.LocalReserve {
 			t.Errorf("%d files: one user leaves %d connections, for other hosts none of them", files, left)
 		}
 	}
 	var has []int
 	for others := 0; others < 16; others += has[len(has)-1] {
-		has = append(has, share(16, others))
+		has = append(has, fairShare(16, others))
 	}
 	if !slices.Equal(has, []int{8, 4, 2, 1, 1}) {
 		t.Errorf("one user after the other has %v of 16", has)
@@ -57,11 +57,9 @@ func TestFilesOfAUser(t *testing.T) {
 	s.owners.self = 7
 	fill := func(uid int64, files int) (count int) {
 		for {
-			o, room := s.owners.enter(uid, files)
-			if !room {
-				n := nodeOfUser(o)
-				n.files = files
-				s.owners.leave(n)
+			a, hasRoom := s.owners.open(uid, files)
+			if !hasRoom {
+				s.owners.close(a)
 				return count
 			}
 			count++
@@ -78,10 +76,10 @@ func TestFilesOfAUser(t *testing.T) {
 func TestHeldShares(t *testing.T) {
 	one := new(owner)
 	o := Options{MaxPasses: 2, MaxHeld: 32}
-	g := newGate(o.withDefaults())
+	g := newSlots(o.withDefaults())
 	hold := func(n *node) (held int) {
 		for ; ; held++ {
-			if _, err := g.queue(&n.line); err == errHeld {
+			if _, err := g.takeTicket(&n.account.queue); err == errHeld {
 				return held
 			} else if err != nil {
 				t.Fatal(err)
@@ -89,7 +87,7 @@ func TestHeldShares(t *testing.T) {
 		}
 	}
 	var got []int
-	for _, n := range []*node{nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), gateNode(), gateNode()} {
+	for _, n := range []*node{nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), otherNode(), otherNode()} {
 		got = append(got, hold(n))
 	}
 	if want := []int{8, 4, 2, 1, 1, 4, 3}; !slices.Equal(got, want) {
@@ -104,7 +102,7 @@ func TestHandoversToSilentNodes(t *testing.T) {
 	var uid atomic.Uint32
 	uid.Store(attacker)
 	ts := start(t, Options{MaxClients: 512, HandoverTimeout: time.Hour}, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
+		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
 	})
 	const nodes, handovers = 12, 700
 	for i := range nodes {
@@ -136,7 +134,7 @@ func TestHandoversToSilentNodes(t *testing.T) {
 			t.Errorf("handover %d: %q", i, got)
 		}
 	}
-	if n := ts.gate.passing(); n < most/2 || n > most {
+	if n := ts.slots.unackedCount(); n < most/2 || n > most {
 		t.Errorf("%d handovers are under way, at most %d are for one user", n, most)
 	}
 	if ts.stats.refusals[refusedHeld].Load() == 0 {
@@ -166,9 +164,9 @@ func TestRefusedAreBounded(t *testing.T) {
 		ts.waits(t, 1, 0)
 		before := ts.stats.handovers[epmdproto.NoSuchNode].Load()
 		send(t, c, req[1:])
-		for ts.clients.Load() > 0 {
+		for ts.conns.clients.Load() > 0 {
 			refused := ts.stats.handovers[epmdproto.NoSuchNode].Load() > before
-			if local, _ := ts.waiting.count(); refused && local == 1 {
+			if local, _ := ts.conns.waiting.counts(); refused && local == 1 {
 				return true
 			}
 			time.Sleep(time.Millisecond)
@@ -210,7 +208,7 @@ func TestUserFoundLater(t *testing.T) {
 	var answer atomic.Pointer[error]
 	say := func(err error) { answer.Store(&err) }
 	ts := start(t, Options{HandoverTimeout: time.Hour}, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, *answer.Load() }
+		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, *answer.Load() }
 	})
 	say(os.NewSyscallError("socket", unix.EACCES))
 	ts.register(t, plainNode("unknown"))
@@ -220,7 +218,7 @@ func TestUserFoundLater(t *testing.T) {
 	n.asked()
 	reg := nodeOf(ts.names.Lookup([]byte("n")))
 	first := reg.user()
-	if first.uid != unknownUID || first.held != 1 {
+	if first.uid != unknownUID || first.slots.held != 1 {
 		t.Errorf("%+v", first)
 	}
 	say(nil)
@@ -228,12 +226,12 @@ func TestUserFoundLater(t *testing.T) {
 		t.Fatal("its user is not found")
 	}
 	ts.owners.mu.Lock()
-	ts.gate.mu.Lock()
+	ts.slots.mu.Lock()
 	to := reg.user()
-	if first.files != 1 || first.unread != 0 || first.held != 0 || to.files != 2 || to.unread != 1 || to.held != 1 || ts.owners.files != 3 {
+	if first.files != 1 || first.slots != (slotCounts{}) || to.files != 2 || to.slots != (slotCounts{unread: 1, held: 1}) || ts.owners.files != 3 {
 		t.Errorf("unknown %+v, found %+v, %d files", first, to, ts.owners.files)
 	}
-	ts.gate.mu.Unlock()
+	ts.slots.mu.Unlock()
 	ts.owners.mu.Unlock()
 	_ = n.heartbeat.Close()
 	if !within(func() bool {

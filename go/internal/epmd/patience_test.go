@@ -125,12 +125,8 @@ func TestHalfAnAnswer(t *testing.T) {
 // inLine waits until a node has so many unread connections and waiting initiators.
 func (ts *testServer) inLine(t *testing.T, name string, unread, queued int) {
 	t.Helper()
-	line := &nodeOf(ts.names.Lookup([]byte(name))).line
-	if !within(func() bool {
-		ts.gate.mu.Lock()
-		defer ts.gate.mu.Unlock()
-		return line.unread == unread && len(line.queue) == queued
-	}) {
+	queue := &nodeOf(ts.names.Lookup([]byte(name))).account.queue
+	if !within(func() bool { u, q := ts.slots.queueStatus(queue); return u == unread && q == queued }) {
 		t.Errorf("%s never had %d unread and %d waiting", name, unread, queued)
 	}
 }
@@ -151,7 +147,7 @@ func TestStoppedCarrier(t *testing.T) {
 	for _, c := range queued {
 		refused(t, c, epmdproto.NoAnswer)
 	}
-	if !within(func() bool { ts.gate.mu.Lock(); defer ts.gate.mu.Unlock(); return ts.gate.taken == 0 }) {
+	if !within(func() bool { ts.slots.mu.Lock(); defer ts.slots.mu.Unlock(); return ts.slots.unacked == 0 }) {
 		t.Error("places are kept after the deadline")
 	}
 	ts.inLine(t, "stopped", 2, 0)

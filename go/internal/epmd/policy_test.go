@@ -22,7 +22,7 @@ func policyOf(t *testing.T, toml string) *policy.Policy {
 func (ts *testServer) askRemote(t *testing.T, req []byte) string {
 	t.Helper()
 	ours, theirs := remotePair(t, ts.Server)
-	ts.wg.Go(func() { ts.serve(ours) })
+	ts.tasks.Go(func() { ts.serve(ours) })
 	send(t, theirs, req)
 	return readAll(t, theirs)
 }
@@ -101,15 +101,15 @@ func TestPolicyHandover(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	ours, theirs := remotePair(t, ts.Server)
-	ts.wg.Go(func() { ts.serve(ours) })
+	ts.tasks.Go(func() { ts.serve(ours) })
 	send(t, theirs, handoverReq(t, "app1"))
 	ch := n.open()
 	p, _ := ch.take()
 	ch.ack(p.ID, epmdproto.OK)
 	waiting, theirs := remotePair(t, ts.Server)
-	ts.wg.Go(func() { ts.serve(waiting) })
+	ts.tasks.Go(func() { ts.serve(waiting) })
 	send(t, theirs, handoverReq(t, "app1")[:4])
-	if !within(func() bool { return len(ts.parked()) == 3 }) {
+	if !within(func() bool { return len(ts.conns.openConns()) == 3 }) {
 		t.Fatal("the request that is not whole does not wait")
 	}
 	ts.SetPolicy(policyOf(t, "allow.handovers = []"))

@@ -92,7 +92,7 @@ func TestBuckets(t *testing.T) {
 // TestUnknownResult: a carrier's result that no table has is counted as a refusal.
 func TestUnknownResult(t *testing.T) {
 	st := newStats(Options{})
-	st.handover(epmdproto.Result(200), time.Now())
+	st.countHandover(epmdproto.Result(200), time.Now())
 	if st.handovers[epmdproto.Refused].Load() != 1 || st.requests[kindHandover][outcomeRefused].Load() != 1 {
 		t.Error("not counted")
 	}

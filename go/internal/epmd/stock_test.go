@@ -117,7 +117,7 @@ func TestHungUpUnseen(t *testing.T) {
 			if err := heartbeat.park(); err != nil {
 				t.Fatal(err)
 			}
-			before := newNode(ts.Server, heartbeat, plainNode("n"), firstOf(ts.owners.enter(1, 1)))
+			before := newNode(ts.nodes, heartbeat, plainNode("n"), firstOf(ts.owners.open(1, 1)))
 			if err := ts.names.Register(before.entry); err != nil {
 				t.Fatal(err)
 			}
@@ -135,7 +135,7 @@ func TestHungUpUnseen(t *testing.T) {
 				t.Error("a living node has lost its name")
 			}
 			end(peer.(*net.TCPConn))
-			if !within(heartbeat.hungUp) {
+			if !within(heartbeat.isHungUp) {
 				t.Fatal("the end does not come through")
 			}
 			if r := again(); r.Result != 0 || r.Creation != before.entry.Creation()+1 && r.Creation != 4 {
@@ -232,7 +232,7 @@ func TestNotLocal(t *testing.T) {
 		"\x00\x02zn": string(epmdproto.AppendPort2Resp(nil, plainNode("n"))), "\x00\x01n": ts.portWord() + "name n at port 1234\n",
 	} {
 		ours, theirs := remotePair(t, ts.Server)
-		ts.wg.Go(func() { ts.serve(ours) })
+		ts.tasks.Go(func() { ts.serve(ours) })
 		send(t, theirs, []byte(req))
 		if got := readAll(t, theirs); got != want {
 			t.Errorf("%q from another host: %q, want %q", req, got, want)
@@ -287,14 +287,14 @@ func TestRequestTimeout(t *testing.T) {
 func TestMaxClients(t *testing.T) {
 	ts := start(t, Options{MaxClients: 4, LocalReserve: 2, MaxWaiting: 4})
 	ts.register(t, plainNode("n"))
-	if !within(func() bool { return ts.clients.Load() == 0 }) {
+	if !within(func() bool { return ts.conns.clients.Load() == 0 }) {
 		t.Error("a node counts as a client")
 	}
 	for range 4 {
 		send(t, ts.dial(t), []byte{0})
 	}
-	if !within(func() bool { return ts.clients.Load() == 4 }) {
-		t.Fatalf("%d clients", ts.clients.Load())
+	if !within(func() bool { return ts.conns.clients.Load() == 4 }) {
+		t.Fatalf("%d clients", ts.conns.clients.Load())
 	}
 	if got := ts.ask(t, request(epmdproto.OpNames, "")); got != "" {
 		t.Errorf("beyond the limit: %q", got)

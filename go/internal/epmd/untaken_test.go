@@ -18,10 +18,10 @@ const large = 16 << 20
 func (ts *testServer) makeLarge() {
 	ts.lists.mu.Lock()
 	defer ts.lists.mu.Unlock()
-	ts.lists.all = list{ts.names.Changes(), bytes.Repeat([]byte("name n at port 1\n"), large/17)}
+	ts.lists.all = cachedList{ts.names.Changes(), bytes.Repeat([]byte("name n at port 1\n"), large/17)}
 }
 
-func (w *waiting) held() (conns, bytes int) {
+func (w *idleConns) held() (conns, bytes int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.local.conns) + len(w.remote.conns), w.bytes
@@ -29,8 +29,8 @@ func (w *waiting) held() (conns, bytes int) {
 
 func (ts *testServer) untakes(t *testing.T, conns, bytes int) {
 	t.Helper()
-	if !within(func() bool { c, b := ts.untaken.held(); return c == conns && b == bytes }) {
-		c, b := ts.untaken.held()
+	if !within(func() bool { c, b := ts.conns.untaken.held(); return c == conns && b == bytes }) {
+		c, b := ts.conns.untaken.held()
 		t.Errorf("%d do not read their answer, of %d bytes; want %d and %d", c, b, conns, bytes)
 	}
 }
@@ -56,8 +56,8 @@ func TestUntakenIsBounded(t *testing.T) {
 				ts.untakes(t, min(i+1, most), size)
 			}
 			ts.dropped(t, max(0, n-most))
-			if !within(func() bool { return ts.clients.Load() == int64(min(n, most)) }) {
-				t.Errorf("%d clients", ts.clients.Load())
+			if !within(func() bool { return ts.conns.clients.Load() == int64(min(n, most)) }) {
+				t.Errorf("%d clients", ts.conns.clients.Load())
 			}
 			if n > most {
 				ts.log.says(t, "do not read their answer")
@@ -89,7 +89,7 @@ func TestUntakenOfASource(t *testing.T) {
 	for i, peer := range []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:3", "192.0.2.2:1"} {
 		ours, theirs := remotePair(t, ts.Server)
 		ours.peer = netip.MustParseAddrPort(peer)
-		ts.wg.Go(func() { ts.serve(ours) })
+		ts.tasks.Go(func() { ts.serve(ours) })
 		send(t, theirs, request(epmdproto.OpNames, ""))
 		ts.dropped(t, []int{0, 0, 1, 1}[i])
 		ts.untakes(t, []int{1, 2, 2, 3}[i], len(ts.lists.all.bytes))
@@ -102,7 +102,7 @@ func TestListsAreShared(t *testing.T) {
 	ts := start(t, Options{})
 	p := policyOf(t, "nodes.hidden = ['a*']")
 	makes := map[string]func() []byte{
-		"names": func() []byte { return ts.namesList(nil) }, "shown": func() []byte { return ts.namesList(p) }, "dump": ts.dumpList,
+		"names": func() []byte { return ts.lists.namesAnswer(nil) }, "shown": func() []byte { return ts.lists.namesAnswer(p) }, "dump": ts.lists.dumpAnswer,
 	}
 	same := func(a, b []byte) bool { return &a[0] == &b[0] }
 	before := make(map[string][]byte)
@@ -124,10 +124,10 @@ func TestListsAreShared(t *testing.T) {
 	if !within(func() bool { return ts.names.Len() == 0 }) {
 		t.Fatal("it stays")
 	}
-	if got := string(ts.dumpList()); same(before["names"], ts.namesList(nil)) || !strings.Contains(got, "old/unused name <a1>") {
+	if got := string(ts.lists.dumpAnswer()); same(before["names"], ts.lists.namesAnswer(nil)) || !strings.Contains(got, "old/unused name <a1>") {
 		t.Errorf("%q", got)
 	}
-	if other := policyOf(t, "nodes.hidden = []"); same(ts.namesList(p), ts.namesList(other)) {
+	if other := policyOf(t, "nodes.hidden = []"); same(ts.lists.namesAnswer(p), ts.lists.namesAnswer(other)) {
 		t.Error("one policy's view shown under another")
 	}
 }
@@ -140,7 +140,7 @@ func TestNamesOfAUser(t *testing.T) {
 	var uid atomic.Uint32
 	uid.Store(1001)
 	ts := start(t, Options{MaxNodeFiles: 2 * most}, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
+		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
 	})
 	first, _ := ts.register(t, plainNode("n0"))
 	for i := 1; i < most; i++ {
@@ -182,10 +182,10 @@ func TestNamesOfAUser(t *testing.T) {
 // TestUsersAreForgotten: users without a node are remembered, but not too many.
 func TestUsersAreForgotten(t *testing.T) {
 	s := New(Options{})
-	stays, _ := s.owners.enter(7, 1)
+	stays := firstOf(s.owners.open(7, 1)).owner.Load()
 	for uid := range int64(3 * keptOwners) {
-		if o, _ := s.owners.enter(uid, 1); o != stays {
-			s.owners.leave(newNode(s, &conn{}, plainNode("n"), o))
+		if a, _ := s.owners.open(uid, 1); a.owner.Load() != stays {
+			s.owners.close(a)
 		}
 	}
 	if n := len(s.owners.byUID); n > keptOwners || s.owners.byUID[7] != stays {

@@ -34,7 +34,7 @@ func upgradable(t *testing.T, o Options) *testServer {
 func (ts *testServer) succeeded(t *testing.T) *testServer {
 	t.Helper()
 	var st *State
-	if !within(func() bool { st = ts.Left(); return st != nil }) {
+	if !within(func() bool { st = ts.TakeState(); return st != nil }) {
 		t.Fatal("the server does not make way")
 	}
 	var b bytes.Buffer
@@ -50,11 +50,11 @@ func (ts *testServer) succeeded(t *testing.T) *testServer {
 	o.Log = zerolog.New(next.log).Level(zerolog.DebugLevel)
 	next.Server = New(o)
 	served := make(chan error, 1)
-	go func() { served <- next.ServeOn(st) }()
+	go func() { served <- next.Resume(st) }()
 	t.Cleanup(func() {
 		next.Close()
 		if err := <-served; err != nil {
-			t.Errorf("ServeOn: %v", err)
+			t.Errorf("Resume: %v", err)
 		}
 		if t.Failed() {
 			t.Logf("the successor's log:\n%s", next.log)
@@ -136,7 +136,7 @@ func TestUpgradeHalfAsked(t *testing.T) {
 		send(t, c, req[:sent])
 		// Nothing tells that they are read but the kernel: TCP's unacknowledged
 		// queue says only that they have come. Either way they must count.
-		if !within(func() bool { return ts.clients.Load() > 0 }) {
+		if !within(func() bool { return ts.conns.clients.Load() > 0 }) {
 			t.Fatal("not accepted")
 		}
 		next := ts.upgraded(t)
@@ -159,15 +159,15 @@ func TestUpgradeHandovers(t *testing.T) {
 	if err := ts.Upgrade(); err != nil {
 		t.Fatal(err)
 	}
-	if !within(ts.leaving.draining.Load) {
+	if !within(ts.upgrade.draining.Load) {
 		t.Fatal("does not drain")
 	}
 	second := ts.initiate(t, "n")
 	send(t, second, []byte("handshake"))
-	if !within(func() bool { ts.leaving.mu.Lock(); defer ts.leaving.mu.Unlock(); return len(ts.leaving.clients) == 1 }) {
+	if !within(func() bool { ts.upgrade.mu.Lock(); defer ts.upgrade.mu.Unlock(); return len(ts.upgrade.clients) == 1 }) {
 		t.Fatal("the second handover is not set aside")
 	}
-	if ts.Left() != nil {
+	if ts.TakeState() != nil {
 		t.Error("makes way before the ACK")
 	}
 	if got := ts.ask(t, request(epmdproto.OpPort2, "n")); !strings.Contains(got, "n") {
@@ -241,7 +241,7 @@ func TestUpgradeRequest(t *testing.T) {
 	ts := upgradable(t, Options{})
 	ts.ask(t, request(epmdproto.OpNames, "")) // it runs, all of it, before the next one counts what runs
 	other := start(t, ts.o, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, nil }
+		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, nil }
 	})
 	if got := other.ask(t, request(epmdproto.OpUpgrade, "")); !strings.HasPrefix(got, "NO") || !strings.Contains(got, "own user") {
 		t.Errorf("from another user: %q", got)

@@ -24,7 +24,7 @@ func (ts *testServer) silent(t *testing.T, n int) []net.Conn {
 	return conns
 }
 
-func (w *waiting) count() (local, remote int) {
+func (w *idleConns) counts() (local, remote int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.local.conns), len(w.remote.conns)
@@ -32,8 +32,8 @@ func (w *waiting) count() (local, remote int) {
 
 func (ts *testServer) waits(t *testing.T, local, remote int) {
 	t.Helper()
-	if !within(func() bool { l, r := ts.waiting.count(); return l == local && r == remote }) {
-		l, r := ts.waiting.count()
+	if !within(func() bool { l, r := ts.conns.waiting.counts(); return l == local && r == remote }) {
+		l, r := ts.conns.waiting.counts()
 		t.Fatalf("waiting: %d local and %d remote, want %d and %d", l, r, local, remote)
 	}
 }
@@ -59,8 +59,8 @@ func TestWaitingIsBounded(t *testing.T) {
 			ts := start(t, Options{MaxWaiting: most})
 			ts.register(t, plainNode("n"))
 			conns := ts.silent(t, n)
-			if !within(func() bool { return ts.clients.Load() == int64(min(n, most)) }) {
-				t.Fatalf("%d clients", ts.clients.Load())
+			if !within(func() bool { return ts.conns.clients.Load() == int64(min(n, most)) }) {
+				t.Fatalf("%d clients", ts.conns.clients.Load())
 			}
 			ts.waits(t, min(n, most), 0)
 			if !within(func() bool { return closed(t, conns) == max(0, n-most) }) {
@@ -85,7 +85,7 @@ func TestWaitingOfOthers(t *testing.T) {
 	from := func(peer string) net.Conn {
 		ours, theirs := remotePair(t, ts.Server)
 		ours.peer = netip.MustParseAddrPort(peer)
-		ts.wg.Go(func() { ts.serve(ours) })
+		ts.tasks.Go(func() { ts.serve(ours) })
 		return theirs
 	}
 	var first []net.Conn
@@ -143,8 +143,8 @@ func TestWaitingIsForgotten(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	ts.waits(t, 0, 0)
-	if len(ts.waiting.source) != 0 || len(ts.waiting.local.index) != 0 {
-		t.Errorf("kept: %v, %v", ts.waiting.source, ts.waiting.local.index)
+	if len(ts.conns.waiting.bySource) != 0 || len(ts.conns.waiting.local.index) != 0 {
+		t.Errorf("kept: %v, %v", ts.conns.waiting.bySource, ts.conns.waiting.local.index)
 	}
 }
 
@@ -154,19 +154,19 @@ func TestLocalReserve(t *testing.T) {
 	ts := start(t, Options{MaxClients: 4, LocalReserve: 2, MaxWaiting: 4, MaxWaitingSource: 4})
 	for i := range 3 {
 		ours, theirs := remotePair(t, ts.Server)
-		ts.enter(ours)
+		ts.startServing(ours)
 		if i < 2 {
 			continue
 		}
-		if got := readAll(t, theirs); got != "" || ts.clients.Load() != 2 {
-			t.Errorf("a third one of another host: %q, %d clients", got, ts.clients.Load())
+		if got := readAll(t, theirs); got != "" || ts.conns.clients.Load() != 2 {
+			t.Errorf("a third one of another host: %q, %d clients", got, ts.conns.clients.Load())
 		}
 	}
 	for range 2 {
 		send(t, ts.dial(t), []byte{0})
 	}
-	if !within(func() bool { return ts.clients.Load() == 4 }) {
-		t.Errorf("%d clients, with two of this host", ts.clients.Load())
+	if !within(func() bool { return ts.conns.clients.Load() == 4 }) {
+		t.Errorf("%d clients, with two of this host", ts.conns.clients.Load())
 	}
 	if n := ts.stats.refusals[refusedClients].Load(); n != 1 {
 		t.Errorf("%d refused", n)

@@ -7,25 +7,25 @@ import (
 	"time"
 )
 
-func gateNode() *node { return nodeOfUser(new(owner)) }
+func otherNode() *node { return nodeOfUser(new(owner)) }
 
 func nodeOfUser(o *owner) *node {
-	n := &node{gone: make(chan struct{})}
-	n.owner.Store(o)
-	return n
+	return &node{env: &nodeEnv{}, gone: make(chan struct{}), account: newAccount(o)}
 }
 
-func enterNow(g *gate, n *node) error {
+// acquireLate acquires a slot with a deadline that has passed.
+func acquireLate(g *slots, n *node) error {
+	n.env.slots = g
 	past := make(chan time.Time, 1)
 	past <- time.Time{}
-	return g.enter(n, past)
+	return n.acquireSlot(past)
 }
 
 // fill enters until there is no room, and returns how many went in.
-func fill(t *testing.T, g *gate, n *node) (in int) {
+func fill(t *testing.T, g *slots, n *node) (in int) {
 	t.Helper()
 	for {
-		err := enterNow(g, n)
+		err := acquireLate(g, n)
 		if errors.Is(err, errNoAnswer) || errors.Is(err, errShare) {
 			return in
 		}
@@ -53,7 +53,7 @@ func TestGateShares(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			*one, *other = owner{}, owner{}
-			g := newGate(Options{MaxPasses: 16, MaxNodePasses: c.maxNode, MaxNodeQueue: 1}.withDefaults())
+			g := newSlots(Options{MaxPasses: 16, MaxNodePasses: c.maxNode, MaxNodeQueue: 1}.withDefaults())
 			var got []int
 			for _, u := range c.users {
 				got = append(got, fill(t, g, nodeOfUser(u)))
@@ -70,70 +70,70 @@ func TestGateShares(t *testing.T) {
 // waits for nobody.
 func TestGateUser(t *testing.T) {
 	const most = 8 // of 16
-	g := newGate(Options{MaxPasses: 2 * most, MaxNodePasses: 1, MaxNodeQueue: 1}.withDefaults())
+	g := newSlots(Options{MaxPasses: 2 * most, MaxNodePasses: 1, MaxNodeQueue: 1}.withDefaults())
 	user := new(owner)
 	var nodes []*node
 	for i := range most {
 		n := nodeOfUser(user)
 		nodes = append(nodes, n)
-		if err := enterNow(g, n); err != nil {
+		if err := acquireLate(g, n); err != nil {
 			t.Fatalf("place %d: %v", i+1, err)
 		}
-		g.late(n)
+		g.releaseUnacked(&n.account.queue)
 	}
-	if g.taken != 0 || g.unread != most || user.unread != most {
-		t.Errorf("taken %d, unread %d, the user's %d", g.taken, g.unread, user.unread)
+	if g.unacked != 0 || g.total.unread != most || user.slots.unread != most {
+		t.Errorf("unacked %d, unread %d, the user's %d", g.unacked, g.total.unread, user.slots.unread)
 	}
 	next := nodeOfUser(user)
-	if err := enterNow(g, next); !errors.Is(err, errShare) {
+	if err := acquireLate(g, next); !errors.Is(err, errShare) {
 		t.Errorf("place %d: %v", most+1, err)
 	}
-	if fill(t, g, gateNode()) != 1 {
+	if fill(t, g, otherNode()) != 1 {
 		t.Error("no place for another user's node")
 	}
-	waiting, err := g.queue(&next.line)
+	waiting, err := g.takeTicket(&next.account.queue)
 	if waiting == nil || err != nil {
 		t.Fatal(err)
 	}
-	g.settled(nodes[0], 1)
+	g.settle(&nodes[0].account.queue, 1)
 	<-waiting
-	if err := enterNow(g, nodeOfUser(user)); !errors.Is(err, errShare) {
+	if err := acquireLate(g, nodeOfUser(user)); !errors.Is(err, errShare) {
 		t.Errorf("a place given twice: %v", err)
 	}
 }
 
 func TestGateOrder(t *testing.T) {
-	g := newGate(Options{MaxPasses: 8, MaxNodePasses: 1, MaxNodeQueue: 2}.withDefaults())
-	n := gateNode()
-	if err := enterNow(g, n); err != nil {
+	g := newSlots(Options{MaxPasses: 8, MaxNodePasses: 1, MaxNodeQueue: 2}.withDefaults())
+	n := otherNode()
+	if err := acquireLate(g, n); err != nil {
 		t.Fatal(err)
 	}
-	first, _ := g.queue(&n.line)
-	second, _ := g.queue(&n.line)
-	if _, err := g.queue(&n.line); !errors.Is(err, errFull) {
+	first, _ := g.takeTicket(&n.account.queue)
+	second, _ := g.takeTicket(&n.account.queue)
+	if _, err := g.takeTicket(&n.account.queue); !errors.Is(err, errFull) {
 		t.Errorf("a third in the queue: %v", err)
 	}
-	g.done(n)
+	g.releaseRead(&n.account.queue)
 	<-first
 	select {
 	case <-second:
 		t.Error("two at once")
 	default:
 	}
-	if !g.leave(&n.line, second) || g.leave(&n.line, second) || g.leave(&n.line, first) {
+	if !g.cancelTicket(&n.account.queue, second) || g.cancelTicket(&n.account.queue, second) || g.cancelTicket(&n.account.queue, first) {
 		t.Error("leave is for those who wait")
 	}
-	g.late(n) // the place is free, the node's share is not
-	if g.taken != 0 || fill(t, g, n) != 0 {
-		t.Errorf("taken %d", g.taken)
+	g.releaseUnacked(&n.account.queue) // the place is free, the node's share is not
+	if g.unacked != 0 || fill(t, g, n) != 0 {
+		t.Errorf("unacked %d", g.unacked)
 	}
-	g.settled(n, 1)
-	if fill(t, g, n) != 1 || len(g.queues) != 0 {
-		t.Errorf("%d queues", len(g.queues))
+	g.settle(&n.account.queue, 1)
+	if fill(t, g, n) != 1 || len(g.waiting) != 0 {
+		t.Errorf("%d queues", len(g.waiting))
 	}
-	n.left = errGone
+	n.goneErr = errGone
 	close(n.gone)
-	if err := g.enter(n, nil); !errors.Is(err, errGone) {
+	if err := n.acquireSlot(nil); !errors.Is(err, errGone) {
 		t.Errorf("a node that has left: %v", err)
 	}
 }
