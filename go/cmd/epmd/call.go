@@ -18,11 +18,11 @@ import (
 // callTimeout bounds a question to the running EPMD.
 const callTimeout = 30 * time.Second
 
-// call asks the EPMD of this host, prints its answer as the stock epmd does, and
+// runCommand asks the EPMD of this host, prints its answer as the stock epmd does, and
 // returns the exit status.
-func (o options) call(stdout, stderr io.Writer) int {
+func (o options) runCommand(stdout, stderr io.Writer) int {
 	if o.command == "-status" {
-		return o.status(stdout, stderr)
+		return o.printStatus(stdout, stderr)
 	}
 	if isTerminal(stdout) {
 		stdout = printableWriter{stdout}
@@ -51,16 +51,16 @@ func (o options) call(stdout, stderr io.Writer) int {
 	}
 	switch o.command {
 	case "-kill":
-		return killed(c, stdout)
+		return printKilled(c, stdout)
 	case "-stop":
-		return stopped(c, stdout)
+		return printStopped(c, stdout)
 	case "-upgrade":
-		return upgraded(c, stdout, stderr)
+		return printUpgraded(c, stdout, stderr)
 	}
-	return list(c, stdout)
+	return printList(c, stdout)
 }
 
-func (o options) status(stdout, stderr io.Writer) int {
+func (o options) printStatus(stdout, stderr io.Writer) int {
 	if err := epmdstatus.Run(stdout, o.port, o.json); err != nil {
 		fmt.Fprintf(stderr, "epmd: %v\n", err)
 		return 1
@@ -101,7 +101,7 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }
 
-func killed(c io.Reader, stdout io.Writer) int {
+func printKilled(c io.Reader, stdout io.Writer) int {
 	answer, ok := readWord(c, stdout, 2)
 	switch {
 	case !ok:
@@ -114,7 +114,7 @@ func killed(c io.Reader, stdout io.Writer) int {
 	return 1
 }
 
-func stopped(c io.Reader, stdout io.Writer) int {
+func printStopped(c io.Reader, stdout io.Writer) int {
 	answer, ok := readWord(c, stdout, 7)
 	if !ok {
 		return 1
@@ -123,7 +123,7 @@ func stopped(c io.Reader, stdout io.Writer) int {
 	return 0
 }
 
-func upgraded(c io.Reader, stdout, stderr io.Writer) int {
+func printUpgraded(c io.Reader, stdout, stderr io.Writer) int {
 	answer, err := io.ReadAll(io.LimitReader(c, 4096))
 	if string(answer) == epmdproto.UpgradeOK {
 		fmt.Fprintln(stdout, "Upgraded")
@@ -157,7 +157,7 @@ func readWord(c io.Reader, stdout io.Writer, length int) (string, bool) {
 	return "", false
 }
 
-func list(c io.Reader, stdout io.Writer) int {
+func printList(c io.Reader, stdout io.Writer) int {
 	var port [4]byte
 	if _, err := io.ReadFull(c, port[:]); err != nil {
 		fmt.Fprintln(stdout, "epmd: no response from local epmd")

@@ -43,8 +43,8 @@ func (o *options) readConfig(successor bool) error {
 	return nil
 }
 
-// attend does for a server what the configuration says, until stop.
-func attend(s *epmd.Server, o *options, log zerolog.Logger) (stop func()) {
+// startServices does for a server what the configuration says, until stop.
+func startServices(s *epmd.Server, o *options, log zerolog.Logger) (stop func()) {
 	s.SetPolicy(o.config.Policy)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -54,7 +54,7 @@ func attend(s *epmd.Server, o *options, log zerolog.Logger) (stop func()) {
 	if o.configFile != "" {
 		hangUps := make(chan os.Signal, 1)
 		signal.Notify(hangUps, unix.SIGHUP)
-		wg.Go(func() { reload(ctx, s, o, hangUps, log) })
+		wg.Go(func() { reloadOnHangUp(ctx, s, o, hangUps, log) })
 	}
 	return func() {
 		cancel()
@@ -62,8 +62,8 @@ func attend(s *epmd.Server, o *options, log zerolog.Logger) (stop func()) {
 	}
 }
 
-// reload reads the file again at each SIGHUP.
-func reload(ctx context.Context, s *epmd.Server, o *options, hangUps chan os.Signal, log zerolog.Logger) {
+// reloadOnHangUp reads the file again at each SIGHUP.
+func reloadOnHangUp(ctx context.Context, s *epmd.Server, o *options, hangUps chan os.Signal, log zerolog.Logger) {
 	// A successor must not be ended by one that comes before it listens for it.
 	defer signal.Ignore(unix.SIGHUP)
 	for {

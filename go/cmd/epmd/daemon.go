@@ -35,7 +35,7 @@ func daemonize() error {
 		return fmt.Errorf("starting the daemon: %w", err)
 	}
 	defer r.Close()
-	if err := keepFiles(readyFD); err != nil {
+	if err := setCloexecFrom(readyFD); err != nil {
 		return fmt.Errorf("starting the daemon: %w", err)
 	}
 	cmd := exec.Command(programFile, os.Args[1:]...)
@@ -72,8 +72,8 @@ func awaitReady(r *os.File, daemon *os.Process) error {
 	}
 }
 
-// readiness is the pipe to tell the parent by, in the daemon; else nil.
-func readiness() *os.File {
+// readyPipe is the pipe to tell the parent by, in the daemon; else nil.
+func readyPipe() *os.File {
 	if os.Getenv(readyEnv) != fmt.Sprint(readyFD) {
 		return nil
 	}
@@ -83,7 +83,7 @@ func readiness() *os.File {
 	return os.NewFile(readyFD, "ready")
 }
 
-func tellReady(ready *os.File, err error) {
+func reportReady(ready *os.File, err error) {
 	if ready == nil {
 		return
 	}

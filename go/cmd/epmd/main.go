@@ -23,11 +23,11 @@ func main() {
 		os.Exit(1)
 	}
 	if o.command != "" {
-		os.Exit(o.call(os.Stdout, os.Stderr))
+		os.Exit(o.runCommand(os.Stdout, os.Stderr))
 	}
 	// Whoever read the log may be gone; the names must not go with him.
 	signal.Ignore(syscall.SIGPIPE)
-	before, err := inherit()
+	before, err := readPredecessor()
 	if err == nil {
 		err = o.readConfig(before != nil && before.mode != trialMode)
 	}
@@ -36,20 +36,20 @@ func main() {
 			fmt.Print(readyWord)
 			os.Exit(0)
 		}
-		err = goOn(o, before)
+		err = serveInherited(o, before)
 	}
 	if err != nil || before != nil {
-		os.Exit(status(err, o))
+		os.Exit(exitStatus(err, o))
 	}
-	ready := readiness()
+	ready := readyPipe()
 	if o.daemon && ready == nil {
-		os.Exit(status(daemonize(), o))
+		os.Exit(exitStatus(daemonize(), o))
 	}
-	os.Exit(status(serve(o, ready), o))
+	os.Exit(exitStatus(serve(o, ready), o))
 }
 
-// status turns an error into the exit status, and says it on stderr.
-func status(err error, o options) int {
+// exitStatus turns an error into the exit status, and says it on stderr.
+func exitStatus(err error, o options) int {
 	var inUse *listen.InUseError
 	running := errors.As(err, &inUse) && inUse.EPMD || errors.Is(err, errRunning)
 	if err != nil && (!running || o.debug > 0) {

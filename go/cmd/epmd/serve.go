@@ -24,7 +24,7 @@ const debugOld = 5
 // gets the outcome of listening.
 func serve(o options, ready *os.File) error {
 	listeners, err := openListeners(o)
-	tellReady(ready, err)
+	reportReady(ready, err)
 	if err != nil {
 		return err
 	}
@@ -32,31 +32,31 @@ func serve(o options, ready *os.File) error {
 	for _, l := range listeners {
 		opts.Log.Debug().Stringer("on", l.Addr()).Msg("listening")
 	}
-	return keepServing(o, opts, ready != nil, func(s *epmd.Server) error { return s.Serve(listeners) })
+	return serveUntilEnd(o, opts, ready != nil, func(s *epmd.Server) error { return s.Serve(listeners) })
 }
 
-// goOn is serve for a program that takes the place of another one.
-func goOn(o options, before *predecessor) error {
+// serveInherited is serve for a program that takes the place of another one.
+func serveInherited(o options, before *predecessor) error {
 	daemon := before.mode == "daemon"
 	opts := serverOptions(o, daemon)
 	opts.Log.Info().Int("nodes", len(before.state.Nodes)).Msg("upgraded")
-	return keepServing(o, opts, daemon, func(s *epmd.Server) error { return s.Resume(before.state) })
+	return serveUntilEnd(o, opts, daemon, func(s *epmd.Server) error { return s.Resume(before.state) })
 }
 
-// keepServing serves, also after an upgrade that did not come to pass.
-func keepServing(o options, opts epmd.Options, daemon bool, serve func(*epmd.Server) error) error {
+// serveUntilEnd serves, also after an upgrade that did not come to pass.
+func serveUntilEnd(o options, opts epmd.Options, daemon bool, serve func(*epmd.Server) error) error {
 	for {
 		server := epmd.New(opts)
 		signals := handleSignals(server)
-		tellSystemd(o, opts)
-		stop := attend(server, &o, opts.Log)
+		notifySystemd(o, opts)
+		stop := startServices(server, &o, opts.Log)
 		err := serve(server)
 		stop()
 		left := server.TakeState()
 		if left == nil || signals.ending.Load() {
 			return err
 		}
-		err = succeed(left, daemon)
+		err = execSuccessor(left, daemon)
 		left.SetFailed(err)
 		opts.Log.Error().Err(err).Msg("upgrade failed; going on as before")
 		signals.stop()
@@ -64,7 +64,7 @@ func keepServing(o options, opts epmd.Options, daemon bool, serve func(*epmd.Ser
 	}
 }
 
-func tellSystemd(o options, opts epmd.Options) {
+func notifySystemd(o options, opts epmd.Options) {
 	if o.systemd {
 		if _, err := sddaemon.SdNotify(false, sddaemon.SdNotifyReady+"\nSTATUS=Processing port mapping requests..."); err != nil {
 			opts.Log.Warn().Err(err).Msg("telling systemd that this is ready")
@@ -89,7 +89,7 @@ func openListeners(o options) ([]*net.TCPListener, error) {
 		if !ok {
 			return nil, fmt.Errorf("socket %d of systemd's is no listening TCP socket (ListenStream= with a port)", i+1)
 		}
-		if err := usable(tcp, i+1); err != nil {
+		if err := checkListener(tcp, i+1); err != nil {
 			return nil, err
 		}
 		listeners = append(listeners, tcp)
@@ -97,9 +97,9 @@ func openListeners(o options) ([]*net.TCPListener, error) {
 	return listeners, nil
 }
 
-// usable refuses a socket that does not listen, and an IPv6 listener that takes IPv4
+// checkListener refuses a socket that does not listen, and an IPv6 listener that takes IPv4
 // connections too: nodes can't adopt those.
-func usable(l *net.TCPListener, number int) error {
+func checkListener(l *net.TCPListener, number int) error {
 	raw, err := l.SyscallConn()
 	if err != nil {
 		return err
@@ -136,7 +136,7 @@ func serverOptions(o options, daemon bool) epmd.Options {
 	opts := epmd.Options{
 		Port: int(o.port), RelaxedCommandCheck: o.relaxed, PacketTimeout: o.packetTimeout,
 		DelayAccept: o.delayAccept, DelayWrite: o.delayWrite,
-		Files: maxFiles(), Log: newLog(o.debug, daemon), Trial: trial,
+		Files: maxFiles(), Log: newLog(o.debug, daemon), Trial: runTrial,
 	}
 	if o.debug > 0 {
 		opts.MaxOld = debugOld

@@ -56,8 +56,8 @@ type predecessor struct {
 	mode  string
 }
 
-// inherit returns what is left, or nil where this program was simply started.
-func inherit() (*predecessor, error) {
+// readPredecessor returns what is left, or nil where this program was simply started.
+func readPredecessor() (*predecessor, error) {
 	value, there := os.LookupEnv(upgradeEnv)
 	if !there {
 		return nil, nil
@@ -77,9 +77,9 @@ func inherit() (*predecessor, error) {
 	return &predecessor{state, mode}, nil
 }
 
-// memory is an open file with the state, at its beginning, close-on-exec.
-func memory(st *epmd.State) (*os.File, error) {
-	f, err := nameless()
+// stateFile returns an open file with the state, at its beginning, close-on-exec.
+func stateFile(st *epmd.State) (*os.File, error) {
+	f, err := memfd()
 	if err != nil {
 		return nil, err
 	}
@@ -93,10 +93,10 @@ func memory(st *epmd.State) (*os.File, error) {
 	return f, nil
 }
 
-// trial runs the program file with the state, without its open files, and returns
+// runTrial runs the program file with the state, without its open files, and returns
 // nil when that would have gone on.
-func trial(st *epmd.State) error {
-	f, err := memory(st)
+func runTrial(st *epmd.State) error {
+	f, err := stateFile(st)
 	if err != nil {
 		return err
 	}
@@ -148,10 +148,10 @@ func (f *firstBytes) Write(b []byte) (int, error) {
 	return room, errors.New("too much output")
 }
 
-// succeed puts the program file in the place of this program. It returns only
+// execSuccessor puts the program file in the place of this program. It returns only
 // when that failed; the state is good for going on then.
-func succeed(st *epmd.State, daemon bool) error {
-	f, err := memory(st)
+func execSuccessor(st *epmd.State, daemon bool) error {
+	f, err := stateFile(st)
 	if err != nil {
 		return err
 	}
@@ -164,15 +164,15 @@ func succeed(st *epmd.State, daemon bool) error {
 	signal.Ignore(unix.SIGUSR2)
 	fd := int(f.Fd())
 	inherited := append(st.FDs(), fd)
-	keep(inherited, 0)
+	setCloexec(inherited, 0)
 	env := append(os.Environ(), fmt.Sprintf("%s=%d,%s", upgradeEnv, fd, mode))
 	err = syscall.Exec(programFile, append([]string{os.Args[0]}, os.Args[1:]...), env)
-	keep(inherited, unix.FD_CLOEXEC)
+	setCloexec(inherited, unix.FD_CLOEXEC)
 	return fmt.Errorf("exec %s: %w", programFile, err)
 }
 
-// keep sets whether an exec closes the files.
-func keep(fds []int, flag int) {
+// setCloexec sets whether an exec closes the files.
+func setCloexec(fds []int, flag int) {
 	for _, fd := range fds {
 		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETFD, flag)
 	}

@@ -20,22 +20,22 @@ const batchSize = 64
 // poller, so that a lookup wakes one thread up and no more. It sets no option on a
 // connection, as net.Listener would.
 type acceptor struct {
-	admit   func(fd int, peer netip.AddrPort) // must not wait; must close fd
-	delay   time.Duration                     // Options.DelayAccept
-	tasks   *tasks
-	log     zerolog.Logger
-	fds     []unix.PollFd // first the alarm, which ends the wait, then listeners
-	in, out *os.File      // the alarm
-	backoff time.Duration
-	logged  time.Time
+	admit           func(fd int, peer netip.AddrPort) // must not wait; must close fd
+	delay           time.Duration                     // Options.DelayAccept
+	tasks           *tasks
+	log             zerolog.Logger
+	fds             []unix.PollFd // first the wake-up file, which ends the wait, then listeners
+	wakeIn, wakeOut *os.File      // the two ends of the wake-up file
+	backoff         time.Duration
+	logged          time.Time
 }
 
 // newAcceptor closes the listeners, even if it fails; the acceptor has its own copies.
 func newAcceptor(listeners []*net.TCPListener, o Options, t *tasks, admit func(int, netip.AddrPort)) (*acceptor, error) {
 	a := &acceptor{admit: admit, delay: o.DelayAccept, tasks: t, log: o.Log, backoff: minBackoff}
-	in, out, err := newAlarm()
+	in, out, err := newWakeup()
 	if err == nil {
-		a.in, a.out = in, out
+		a.wakeIn, a.wakeOut = in, out
 		a.watch(int(in.Fd()))
 	}
 	for _, l := range listeners {
@@ -67,12 +67,12 @@ func (a *acceptor) watch(fd int) {
 }
 
 // stop makes run return.
-func (a *acceptor) stop() { _, _ = a.out.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) }
+func (a *acceptor) stop() { _, _ = a.wakeOut.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 // close must be called after run has returned.
 func (a *acceptor) close() {
-	if a.in != nil {
-		_, _ = a.in.Close(), a.out.Close()
+	if a.wakeIn != nil {
+		_, _ = a.wakeIn.Close(), a.wakeOut.Close()
 		a.fds = a.fds[1:]
 	}
 	for _, p := range a.fds {

@@ -20,7 +20,7 @@ var errLate = errors.New("epmd: no ACK in time")
 
 // channel is an open Unix connection to a node. It serves many handovers at once.
 type channel struct {
-	channelOwner
+	channelEnv
 	conn *net.UnixConn
 
 	mu       sync.Mutex
@@ -34,12 +34,12 @@ type channel struct {
 	nextExpiry time.Time
 }
 
-// channelOwner is what a channel knows of its node.
-type channelOwner struct {
-	node    string
-	account *account
-	slots   *slots
-	tasks   *tasks
+// channelEnv is what a channel knows of its node.
+type channelEnv struct {
+	nodeName string
+	account  *account
+	slots    *slots
+	tasks    *tasks
 	// passDone is called once for each pass that was sent, when nobody waits for the
 	// ACK any more, with the node's answer or another reason.
 	passDone func(p *pass, err error)
@@ -64,8 +64,8 @@ type resultError struct{ result epmdproto.Result }
 
 func (e resultError) Error() string { return "epmd: the node answered " + e.result.String() }
 
-func newChannel(o channelOwner, conn *net.UnixConn) *channel {
-	ch := &channel{channelOwner: o, conn: conn, inFlight: make(map[uint64]*pass)}
+func newChannel(o channelEnv, conn *net.UnixConn) *channel {
+	ch := &channel{channelEnv: o, conn: conn, inFlight: make(map[uint64]*pass)}
 	ch.timer = time.AfterFunc(time.Hour, ch.expire)
 	ch.timer.Stop()
 	return ch
@@ -154,7 +154,7 @@ func (ch *channel) expire() {
 	if late != nil {
 		o := ch.account.owner.Load()
 		unread, ofUser := ch.slots.unreadOf(&ch.account.queue)
-		o.slowLog.Warn().Str("node", ch.node).Stringer("uid", o).Int("unread", unread).Int("unread_of_uid", ofUser).
+		o.slowLog.Warn().Str("node", ch.nodeName).Stringer("uid", o).Int("unread", unread).Int("unread_of_uid", ofUser).
 			Msg("the node does not read the connections that it was passed; they count against its user until it does or ends (is it stopped?)")
 	}
 }
@@ -174,7 +174,7 @@ func (ch *channel) readAcks() {
 		}
 		if err != nil {
 			o := ch.account.owner.Load()
-			o.log.Warn().Err(err).Str("node", ch.node).Stringer("uid", o).Msg("closing the channel to the node")
+			o.log.Warn().Err(err).Str("node", ch.nodeName).Stringer("uid", o).Msg("closing the channel to the node")
 			ch.breakOff(fmt.Errorf("%w: %w", errBroken, err))
 			return
 		}

@@ -32,7 +32,7 @@ func unixPair(t *testing.T) *net.UnixConn {
 }
 
 // TestSendRaces: whatever happens while a connection is being sent, it has one
-// owner afterwards, its place in the gate is given back once by the channel or is
+// owner afterwards, its slot is given back once by the channel or is
 // the sender's to give back, and it is counted once or not at all.
 func TestSendRaces(t *testing.T) {
 	errSend := errors.New("not sent")
@@ -56,7 +56,7 @@ func TestSendRaces(t *testing.T) {
 			s := New(Options{})
 			s.upgrade.beginHandover()
 			entry := plainNode("n")
-			n := newNode(s.nodes, &conn{}, entry, firstOf(s.owners.open(1, 1)))
+			n := newNode(s.nodes, &conn{}, entry, firstOf(s.owners.openAccount(1, 1)))
 			ch := n.newChannel(unixPair(t))
 			c, peer := remotePair(t, s)
 			if !n.acquireSlotNow() {
@@ -150,7 +150,7 @@ func peekID(t *testing.T, ch *fakeChannel) uint64 {
 // loop; the request stays for a goroutine.
 func TestNoRoomToAnswer(t *testing.T) {
 	s := New(Options{})
-	n := newNode(s.nodes, &conn{}, plainNode("n"), firstOf(s.owners.open(1, 1)))
+	n := newNode(s.nodes, &conn{}, plainNode("n"), firstOf(s.owners.openAccount(1, 1)))
 	if err := s.names.Register(n.entry); err != nil {
 		t.Fatal(err)
 	}

@@ -29,11 +29,11 @@ var (
 )
 
 // An initiator that is refused may have sent more than its request. EPMD reads and
-// discards up to drainBytes of that before the close, because a reset could overtake
+// discards up to discardBytes of that before the close, because a reset could overtake
 // the answer.
 const (
-	drainTimeout = time.Second
-	drainBytes   = 64 << 10
+	discardTimeout = time.Second
+	discardBytes   = 64 << 10
 )
 
 // connections has what the connections of a server share. It is safe for concurrent
@@ -217,7 +217,7 @@ func (c *conn) readRequest(b *requestBuffer) ([]byte, error) {
 		}
 		n, err := c.Read(b[got:limit])
 		if err == errWouldBlock || err == errFrozen {
-			c.unread(b[1:got])
+			c.saveBody(b[1:got])
 		}
 		if err != nil {
 			return nil, err
@@ -230,8 +230,8 @@ func (c *conn) readRequest(b *requestBuffer) ([]byte, error) {
 	return b[:length], nil
 }
 
-// unread makes the next readRequest begin with the header and body.
-func (c *conn) unread(body []byte) { c.body = slices.Clone(body) }
+// saveBody makes the next readRequest begin with the header and body.
+func (c *conn) saveBody(body []byte) { c.body = slices.Clone(body) }
 
 // writeLast sends all of b, or returns an error by the deadline. If it did not have
 // to wait, the end of b leaves with the FIN, so the caller must close c or shut it
@@ -276,7 +276,7 @@ func (c *conn) writeParked(b []byte) error {
 
 // refuseHandover sends the initiator the result, and discards what it sent meanwhile.
 func (c *conn) refuseHandover(result epmdproto.Result) {
-	if err := c.setDeadline(time.Now().Add(drainTimeout)); err != nil {
+	if err := c.setDeadline(time.Now().Add(discardTimeout)); err != nil {
 		return
 	}
 	if err := c.writeLast(epmdproto.AppendHandoverResult(nil, result)); err != nil {
@@ -288,7 +288,7 @@ func (c *conn) refuseHandover(result epmdproto.Result) {
 	}
 	buf := buffers.Get().(*requestBuffer)
 	defer buffers.Put(buf)
-	for remaining := drainBytes; err == nil && remaining > 0; {
+	for remaining := discardBytes; err == nil && remaining > 0; {
 		var n int
 		n, err = c.Read(buf[:])
 		remaining -= n

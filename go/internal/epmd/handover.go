@@ -72,7 +72,7 @@ func (s *Server) passTo(c *conn, name string, start time.Time) error {
 	if err := n.acquireSlot(timer.C); err != nil {
 		if errors.Is(err, errHeld) {
 			s.stats.refusals[refusedHeld].Add(1)
-			n.user().heldLog.Warn().Str("node", name).Stringer("uid", n.user()).
+			n.owner().heldLog.Warn().Str("node", name).Stringer("uid", n.owner()).
 				Msg("too many handovers are under way to this node, or to nodes of its user; refusing more of them until some end (do its nodes answer?)")
 		}
 		return err

@@ -94,8 +94,8 @@ type statusAnswer struct {
 	bytes []byte
 }
 
-// answerSince returns an answer that was begun after asked.
-func (a *statusAnswer) answerSince(asked time.Time, get func() status.Status) ([]byte, error) {
+// since returns an answer that was begun after asked.
+func (a *statusAnswer) since(asked time.Time, get func() status.Status) ([]byte, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.bytes != nil && a.begun.After(asked) {

@@ -57,9 +57,9 @@ func TestFilesOfAUser(t *testing.T) {
 	s.owners.self = 7
 	fill := func(uid int64, files int) (count int) {
 		for {
-			a, hasRoom := s.owners.open(uid, files)
+			a, hasRoom := s.owners.openAccount(uid, files)
 			if !hasRoom {
-				s.owners.close(a)
+				s.owners.closeAccount(a)
 				return count
 			}
 			count++
@@ -185,7 +185,7 @@ func TestStatusIsShared(t *testing.T) {
 	made := 0
 	get := func() status.Status { made++; return status.Status{PID: made} }
 	ask := func(at time.Time) string {
-		b, err := a.answerSince(at, get)
+		b, err := a.since(at, get)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,17 +217,17 @@ func TestUserFoundLater(t *testing.T) {
 	ts.initiate(t, "n")
 	n.asked()
 	reg := nodeOf(ts.names.Lookup([]byte("n")))
-	first := reg.user()
+	first := reg.owner()
 	if first.uid != unknownUID || first.slots.held != 1 {
 		t.Errorf("%+v", first)
 	}
 	say(nil)
-	if !within(func() bool { return reg.user().uid == 4242 }) {
+	if !within(func() bool { return reg.owner().uid == 4242 }) {
 		t.Fatal("its user is not found")
 	}
 	ts.owners.mu.Lock()
 	ts.slots.mu.Lock()
-	to := reg.user()
+	to := reg.owner()
 	if first.files != 1 || first.slots != (slotCounts{}) || to.files != 2 || to.slots != (slotCounts{unread: 1, held: 1}) || ts.owners.files != 3 {
 		t.Errorf("unknown %+v, found %+v, %d files", first, to, ts.owners.files)
 	}
@@ -241,7 +241,7 @@ func TestUserFoundLater(t *testing.T) {
 	}) {
 		t.Errorf("%+v", to)
 	}
-	if other := nodeOf(ts.names.Lookup([]byte("unknown"))); other.user() != first {
+	if other := nodeOf(ts.names.Lookup([]byte("unknown"))); other.owner() != first {
 		t.Error("the other's user is found too")
 	}
 }

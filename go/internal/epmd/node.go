@@ -45,7 +45,7 @@ type nodeEnv struct {
 	owners  *owners
 	upgrade *upgrade
 	tasks   *tasks
-	// passDone: see channelOwner.
+	// passDone: see channelEnv.
 	passDone func(node string, p *pass, err error)
 }
 
@@ -63,7 +63,7 @@ type node struct {
 	mu      sync.Mutex   // guards what follows
 	goneErr error        // the reason why gone is closed, or nil
 	asked   bool         // an 'h' is unanswered: there is never more than one
-	said    bytes.Buffer // the beginning of the answer to 'h'; only readHeartbeat uses it
+	partial bytes.Buffer // the beginning of the answer to 'h'; only readHeartbeat uses it
 	answers chan socketAnswer
 	channel *channel  // the open one, or nil
 	opening *opening  // the attempt under way, or nil
@@ -99,8 +99,8 @@ func newNode(env *nodeEnv, c *conn, req epmdproto.Alive2Req, a *account) *node {
 // nodeOf returns the node that newNode stored in the entry.
 func nodeOf(entry *registry.Node) *node { return entry.Data.(*node) }
 
-// user returns the node's owner.
-func (n *node) user() *owner { return n.account.owner.Load() }
+// owner returns the local user whose node n is.
+func (n *node) owner() *owner { return n.account.owner.Load() }
 
 // findUser asks the kernel for the node's user until it answers.
 func (n *node) findUser() {
@@ -136,7 +136,7 @@ func (n *node) serveHeartbeat() {
 	case isAny(err, io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, os.ErrClosed): // the usual end
 		n.unregister(errGone, err.Error())
 	default:
-		n.user().log.Warn().Str("node", n.entry.Name).Stringer("uid", n.user()).Err(err).Msg("heartbeat broken, unregistering the node")
+		n.owner().log.Warn().Str("node", n.entry.Name).Stringer("uid", n.owner()).Err(err).Msg("heartbeat broken, unregistering the node")
 		n.unregister(err, err.Error())
 	}
 }
@@ -144,12 +144,12 @@ func (n *node) serveHeartbeat() {
 // readHeartbeat waits for the node's answer to 'h'. It may be called again after a
 // nil error.
 func (n *node) readHeartbeat() error {
-	if n.said.Len() == 0 {
+	if n.partial.Len() == 0 {
 		var first [1]byte
 		if _, err := n.heartbeat.Read(first[:]); err != nil {
 			return err
 		}
-		n.said.Write(first[:])
+		n.partial.Write(first[:])
 	}
 	n.mu.Lock()
 	asked := n.asked
@@ -161,12 +161,12 @@ func (n *node) readHeartbeat() error {
 	if err := n.heartbeat.setReadDeadline(time.Now().Add(n.env.timeout)); err != nil {
 		return err
 	}
-	before := bytes.NewReader(bytes.Clone(n.said.Bytes()))
-	name, err := epmdproto.ReadHandoverSocket(io.MultiReader(before, io.TeeReader(n.heartbeat, &n.said)))
+	before := bytes.NewReader(bytes.Clone(n.partial.Bytes()))
+	name, err := epmdproto.ReadHandoverSocket(io.MultiReader(before, io.TeeReader(n.heartbeat, &n.partial)))
 	if err != nil && !errors.Is(err, epmdproto.ErrSocketName) {
 		return err
 	}
-	n.said.Reset()
+	n.partial.Reset()
 	n.mu.Lock()
 	n.asked = false
 	n.answers <- socketAnswer{name, err} // has room: one question, one answer
@@ -181,7 +181,7 @@ func (n *node) unregister(err error, reason string) {
 	if !n.endHandovers(err) {
 		return
 	}
-	n.env.owners.close(n.account)
+	n.env.owners.closeAccount(n.account)
 	n.heartbeat.hangUp()
 	n.env.log.Info().Str("node", n.entry.Name).Str("why", reason).Msg("unregistered")
 }
@@ -295,13 +295,13 @@ func (n *node) runOpening(o *opening) {
 	n.mu.Unlock()
 	close(o.done)
 	if log {
-		n.user().log.Warn().Err(err).Str("node", n.entry.Name).Stringer("uid", n.user()).Msg("no way to bring connections to the node")
+		n.owner().log.Warn().Err(err).Str("node", n.entry.Name).Stringer("uid", n.owner()).Msg("no way to bring connections to the node")
 	}
 }
 
 func (n *node) newChannel(conn *net.UnixConn) *channel {
-	return newChannel(channelOwner{
-		node: n.entry.Name, account: n.account, slots: n.env.slots, tasks: n.env.tasks,
+	return newChannel(channelEnv{
+		nodeName: n.entry.Name, account: n.account, slots: n.env.slots, tasks: n.env.tasks,
 		passDone: func(p *pass, err error) { n.env.passDone(n.entry.Name, p, err) },
 		removed:  n.removeChannel,
 	}, conn)
@@ -440,15 +440,15 @@ func (n *node) status() status.Node {
 	return st
 }
 
-// state describes the node for a successor. n.asked and n.said must not change any
+// state describes the node for a successor. n.asked and n.partial must not change any
 // more: after a freeze, or with trial, which leaves them out.
 func (n *node) state(fd int, trial bool) NodeState {
 	st := NodeState{Record: n.entry.Record(), FD: fd, Peer: n.heartbeat.peer}
-	if uid := n.user().uid; uid != unknownUID { // else the successor asks again
+	if uid := n.owner().uid; uid != unknownUID { // else the successor asks again
 		st.UID = &uid
 	}
 	if !trial {
-		st.Asked, st.Said = n.asked, n.said.Bytes()
+		st.Asked, st.Said = n.asked, n.partial.Bytes()
 	}
 	return st
 }

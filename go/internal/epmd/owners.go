@@ -55,7 +55,7 @@ type owners struct {
 	files int // of all
 }
 
-// account is what one node counts for. Make it with owners.open.
+// account is what one node counts for. Make it with owners.openAccount.
 type account struct {
 	owner atomic.Pointer[owner] // changes at most once, with owners.mu held
 	queue slotQueue
@@ -77,9 +77,9 @@ func filesOf(r epmdproto.Alive2Req) int {
 	return 1
 }
 
-// open returns the account of one more node of the user, and reports whether there
+// openAccount returns the account of one more node of the user, and reports whether there
 // is room for its files. The caller must close the account in both cases.
-func (t *owners) open(uid int64, files int) (a *account, hasRoom bool) {
+func (t *owners) openAccount(uid int64, files int) (a *account, hasRoom bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.getLocked(uid)
@@ -93,7 +93,7 @@ func (t *owners) open(uid int64, files int) (a *account, hasRoom bool) {
 func newAccount(o *owner) *account {
 	a := new(account)
 	a.owner.Store(o)
-	a.queue.user = &o.slots
+	a.queue.userCounts = &o.slots
 	return a
 }
 
@@ -113,8 +113,8 @@ func (t *owners) getLocked(uid int64) *owner {
 	return o
 }
 
-// close gives the node's files back. It is a no-op if a is closed.
-func (t *owners) close(a *account) {
+// closeAccount gives the node's files back. It is a no-op if a is closed.
+func (t *owners) closeAccount(a *account) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a.owner.Load().files -= a.files

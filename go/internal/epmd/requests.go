@@ -68,7 +68,7 @@ func (s *Server) serve(c *conn) {
 	case err != nil:
 		s.recordSilent(c, err)
 	default:
-		s.answer(c, request)
+		s.dispatch(c, request)
 	}
 }
 
@@ -111,7 +111,7 @@ func (s *Server) answerNow(c *conn, opcode byte) error {
 		err = c.writeLast(answer)
 	}
 	if err == errWouldBlock {
-		c.unread(request[1:])
+		c.saveBody(request[1:])
 	}
 	return err
 }
@@ -122,8 +122,8 @@ func (s *Server) recordSilent(c *conn, err error) {
 	s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("closed without an answer")
 }
 
-// answer does what the request asks for. The caller must close c, unless it is passed.
-func (s *Server) answer(c *conn, request []byte) {
+// dispatch does what the request asks for. The caller must close c, unless it is passed.
+func (s *Server) dispatch(c *conn, request []byte) {
 	opcode, body := request[0], request[1:]
 	switch opcode {
 	case epmdproto.OpPort2:
@@ -271,7 +271,7 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 		}
 	}
 	uid, retry := s.owners.uidOf(&c.socket)
-	a, hasRoom := s.owners.open(uid, filesOf(req))
+	a, hasRoom := s.owners.openAccount(uid, filesOf(req))
 	n := newNode(s.nodes, c, req, a)
 	// The answer must be written before anybody asks on the heartbeat.
 	n.writing.Lock()
@@ -294,9 +294,9 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 	n.writing.Unlock()
 	switch {
 	case err != nil:
-		s.owners.close(a)
+		s.owners.closeAccount(a)
 		s.stats.countRequest(kindRegister, outcomeRefused)
-		n.user().log.Warn().Err(err).Stringer("peer", c.peer).Stringer("uid", n.user()).Msg("registration refused")
+		n.owner().log.Warn().Err(err).Stringer("peer", c.peer).Stringer("uid", n.owner()).Msg("registration refused")
 		s.conns.waiting.add(&c.socket, nil)
 		_, _ = c.Read(make([]byte, 1))
 	case !sent:
@@ -343,7 +343,7 @@ func (s *Server) handleNames(c *conn) {
 // handleStatus answers STATUS_REQ with the JSON of a status.Status.
 func (s *Server) handleStatus(c *conn) {
 	s.stats.countRequest(kindStatus, outcomeOK)
-	answer, err := s.status.answerSince(time.Now(), s.Status)
+	answer, err := s.statusAnswer.since(time.Now(), s.Status)
 	if err != nil {
 		s.o.Log.Error().Err(err).Msg("STATUS_REQ")
 		return

@@ -28,19 +28,19 @@ const freezeTimeout = time.Second
 // Server is one EPMD. Make it with [New], run it with [Server.Serve]. Its methods are
 // safe for concurrent use.
 type Server struct {
-	o       Options
-	names   *registry.Registry
-	conns   *connections
-	slots   *slots
-	owners  *owners
-	nodes   *nodeEnv
-	lists   lists
-	status  statusAnswer
-	stats   *stats
-	upgrade *upgrade
-	policy  atomic.Pointer[policy.Policy] // nil: everything is allowed
-	tasks   *tasks
-	spare   *conn // for the next connection; only the accept loop uses it
+	o            Options
+	names        *registry.Registry
+	conns        *connections
+	slots        *slots
+	owners       *owners
+	nodes        *nodeEnv
+	lists        lists
+	statusAnswer statusAnswer
+	stats        *stats
+	upgrade      *upgrade
+	policy       atomic.Pointer[policy.Policy] // nil: everything is allowed
+	tasks        *tasks
+	spare        *conn // for the next connection; only the accept loop uses it
 }
 
 // New returns a server that does nothing until [Server.Serve] or [Server.Resume].
@@ -97,12 +97,12 @@ func (s *Server) Serve(listeners []*net.TCPListener) error {
 
 // Close makes Serve return. It may be called more than once, and before Serve.
 func (s *Server) Close() {
-	s.end(false)
-	s.upgrade.cancel()
+	s.shutDown(false)
+	s.upgrade.discard()
 }
 
-// end is a no-op if the server is ending already.
-func (s *Server) end(frozen bool) {
+// shutDown makes Serve return. It is a no-op if the server is ending already.
+func (s *Server) shutDown(frozen bool) {
 	if s.conns.refuseMore(frozen) {
 		close(s.tasks.end)
 	}
@@ -130,7 +130,7 @@ func (s *Server) Upgrade() error {
 // deadline, which is not later than this one.
 func (s *Server) startDrain() {
 	if s.upgrade.drain(s.o.HandoverTimeout, s.tasks.end) {
-		s.end(true)
+		s.shutDown(true)
 	}
 }
 
@@ -252,12 +252,12 @@ func (s *Server) resumeNode(st NodeState) error {
 	} else {
 		uid, retry = s.owners.uidOf(&c.socket)
 	}
-	a, _ := s.owners.open(uid, filesOf(st.Alive2Req))
+	a, _ := s.owners.openAccount(uid, filesOf(st.Alive2Req))
 	n := newNode(s.nodes, c, st.Alive2Req, a)
 	n.asked = st.Asked
-	n.said.Write(st.Said)
+	n.partial.Write(st.Said)
 	if err := s.names.Restore(n.entry, st.Count); err != nil {
-		s.owners.close(a)
+		s.owners.closeAccount(a)
 		c.close()
 		return err
 	}

@@ -32,7 +32,7 @@ type slots struct {
 	mu      sync.Mutex
 	total   slotCounts
 	unacked int          // passed, and EPMD waits for the ACK
-	waiting []*slotQueue // those with tickets; the first waits longest
+	queues  []*slotQueue // those with tickets; the first waits longest
 }
 
 // slotCounts counts the handovers of a node, of a user, or of all users. It is
@@ -44,9 +44,9 @@ type slotCounts struct {
 
 // slotQueue is one node's part of slots. It is guarded by slots.mu.
 type slotQueue struct {
-	user    *slotCounts // of the node's user
-	node    slotCounts
-	tickets []chan struct{} // of handovers that wait; closed when the slot is theirs
+	userCounts *slotCounts // of the node's user
+	counts     slotCounts
+	tickets    []chan struct{} // of handovers that wait; closed when the slot is theirs
 }
 
 func newSlots(o Options) *slots {
@@ -93,7 +93,7 @@ func (s *slots) acquireNow(q *slotQueue) bool {
 func (s *slots) timeoutReason(q *slotQueue) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if q.node.unread < s.maxNodeUnread {
+	if q.counts.unread < s.maxNodeUnread {
 		return errShare
 	}
 	return errNoAnswer
@@ -116,7 +116,7 @@ func (s *slots) takeTicket(q *slotQueue) (chan struct{}, error) {
 	}
 	ticket := make(chan struct{})
 	if len(q.tickets) == 0 {
-		s.waiting = append(s.waiting, q)
+		s.queues = append(s.queues, q)
 	}
 	q.tickets = append(q.tickets, ticket)
 	s.addHeldLocked(q, 1)
@@ -164,8 +164,8 @@ func (s *slots) release(q *slotQueue, unacked, unread int) {
 
 // grantLocked gives free slots to the tickets that wait. s.mu must be held.
 func (s *slots) grantLocked() {
-	for i := 0; i < len(s.waiting); {
-		q := s.waiting[i]
+	for i := 0; i < len(s.queues); {
+		q := s.queues[i]
 		if !s.hasRoomLocked(q) {
 			i++
 			continue
@@ -181,15 +181,15 @@ func (s *slots) grantLocked() {
 // hasRoomLocked reports whether the node may have one more unread connection. s.mu
 // must be held.
 func (s *slots) hasRoomLocked(q *slotQueue) bool {
-	ofUser := q.user.unread
-	return q.node.unread < min(s.maxNodeUnread, fairShare(s.maxUnread, s.total.unread-ofUser)-ofUser)
+	ofUser := q.userCounts.unread
+	return q.counts.unread < min(s.maxNodeUnread, fairShare(s.maxUnread, s.total.unread-ofUser)-ofUser)
 }
 
 // mayHoldLocked reports whether one more handover to the node may be under way.
 // s.mu must be held.
 func (s *slots) mayHoldLocked(q *slotQueue) bool {
-	ofUser := q.user.held
-	return q.node.held < fairShare(s.maxHeld, s.total.held-ofUser)-ofUser
+	ofUser := q.userCounts.held
+	return q.counts.held < fairShare(s.maxHeld, s.total.held-ofUser)-ofUser
 }
 
 // acquireLocked counts a connection that is about to be passed. s.mu must be held.
@@ -200,21 +200,21 @@ func (s *slots) acquireLocked(q *slotQueue) {
 
 func (s *slots) addUnreadLocked(q *slotQueue, n int) {
 	s.total.unread += n
-	q.node.unread += n
-	q.user.unread += n
+	q.counts.unread += n
+	q.userCounts.unread += n
 }
 
 func (s *slots) addHeldLocked(q *slotQueue, n int) {
 	s.total.held += n
-	q.node.held += n
-	q.user.held += n
+	q.counts.held += n
+	q.userCounts.held += n
 }
 
 // stopWaitingLocked removes q from the queues that wait. s.mu must be held.
 func (s *slots) stopWaitingLocked(q *slotQueue) {
-	for i, other := range s.waiting {
+	for i, other := range s.queues {
 		if other == q {
-			s.waiting = append(s.waiting[:i], s.waiting[i+1:]...)
+			s.queues = append(s.queues[:i], s.queues[i+1:]...)
 			return
 		}
 	}
@@ -224,11 +224,11 @@ func (s *slots) stopWaitingLocked(q *slotQueue) {
 func (s *slots) changeUser(q *slotQueue, to *slotCounts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q.user.unread -= q.node.unread
-	q.user.held -= q.node.held
-	q.user = to
-	to.unread += q.node.unread
-	to.held += q.node.held
+	q.userCounts.unread -= q.counts.unread
+	q.userCounts.held -= q.counts.held
+	q.userCounts = to
+	to.unread += q.counts.unread
+	to.held += q.counts.held
 	s.grantLocked()
 }
 
@@ -236,7 +236,7 @@ func (s *slots) changeUser(q *slotQueue, to *slotCounts) {
 func (s *slots) unreadOf(q *slotQueue) (node, user int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return q.node.unread, q.user.unread
+	return q.counts.unread, q.userCounts.unread
 }
 
 // queueStatus returns how many connections the node may not have read, and how many
@@ -244,7 +244,7 @@ func (s *slots) unreadOf(q *slotQueue) (node, user int) {
 func (s *slots) queueStatus(q *slotQueue) (unread, queued int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return q.node.unread, len(q.tickets)
+	return q.counts.unread, len(q.tickets)
 }
 
 // isIdle reports whether a user counts nothing.

@@ -36,10 +36,10 @@ func fill(t *testing.T, g *slots, n *node) (in int) {
 	}
 }
 
-// TestGateShares: a node has at most its own limit, and what it leaves free for
+// TestSlotShares: a node has at most its own limit, and what it leaves free for
 // its user's other nodes; a user what it leaves free for others. So there is always
 // a place for one more of each.
-func TestGateShares(t *testing.T) {
+func TestSlotShares(t *testing.T) {
 	one, other := new(owner), new(owner)
 	for name, c := range map[string]struct {
 		maxNode int
@@ -65,10 +65,10 @@ func TestGateShares(t *testing.T) {
 	}
 }
 
-// TestGateUser: a user has N-1 and N places and not N+1, whichever of its nodes
+// TestSlotsOfAUser: a user has N-1 and N places and not N+1, whichever of its nodes
 // asks; what is late keeps counting; another user gets places all the time, and
 // waits for nobody.
-func TestGateUser(t *testing.T) {
+func TestSlotsOfAUser(t *testing.T) {
 	const most = 8 // of 16
 	g := newSlots(Options{MaxPasses: 2 * most, MaxNodePasses: 1, MaxNodeQueue: 1}.withDefaults())
 	user := new(owner)
@@ -102,7 +102,7 @@ func TestGateUser(t *testing.T) {
 	}
 }
 
-func TestGateOrder(t *testing.T) {
+func TestSlotOrder(t *testing.T) {
 	g := newSlots(Options{MaxPasses: 8, MaxNodePasses: 1, MaxNodeQueue: 2}.withDefaults())
 	n := otherNode()
 	if err := acquireLate(g, n); err != nil {
@@ -128,8 +128,8 @@ func TestGateOrder(t *testing.T) {
 		t.Errorf("unacked %d", g.unacked)
 	}
 	g.settle(&n.account.queue, 1)
-	if fill(t, g, n) != 1 || len(g.waiting) != 0 {
-		t.Errorf("%d queues", len(g.waiting))
+	if fill(t, g, n) != 1 || len(g.queues) != 0 {
+		t.Errorf("%d queues", len(g.queues))
 	}
 	n.goneErr = errGone
 	close(n.gone)

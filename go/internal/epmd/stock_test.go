@@ -117,7 +117,7 @@ func TestHungUpUnseen(t *testing.T) {
 			if err := heartbeat.park(); err != nil {
 				t.Fatal(err)
 			}
-			before := newNode(ts.nodes, heartbeat, plainNode("n"), firstOf(ts.owners.open(1, 1)))
+			before := newNode(ts.nodes, heartbeat, plainNode("n"), firstOf(ts.owners.openAccount(1, 1)))
 			if err := ts.names.Register(before.entry); err != nil {
 				t.Fatal(err)
 			}

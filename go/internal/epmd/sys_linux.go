@@ -80,9 +80,9 @@ func sendLastNow(fd int, b []byte) (int, error) {
 	return int(n), nil
 }
 
-// newAlarm returns two ends, which may be the same: 8 bytes written to out make in
+// newWakeup returns two ends, which may be the same: 8 bytes written to out make in
 // readable.
-func newAlarm() (in, out *os.File, err error) {
+func newWakeup() (in, out *os.File, err error) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("eventfd", err)

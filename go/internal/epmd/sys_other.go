@@ -52,7 +52,7 @@ func readNow(fd int, b []byte) (int, error) { return unix.Read(fd, b) }
 
 func sendLastNow(fd int, b []byte) (int, error) { return unix.Write(fd, b) }
 
-func newAlarm() (in, out *os.File, err error) { return os.Pipe() }
+func newWakeup() (in, out *os.File, err error) { return os.Pipe() }
 
 func closeFD(fd int) { _ = unix.Close(fd) }
 

@@ -182,10 +182,10 @@ func TestNamesOfAUser(t *testing.T) {
 // TestUsersAreForgotten: users without a node are remembered, but not too many.
 func TestUsersAreForgotten(t *testing.T) {
 	s := New(Options{})
-	stays := firstOf(s.owners.open(7, 1)).owner.Load()
+	stays := firstOf(s.owners.openAccount(7, 1)).owner.Load()
 	for uid := range int64(3 * keptOwners) {
-		if a, _ := s.owners.open(uid, 1); a.owner.Load() != stays {
-			s.owners.close(a)
+		if a, _ := s.owners.openAccount(uid, 1); a.owner.Load() != stays {
+			s.owners.closeAccount(a)
 		}
 	}
 	if n := len(s.owners.byUID); n > keptOwners || s.owners.byUID[7] != stays {

@@ -145,8 +145,8 @@ func (u *upgrade) takeState() *State {
 	return st
 }
 
-// cancel closes what was published, or will be: the server was told to end.
-func (u *upgrade) cancel() {
+// discard closes what was published, or will be: the server was told to end.
+func (u *upgrade) discard() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.killed = true

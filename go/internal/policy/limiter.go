@@ -31,8 +31,8 @@ func newLimiter(perSecond float64, burst int) *limiter {
 	return &limiter{perSecond: perSecond, burst: float64(burst), bySource: make(map[netip.Prefix]*list.Element)}
 }
 
-// take says whether the source may ask once more now.
-func (l *limiter) take(source netip.Prefix, now time.Time) bool {
+// allow reports whether the source may ask once more now.
+func (l *limiter) allow(source netip.Prefix, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.bucketOf(source, now)

@@ -87,7 +87,7 @@ type Policy struct {
 
 // New returns nil where the rules allow everything. The error names the key.
 func New(r Rules) (*Policy, error) {
-	if err := r.check(); err != nil {
+	if err := r.validate(); err != nil {
 		return nil, err
 	}
 	p := &Policy{rules: r}
@@ -105,7 +105,7 @@ func New(r Rules) (*Policy, error) {
 	return p, nil
 }
 
-func (r Rules) check() error {
+func (r Rules) validate() error {
 	for _, list := range []struct {
 		key     string
 		entries int
@@ -134,27 +134,27 @@ func (r Rules) check() error {
 func (p *Policy) Check(what Request, peer netip.Addr, source netip.Prefix, name string) Reason {
 	from := [...][]Network{Lookup: p.rules.Allow.Lookups, Handover: p.rules.Allow.Handovers, Names: p.rules.Allow.Names}[what]
 	switch {
-	case from != nil && !contains(from, peer.Unmap().WithZone("")):
+	case from != nil && !containsAddr(from, peer.Unmap().WithZone("")):
 		return Source
-	case p.rate != nil && !p.rate.take(source, time.Now()):
+	case p.rate != nil && !p.rate.allow(source, time.Now()):
 		return Rate
 	case what == Names:
 		return Allowed
 	case p.Hides(name):
 		return Hidden
-	case what == Handover && p.rules.Nodes.Handover != nil && !matches(p.rules.Nodes.Handover, name):
+	case what == Handover && p.rules.Nodes.Handover != nil && !matchesAny(p.rules.Nodes.Handover, name):
 		return Node
 	}
 	return Allowed
 }
 
 // Hides says whether a name does not exist for other hosts.
-func (p *Policy) Hides(name string) bool { return matches(p.rules.Nodes.Hidden, name) }
+func (p *Policy) Hides(name string) bool { return matchesAny(p.rules.Nodes.Hidden, name) }
 
-func contains(networks []Network, peer netip.Addr) bool {
+func containsAddr(networks []Network, peer netip.Addr) bool {
 	return slices.ContainsFunc(networks, func(n Network) bool { return n.prefix.Contains(peer) })
 }
 
-func matches(patterns []Pattern, name string) bool {
+func matchesAny(patterns []Pattern, name string) bool {
 	return slices.ContainsFunc(patterns, func(p Pattern) bool { return p.match.MatchString(name) })
 }

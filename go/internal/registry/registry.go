@@ -75,18 +75,15 @@ func (r *Registry) Register(n *Node) error {
 	before := r.byName[n.Name]
 	switch {
 	case before == nil:
-		r.forgetOldest()
+		r.forgetOldestLocked()
 		n.creation = nextCreation(rand.Uint32())
 	case before.live:
-		return taken(n.Name)
+		return takenError(n.Name)
 	default:
 		r.old.remove(before)
 		n.creation = nextCreation(before.creation)
 	}
-	n.live = true
-	r.byName[n.Name] = n
-	r.live.pushFront(n)
-	r.changes++
+	r.addLiveLocked(n)
 	return nil
 }
 
@@ -94,7 +91,7 @@ func (r *Registry) Register(n *Node) error {
 func (r *Registry) Unregister(n *Node) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.retire(n)
+	return r.unregisterLocked(n)
 }
 
 // UnregisterName takes a name away from whoever has it, and returns that node, or
@@ -103,7 +100,7 @@ func (r *Registry) UnregisterName(name string) *Node {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.byName[name]
-	if n == nil || !r.retire(n) {
+	if n == nil || !r.unregisterLocked(n) {
 		return nil
 	}
 	return n
@@ -150,24 +147,38 @@ func (r *Registry) Len() int {
 	return r.live.len
 }
 
-func (r *Registry) retire(n *Node) bool {
+// addLiveLocked makes n the holder of its name. r.mu must be held.
+func (r *Registry) addLiveLocked(n *Node) {
+	n.live = true
+	r.byName[n.Name] = n
+	r.live.pushFront(n)
+	r.changes++
+}
+
+// addOldLocked remembers n as the previous holder of its name. r.mu must be held.
+func (r *Registry) addOldLocked(n *Node) {
+	r.byName[n.Name] = n
+	r.old.pushFront(n)
+	r.changes++
+}
+
+// unregisterLocked reports whether n had its name. r.mu must be held.
+func (r *Registry) unregisterLocked(n *Node) bool {
 	if !n.live || r.byName[n.Name] != n {
 		return false
 	}
 	r.live.remove(n)
-	// What stays is a stone with the name on it, so that a reader of n sees
-	// nothing change, and what n.Data holds can go.
-	stone := &Node{Alive2Req: n.Alive2Req, FD: n.FD, creation: n.creation}
-	stone.Extra = nil
-	r.byName[n.Name] = stone
-	r.old.pushFront(stone)
-	r.changes++
+	// A copy is remembered: readers of n see no change, and n.Data can be freed.
+	old := &Node{Alive2Req: n.Alive2Req, FD: n.FD, creation: n.creation}
+	old.Extra = nil
+	r.addOldLocked(old)
 	return true
 }
 
-func taken(name string) error { return fmt.Errorf("%w: %q", ErrTaken, name) }
+func takenError(name string) error { return fmt.Errorf("%w: %q", ErrTaken, name) }
 
-func (r *Registry) forgetOldest() {
+// forgetOldestLocked keeps the number of old names in bounds. r.mu must be held.
+func (r *Registry) forgetOldestLocked() {
 	for r.old.len > r.maxOld {
 		oldest := r.old.back
 		r.old.remove(oldest)

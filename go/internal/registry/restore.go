@@ -18,26 +18,21 @@ func (r *Registry) Restore(n *Node, count uint32) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byName[n.Name] != nil {
-		return taken(n.Name)
+		return takenError(n.Name)
 	}
-	n.creation, n.live = count, true
-	r.byName[n.Name] = n
-	r.live.pushFront(n)
-	r.changes++
+	n.creation = count
+	r.addLiveLocked(n)
 	return nil
 }
 
 // RestoreOld remembers a name that was given up, as the most recent one. The
 // error wraps ErrTaken.
-func (r *Registry) RestoreOld(old Record, fd int) error {
+func (r *Registry) RestoreOld(record Record, fd int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.byName[old.Name] != nil {
-		return taken(old.Name)
+	if r.byName[record.Name] != nil {
+		return takenError(record.Name)
 	}
-	stone := &Node{Alive2Req: old.Alive2Req, FD: fd, creation: old.Count}
-	r.byName[old.Name] = stone
-	r.old.pushFront(stone)
-	r.changes++
+	r.addOldLocked(&Node{Alive2Req: record.Alive2Req, FD: fd, creation: record.Count})
 	return nil
 }
