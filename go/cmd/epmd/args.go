@@ -13,7 +13,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// options is the command line and the environment.
+// options are the settings of the command line and the environment.
 type options struct {
 	addresses string
 	port      uint16
@@ -24,7 +24,7 @@ type options struct {
 
 	packetTimeout, delayAccept, delayWrite time.Duration
 
-	command string // "-names", "-started", "-dump", "-kill", "-stop", or "" to serve
+	command string // a key of commands, or "" to serve
 	name    string // of -stop
 	json    bool   // -status --json
 
@@ -35,8 +35,8 @@ type options struct {
 
 var errUsage = errors.New("usage")
 
-// parseArgs reads the arguments in their order, as the stock epmd does: a command
-// comes last, and sees what was before it.
+// parseArgs reads the arguments in order, as the stock epmd does: the command must be
+// the last one.
 func parseArgs(args []string, getenv func(string) (string, bool)) (o options, err error) {
 	o.port = epmdproto.DefaultPort
 	o.addresses, _ = getenv("ERL_EPMD_ADDRESS")
@@ -67,7 +67,7 @@ func (o options) parseCommand(args []string) (options, error) {
 		o.json, args = true, args[:1]
 	}
 	if len(args) != want {
-		return o, fmt.Errorf("%s: %w: it is the last option, -stop with one name, -status perhaps with --json", o.command, errUsage)
+		return o, fmt.Errorf("%s: %w: it must be the last option; -stop takes a name, -status takes --json", o.command, errUsage)
 	}
 	if want == 2 {
 		o.name = args[1]
@@ -75,7 +75,7 @@ func (o options) parseCommand(args []string) (options, error) {
 	return o, nil
 }
 
-// parseOption reads the first option and returns the arguments behind it.
+// parseOption reads the first option and returns the remaining arguments.
 func (o *options) parseOption(args []string) ([]string, error) {
 	switch args[0] {
 	case "-d", "-debug":

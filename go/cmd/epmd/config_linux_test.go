@@ -104,7 +104,7 @@ func TestPolicyFile(t *testing.T) {
 			t.Fatalf("no %q in the log: %q", line, stderr.String())
 		}
 	}
-	hangUp("[allow]\nlookups = [\"10/8\"]", `line 2: allow.lookups: \"10/8\" is no network`)
+	hangUp("[allow]\nlookups = [\"10/8\"]", `line 2: allow.lookups: \"10/8\" is not a network`)
 	if got := askFrom(t, thereIP, port, lookup); got != "w\x01" {
 		t.Errorf("after a bad file: %q", got)
 	}
@@ -124,7 +124,7 @@ func TestBadConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "epmd.toml")
 	for text, want := range map[string]string{
 		"colour = 1\n":                     "epmd: configuration " + file + ": line 1: unknown key \"colour\"\n",
-		"allow.lookups = [\"10.0.0.1/8\"]": "epmd: configuration " + file + ": line 1: allow.lookups: \"10.0.0.1/8\" has bits set behind its first 8: is it 10.0.0.0/8?\n",
+		"allow.lookups = [\"10.0.0.1/8\"]": "epmd: configuration " + file + ": line 1: allow.lookups: \"10.0.0.1/8\" has bits set after the first 8: did you mean 10.0.0.0/8?\n",
 	} {
 		writeConfig(t, file, text)
 		for _, args := range [][]string{{"-config", file}, {"-daemon", "-config", file}} {
@@ -135,9 +135,9 @@ func TestBadConfig(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"-config " + file + ".no":     "no such file",
-		"-daemon -config epmd.toml":   "the path has to be absolute",
+		"-daemon -config epmd.toml":   "the path must be absolute",
 		"-metrics localhost:9":        "-metrics: \"localhost:9\" is no address",
-		"-status --text":              "-status perhaps with --json",
+		"-status --text":              "-status takes --json",
 		"-status":                     "epmd: cannot connect to the local epmd: ",
 		"-metrics":                    "usage",
 		"-config":                     "-config needs a value",

@@ -14,9 +14,8 @@ import (
 	"handover/go/internal/listen"
 )
 
-// The daemon is this program again, in a session of its own, with one pipe to
-// tell its parent by that it listens: "ready", "running" (another EPMD does), or
-// why not.
+// The daemon is this program in a session of its own. It writes to a pipe to its
+// parent: "ready" when it listens, "running" if another EPMD does, or an error.
 const (
 	readyEnv     = "EPMD_READY_FD"
 	readyFD      = 3
@@ -25,10 +24,10 @@ const (
 	readyTimeout = 30 * time.Second
 )
 
-// errRunning: the daemon found an EPMD running and ended.
+// errRunning: the daemon has ended because another EPMD runs already.
 var errRunning = errors.New("there is already a epmd running")
 
-// daemonize starts the daemon and returns when it listens, or why it does not.
+// daemonize starts the daemon and returns when the daemon listens or has failed.
 func daemonize() error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -58,7 +57,7 @@ func awaitReady(r *os.File, daemon *os.Process) error {
 	said, err := io.ReadAll(io.LimitReader(r, 4096))
 	if err != nil {
 		_ = daemon.Kill()
-		return fmt.Errorf("the daemon did not get ready in %v: %w", readyTimeout, err)
+		return fmt.Errorf("the daemon was not ready after %v: %w", readyTimeout, err)
 	}
 	switch word := strings.TrimSpace(string(said)); word {
 	case readyWord:
@@ -66,13 +65,13 @@ func awaitReady(r *os.File, daemon *os.Process) error {
 	case runningWord:
 		return errRunning
 	case "":
-		return errors.New("the daemon ended without a word")
+		return errors.New("the daemon ended without a message")
 	default:
 		return errors.New(word)
 	}
 }
 
-// readyPipe is the pipe to tell the parent by, in the daemon; else nil.
+// readyPipe returns the pipe to the parent, or nil if this process is not the daemon.
 func readyPipe() *os.File {
 	if os.Getenv(readyEnv) != fmt.Sprint(readyFD) {
 		return nil
@@ -83,6 +82,7 @@ func readyPipe() *os.File {
 	return os.NewFile(readyFD, "ready")
 }
 
+// reportReady tells the parent the result of listening. It is a no-op if ready is nil.
 func reportReady(ready *os.File, err error) {
 	if ready == nil {
 		return

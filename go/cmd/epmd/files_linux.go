@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setCloexecFrom lets no program that this one starts inherit fds from first on:
-// whatever our own parent leaked to us, the daemon shall not keep.
+// setCloexecFrom makes all descriptors from first on close-on-exec, so that the daemon
+// does not inherit what our own parent leaked to us.
 func setCloexecFrom(first uint) error {
 	err := unix.CloseRange(first, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
 	if err != nil && err != unix.ENOSYS {
@@ -17,7 +17,7 @@ func setCloexecFrom(first uint) error {
 	return nil
 }
 
-// memfd makes an empty file that is in no folder, close-on-exec.
+// memfd returns an empty close-on-exec file that is in no directory.
 func memfd() (*os.File, error) {
 	fd, err := unix.MemfdCreate("epmd-state", unix.MFD_CLOEXEC)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// setCloexecFrom has no one call to do it with, and does nothing.
+// setCloexecFrom does nothing: these systems have no single call for it.
 func setCloexecFrom(uint) error { return nil }
 
 func memfd() (*os.File, error) {

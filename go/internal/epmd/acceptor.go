@@ -141,7 +141,7 @@ func (a *acceptor) acceptBatch(listener int) error {
 func (a *acceptor) backOff(err error) {
 	if time.Since(a.logged) > logEvery {
 		a.logged = time.Now()
-		a.log.Error().Err(err).Msg("accept failed; going on as soon as it works again (raise the limit of open files?)")
+		a.log.Error().Err(err).Msg("accept failed; retrying (raise the limit of open files?)")
 	}
 	a.tasks.sleep(a.backoff)
 	a.backoff = min(2*a.backoff, maxBackoff)

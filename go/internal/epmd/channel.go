@@ -191,7 +191,7 @@ func (ch *channel) handleAck(ack epmdproto.Ack) error {
 	p := ch.inFlight[ack.ID]
 	if p == nil {
 		ch.mu.Unlock()
-		return fmt.Errorf("%w: ACK of %d, which is not on its way", epmdproto.ErrMessage, ack.ID)
+		return fmt.Errorf("%w: ACK of %d, which is not in flight", epmdproto.ErrMessage, ack.ID)
 	}
 	if unread >= len(ch.inFlight) {
 		ch.mu.Unlock()

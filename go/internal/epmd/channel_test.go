@@ -11,7 +11,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// unixPair is a channel's connection whose far end says nothing.
+// unixPair returns a channel's connection whose far end sends nothing.
 func unixPair(t *testing.T) *net.UnixConn {
 	t.Helper()
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: t.TempDir() + "/s"})
@@ -31,9 +31,9 @@ func unixPair(t *testing.T) *net.UnixConn {
 	return ours
 }
 
-// TestSendRaces: whatever happens while a connection is being sent, it has one
-// owner afterwards, its slot is given back once by the channel or is
-// the sender's to give back, and it is counted once or not at all.
+// TestSendRaces: whatever happens during a send, the connection has one owner
+// afterwards. Its slot is released once, by the channel or by the sender, and the
+// handover is counted once or not at all.
 func TestSendRaces(t *testing.T) {
 	errSend := errors.New("not sent")
 	ack := func(ch *channel) { _ = ch.handleAck(epmdproto.Ack{ID: ch.lastID}) }
@@ -89,8 +89,8 @@ func TestSendRaces(t *testing.T) {
 }
 
 // TestUnreadKeepsCounting: a channel that EPMD breaks off counts against the node's
-// user until the node has read what lies there or has closed its end. To shut it
-// down, or to say ACK of what it has only peeked at, is not enough.
+// user until the node has read everything in it or has closed its end. It is not
+// enough to shut it down, or to acknowledge a message that was only peeked at.
 func TestUnreadKeepsCounting(t *testing.T) {
 	for name, read := range map[string]func(ts *testServer, ch *fakeChannel){
 		"read":             func(_ *testServer, ch *fakeChannel) { _, f := ch.take(); _ = f.Close() },
@@ -146,8 +146,8 @@ func peekID(t *testing.T, ch *fakeChannel) uint64 {
 	return p.ID
 }
 
-// TestNoRoomToAnswer: a client whose end takes nothing does not hold up the accept
-// loop; the request stays for a goroutine.
+// TestNoRoomToAnswer: a client that reads nothing does not block the accept loop. The
+// request stays in the connection, for a goroutine.
 func TestNoRoomToAnswer(t *testing.T) {
 	s := New(Options{})
 	n := newNode(s.nodes, &conn{}, plainNode("n"), firstOf(s.owners.openAccount(1, 1)))

@@ -20,12 +20,12 @@ import (
 // Why a connection ends without an answer.
 var (
 	// errDropped: the request did not come and there are too many such connections.
-	errDropped = errors.New("epmd: dropped, too many connections wait without asking")
+	errDropped = errors.New("epmd: dropped, too many connections without a request")
 	// errUntaken: the peer did not read its answer and there are too many such peers.
 	errUntaken = errors.New("epmd: dropped, too many connections do not read their answer")
 	// errLength and errTrailing: the stock EPMD closes without an answer too.
-	errLength   = errors.New("epmd: request of an impossible length")
-	errTrailing = errors.New("epmd: more bytes than the request's length says")
+	errLength   = errors.New("epmd: invalid request length")
+	errTrailing = errors.New("epmd: more bytes than the request length")
 )
 
 // An initiator that is refused may have sent more than its request. EPMD reads and
@@ -55,7 +55,7 @@ func newConnections(o Options, st *stats) *connections {
 		packetTimeout: o.PacketTimeout,
 		waiting: newIdleConns(idleLimits{
 			max: o.MaxWaiting, maxSource: o.MaxWaitingSource, refusal: refusedWaiting,
-			message: "too many connections that ask nothing; dropping some",
+			message: "too many connections without a request; dropping some",
 		}, o.Log, st),
 		untaken: newIdleConns(idleLimits{
 			max: o.MaxUntaken, maxSource: o.MaxUntakenSource, maxBytes: o.MaxUntakenBytes, refusal: refusedUntaken,

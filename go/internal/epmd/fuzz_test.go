@@ -18,8 +18,8 @@ import (
 var errFuzz = errors.New("not in a fuzz test")
 
 // FuzzRequest sends a stream and its end to a server, whole and then byte by byte.
-// Whatever it is, the answer is one that EPMD gives, no name stays, and nobody
-// waits on.
+// For any stream the answer is one that EPMD gives, and no name and no waiting
+// connection is left.
 func FuzzRequest(f *testing.F) {
 	g := newGenerator(1, true)
 	for range 50 {
@@ -98,7 +98,7 @@ func (s *Server) stream(t *testing.T, b []byte, apart bool) []byte {
 	return got.Bytes()
 }
 
-// anAnswer says whether EPMD ever says that.
+// anAnswer reports whether EPMD gives such an answer.
 func anAnswer(got []byte) bool {
 	switch string(got) {
 	case "", "OK", "NO", epmdproto.UpgradeNo + errFuzz.Error(), "STOPPED", "NOEXISTSTOPPED", "w\x01", "i\x01", "\x00\x00\x00\x00":

@@ -38,7 +38,7 @@ func (ts *testServer) waits(t *testing.T, local, remote int) {
 	}
 }
 
-// closed is how many of the connections the server has ended.
+// closed returns how many of the connections the server has ended.
 func closed(t *testing.T, conns []net.Conn) (n int) {
 	t.Helper()
 	for _, c := range conns {
@@ -50,8 +50,8 @@ func closed(t *testing.T, conns []net.Conn) (n int) {
 	return n
 }
 
-// TestWaitingIsBounded: at N-1, N and N+1 silent connections; who asks gets an
-// answer, at once or in pieces.
+// TestWaitingIsBounded: with N-1, N, N+1 and more silent connections, a client that sends
+// a request gets an answer.
 func TestWaitingIsBounded(t *testing.T) {
 	const most = 8
 	for _, n := range []int{most - 1, most, most + 1, 5 * most} {
@@ -72,14 +72,14 @@ func TestWaitingIsBounded(t *testing.T) {
 				}
 			}
 			if n > most {
-				ts.log.says(t, "too many connections that ask nothing")
+				ts.log.says(t, "too many connections without a request")
 			}
 		})
 	}
 }
 
-// TestWaitingOfOthers: connections from elsewhere make way for those of this host
-// and never the other way round; a source has no more than its share.
+// TestWaitingOfOthers: a local connection can make the server drop one of another host,
+// and never the other way round. A source has no more than its share.
 func TestWaitingOfOthers(t *testing.T) {
 	ts := start(t, Options{MaxWaiting: 8, MaxWaitingSource: 3})
 	from := func(peer string) net.Conn {
@@ -112,7 +112,8 @@ func TestWaitingOfOthers(t *testing.T) {
 	}
 }
 
-// TestRefusedMakesWay: what stays open after a refused registration waits too.
+// TestRefusedMakesWay: a connection that stays open after a refused registration counts
+// as waiting too.
 func TestRefusedMakesWay(t *testing.T) {
 	ts := start(t, Options{MaxWaiting: 2})
 	ts.register(t, plainNode("n"))
@@ -128,7 +129,7 @@ func TestRefusedMakesWay(t *testing.T) {
 	ts.register(t, plainNode("m"))
 }
 
-// TestWaitingIsForgotten: whoever asks or goes is no longer among those who wait.
+// TestWaitingIsForgotten: a connection that sends its request or closes counts no longer.
 func TestWaitingIsForgotten(t *testing.T) {
 	ts := start(t, Options{})
 	for _, c := range ts.silent(t, 10) {
@@ -148,8 +149,8 @@ func TestWaitingIsForgotten(t *testing.T) {
 	}
 }
 
-// TestLocalReserve: other hosts can't take the last places; this host's own peers
-// can, and no more than those.
+// TestLocalReserve: peers of other hosts cannot use the reserve. Local peers can, and no
+// more than that.
 func TestLocalReserve(t *testing.T) {
 	ts := start(t, Options{MaxClients: 4, LocalReserve: 2, MaxWaiting: 4, MaxWaitingSource: 4})
 	for i := range 3 {

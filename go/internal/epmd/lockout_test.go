@@ -18,8 +18,8 @@ import (
 	"handover/go/internal/status"
 )
 
-// TestBudget: nodes, clients, passes and EPMD's own files are no more than there are,
-// and half of the nodes' are left by one user.
+// TestBudget: nodes, clients, passes and EPMD's own files do not exceed the total, and
+// one user takes at most half of the nodes' files.
 func TestBudget(t *testing.T) {
 	for files, want := range map[int]Budget{
 		1024: {512, 128, 320}, 20_000: {8192, 1024, 10_720}, 32_768: {8192, 1024, 23_488}, 65_536: {8192, 1024, 56_256},
@@ -51,7 +51,7 @@ func TestBudget(t *testing.T) {
 }
 
 // TestFilesOfAUser: a node that takes handovers counts twice; root's nodes, and
-// those of EPMD's own user, need leave nothing free for others.
+// those of EPMD's own user, need not leave files for others.
 func TestFilesOfAUser(t *testing.T) {
 	s := New(Options{MaxNodeFiles: 16})
 	s.owners.self = 7
@@ -70,9 +70,8 @@ func TestFilesOfAUser(t *testing.T) {
 	}
 }
 
-// TestHeldShares: handovers under way to the nodes of one user, wherever they wait,
-// leave as many places for others as they take, and those to one node as many for its
-// user's others.
+// TestHeldShares: the handovers under way to the nodes of one user leave as many for
+// other users as they take, and those to one node as many for the user's other nodes.
 func TestHeldShares(t *testing.T) {
 	one := new(owner)
 	o := Options{MaxPasses: 2, MaxHeld: 32}
@@ -96,7 +95,7 @@ func TestHeldShares(t *testing.T) {
 }
 
 // TestHandoversToSilentNodes: handovers to a user's nodes that do not answer take no
-// place that another user's lookups, registrations and handovers need.
+// room that another user's lookups, registrations and handovers need.
 func TestHandoversToSilentNodes(t *testing.T) {
 	const attacker = 4242
 	var uid atomic.Uint32
@@ -150,7 +149,7 @@ func TestHandoversToSilentNodes(t *testing.T) {
 }
 
 // TestRefusedAreBounded: an initiator that was refused and does not close counts
-// among those that keep EPMD waiting, also if its request came in pieces.
+// among those that make EPMD wait, even if its request came in pieces.
 func TestRefusedAreBounded(t *testing.T) {
 	ts := start(t, Options{})
 	seen := within(func() bool { // it waits for a second only: on a busy machine that may go unseen
@@ -178,8 +177,7 @@ func TestRefusedAreBounded(t *testing.T) {
 	}
 }
 
-// TestStatusIsShared: who asked before an answer was begun gets that one, and makes
-// no other.
+// TestStatusIsShared: requests that came before an answer was begun share that answer.
 func TestStatusIsShared(t *testing.T) {
 	var a statusAnswer
 	made := 0
@@ -201,8 +199,8 @@ func TestStatusIsShared(t *testing.T) {
 	}
 }
 
-// TestUserFoundLater: a node whose user the kernel did not tell at first, for want of
-// files, becomes that user's with all that counts; one that nobody can tell stays
+// TestUserFoundLater: if the kernel lacks files to report a node's user, the node and all
+// that it counts move to that user later. A user that the kernel never reports stays
 // unknown.
 func TestUserFoundLater(t *testing.T) {
 	var answer atomic.Pointer[error]

@@ -23,11 +23,11 @@ import (
 
 var (
 	// errNoSocket: the node answered 'h' with an empty path.
-	errNoSocket = errors.New("epmd: the node can open no socket at the moment")
+	errNoSocket = errors.New("epmd: the node cannot open a socket at the moment")
 	// errUntrusted: another user than the node's listens on the socket.
 	errUntrusted = errors.New("epmd: not a socket of the node")
 	// errUnasked: bytes on a heartbeat that EPMD did not ask for.
-	errUnasked = errors.New("epmd: the node sent what it was not asked for")
+	errUnasked = errors.New("epmd: the node sent unexpected bytes")
 )
 
 // Pauses between attempts to connect to a socket whose backlog is full.
@@ -295,7 +295,7 @@ func (n *node) runOpening(o *opening) {
 	n.mu.Unlock()
 	close(o.done)
 	if log {
-		n.owner().log.Warn().Err(err).Str("node", n.entry.Name).Stringer("uid", n.owner()).Msg("no way to bring connections to the node")
+		n.owner().log.Warn().Err(err).Str("node", n.entry.Name).Stringer("uid", n.owner()).Msg("cannot open a channel to the node")
 	}
 }
 
@@ -325,7 +325,7 @@ func (n *node) connect() (*net.UnixConn, error) {
 	}
 	uid, err := n.env.owners.peerUID(&n.heartbeat.socket)
 	if err != nil {
-		return nil, fmt.Errorf("epmd: who the node is: %w", err)
+		return nil, fmt.Errorf("epmd: finding the node's user: %w", err)
 	}
 	return n.dialSocket(name, uid, deadline)
 }
@@ -373,7 +373,7 @@ func (n *node) sendAsk(timeout time.Duration) error {
 		err = n.heartbeat.writeParked(epmdproto.HandoverAsk)
 	}
 	if err != nil {
-		return fmt.Errorf("epmd: asking the node: %w", err)
+		return fmt.Errorf("epmd: asking the node for its socket: %w", err)
 	}
 	return nil
 }
@@ -403,7 +403,7 @@ func (n *node) dialRetrying(name string, deadline time.Time) (*net.UnixConn, err
 			return conn, nil
 		}
 		if !errors.Is(err, unix.EAGAIN) {
-			return nil, fmt.Errorf("epmd: the node's socket: %w", err)
+			return nil, fmt.Errorf("epmd: connecting to the node's socket: %w", err)
 		}
 		if time.Until(deadline) < pause {
 			return nil, fmt.Errorf("%w: the backlog of %s stays full", errNoAnswer, name)

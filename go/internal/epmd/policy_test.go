@@ -90,8 +90,8 @@ func (ts *testServer) countedRefusals(t *testing.T, want []refusal) {
 	}
 }
 
-// TestPolicyHandover: the node that may be handed over to is, under the same
-// policy that refuses another; and a policy can be replaced while connections wait.
+// TestPolicyHandover: the same policy allows handovers to one node and refuses them to
+// another. A policy can be replaced while connections wait.
 func TestPolicyHandover(t *testing.T) {
 	ts := start(t, Options{})
 	n := ts.node(t, "app1")
@@ -124,7 +124,7 @@ func TestPolicyHandover(t *testing.T) {
 	}
 }
 
-// TestRefusalLines: refusals beyond so many a minute are counted, not logged.
+// TestRefusalLines: refusals beyond refusalLines a minute are counted, not logged.
 func TestRefusalLines(t *testing.T) {
 	ts := start(t, Options{})
 	ts.SetPolicy(policyOf(t, "allow.names = []"))

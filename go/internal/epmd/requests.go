@@ -175,7 +175,7 @@ func (s *Server) sendAnswer(c *conn, answer []byte, write func([]byte) error) bo
 		return false
 	}
 	if err := write(answer); err != nil {
-		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("answer not sent")
+		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("cannot send the answer")
 		return false
 	}
 	return true
@@ -189,7 +189,7 @@ func (s *Server) checkLocal(c *conn, what kind) bool {
 	}
 	s.stats.countRequest(what, outcomeRefused)
 	s.stats.refusals[refusedRemote].Add(1)
-	s.stats.refusalLog.Warn().Stringer("peer", c.peer).Str("request", requestNames[what]).Msg("refused, the peer is not on this host")
+	s.stats.refusalLog.Warn().Stringer("peer", c.peer).Str("request", requestNames[what]).Msg("refused: the peer is not on this host")
 	return false
 }
 
@@ -231,7 +231,7 @@ func (s *Server) lookup(c *conn, name []byte) []byte {
 	}
 	if err := validLookup(string(name)); err != nil {
 		s.stats.countRequest(kindLookup, outcomeBad)
-		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("PORT_PLEASE2 closed without an answer")
+		s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("malformed PORT_PLEASE2, closed without an answer")
 		return nil
 	}
 	if n == nil {
@@ -254,7 +254,7 @@ func (s *Server) handleAlive2(c *conn, request []byte) {
 	req, err := epmdproto.ParseAlive2(request)
 	if err != nil {
 		s.stats.countRequest(kindRegister, outcomeBad)
-		s.stats.faultLog.Warn().Err(err).Stringer("peer", c.peer).Msg("ALIVE2_REQ closed without an answer")
+		s.stats.faultLog.Warn().Err(err).Stringer("peer", c.peer).Msg("malformed ALIVE2_REQ, closed without an answer")
 		return
 	}
 	s.register(c, req)
@@ -322,7 +322,7 @@ func (s *Server) freeName(name string) bool {
 	if !n.heartbeat.isHungUp() {
 		return false
 	}
-	n.unregister(errGone, "hung up, and the name is wanted again")
+	n.unregister(errGone, "connection closed by the node; the same name is registering again")
 	return true
 }
 
@@ -345,7 +345,7 @@ func (s *Server) handleStatus(c *conn) {
 	s.stats.countRequest(kindStatus, outcomeOK)
 	answer, err := s.statusAnswer.since(time.Now(), s.Status)
 	if err != nil {
-		s.o.Log.Error().Err(err).Msg("STATUS_REQ")
+		s.o.Log.Error().Err(err).Msg("cannot encode the answer to STATUS_REQ")
 		return
 	}
 	s.reply(c, answer)
@@ -383,14 +383,14 @@ func (s *Server) Status() status.Status {
 // handleKill ends the server, if no node is registered or RelaxedCommandCheck is set.
 func (s *Server) handleKill(c *conn) {
 	if !s.o.RelaxedCommandCheck && s.names.Len() > 0 {
-		s.stats.faultLog.Warn().Stringer("peer", c.peer).Msg("KILL_REQ refused, there are live nodes")
+		s.stats.faultLog.Warn().Stringer("peer", c.peer).Msg("KILL_REQ refused: nodes are registered")
 		s.stats.countRequest(kindKill, outcomeRefused)
 		s.reply(c, []byte("NO"))
 		return
 	}
 	s.stats.countRequest(kindKill, outcomeOK)
 	s.reply(c, []byte("OK"))
-	s.o.Log.Info().Stringer("peer", c.peer).Msg("KILL_REQ, ending")
+	s.o.Log.Info().Stringer("peer", c.peer).Msg("shutting down on KILL_REQ")
 	s.Close()
 }
 
@@ -398,7 +398,7 @@ func (s *Server) handleKill(c *conn) {
 // the stock EPMD sends both words.
 func (s *Server) handleStop(c *conn, name []byte) {
 	if !s.o.RelaxedCommandCheck {
-		s.stats.faultLog.Warn().Stringer("peer", c.peer).Msg("STOP_REQ refused, needs -relaxed_command_check")
+		s.stats.faultLog.Warn().Stringer("peer", c.peer).Msg("STOP_REQ refused: it needs -relaxed_command_check")
 		s.stats.countRequest(kindStop, outcomeRefused)
 		return
 	}

@@ -19,7 +19,7 @@ var (
 	// ErrUpgrading: one upgrade at a time.
 	ErrUpgrading = errors.New("epmd: an upgrade is under way")
 	// ErrNoUpgrade: Options.Trial is not set.
-	ErrNoUpgrade = errors.New("epmd: this EPMD can't be upgraded")
+	ErrNoUpgrade = errors.New("epmd: this EPMD cannot be upgraded")
 )
 
 // freezeTimeout bounds the wait for a peer that does not read its answer.
@@ -171,7 +171,7 @@ func (s *Server) awaitAnswers(done <-chan struct{}) {
 		}
 		for _, c := range s.conns.openConns() {
 			if began := c.writeStart.Load(); began != 0 && time.Since(time.Unix(0, began)) > freezeTimeout {
-				s.o.Log.Warn().Stringer("peer", c.peer).Msg("upgrade: does not read its answer, closing")
+				s.o.Log.Warn().Stringer("peer", c.peer).Msg("upgrade: the peer does not read its answer, closing the connection")
 				c.hangUp()
 			}
 		}
@@ -185,7 +185,7 @@ func (s *Server) state(trial bool) *State {
 	for _, entry := range slices.Backward(s.names.Live()) {
 		fd, kept := s.upgrade.takeHeartbeat(entry)
 		if !kept && !trial {
-			s.o.Log.Error().Str("node", entry.Name).Msg("upgrade: the node's heartbeat is lost")
+			s.o.Log.Error().Str("node", entry.Name).Msg("upgrade: the node's heartbeat is lost; the node will register again")
 			continue
 		}
 		st.Nodes = append(st.Nodes, nodeOf(entry).state(fd, trial))
@@ -209,12 +209,12 @@ func (s *Server) Resume(st *State) error {
 	}
 	for _, old := range st.Old {
 		if err := s.names.RestoreOld(old.Record, old.FD); err != nil {
-			s.o.Log.Error().Err(err).Msg("an old name of the predecessor's is forgotten")
+			s.o.Log.Error().Err(err).Msg("cannot restore an old name")
 		}
 	}
 	for _, n := range st.Nodes {
 		if err := s.resumeNode(n); err != nil {
-			s.o.Log.Error().Err(err).Str("node", n.Name).Msg("a node of the predecessor's is lost")
+			s.o.Log.Error().Err(err).Str("node", n.Name).Msg("cannot restore a node; it will register again")
 		}
 	}
 	for _, c := range st.Clients {
@@ -233,7 +233,7 @@ func listenerOf(fd int) (*net.TCPListener, error) {
 	tcp, ok := l.(*net.TCPListener)
 	if !ok {
 		_ = l.Close()
-		return nil, fmt.Errorf("fd %d is no TCP listener", fd)
+		return nil, fmt.Errorf("fd %d is not a TCP listener", fd)
 	}
 	return tcp, nil
 }

@@ -9,10 +9,10 @@ import (
 // Why a handover gets no slot.
 var (
 	// errFull: the node's queue is full.
-	errFull = errors.New("epmd: too many handovers at once")
+	errFull = errors.New("epmd: too many handovers wait for the node")
 	// errShare: the node's user, or all users together, have as many unread
 	// connections as they may.
-	errShare = errors.New("epmd: no place came free in time: too many connections lie unread at nodes of that user")
+	errShare = errors.New("epmd: no slot in time: the nodes of that user have too many unread connections")
 	// errHeld: as many handovers to the node, its user's nodes or all nodes are under
 	// way as may be.
 	errHeld = errors.New("epmd: too many handovers to that node, or to nodes of its user, at once")

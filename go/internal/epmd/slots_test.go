@@ -21,7 +21,7 @@ func acquireLate(g *slots, n *node) error {
 	return n.acquireSlot(past)
 }
 
-// fill enters until there is no room, and returns how many went in.
+// fill acquires slots until there are none, and returns how many it got.
 func fill(t *testing.T, g *slots, n *node) (in int) {
 	t.Helper()
 	for {
@@ -36,9 +36,9 @@ func fill(t *testing.T, g *slots, n *node) (in int) {
 	}
 }
 
-// TestSlotShares: a node has at most its own limit, and what it leaves free for
-// its user's other nodes; a user what it leaves free for others. So there is always
-// a place for one more of each.
+// TestSlotShares: a node has at most its own limit, and at most as many slots as it leaves
+// free for its user's other nodes; a user at most as many as it leaves free for others.
+// So there is always a slot for one more node or user.
 func TestSlotShares(t *testing.T) {
 	one, other := new(owner), new(owner)
 	for name, c := range map[string]struct {
@@ -65,9 +65,9 @@ func TestSlotShares(t *testing.T) {
 	}
 }
 
-// TestSlotsOfAUser: a user has N-1 and N places and not N+1, whichever of its nodes
-// asks; what is late keeps counting; another user gets places all the time, and
-// waits for nobody.
+// TestSlotsOfAUser: a user has N-1 and N slots and not N+1, for any of its nodes.
+// Unacknowledged connections still count. Another user always gets a slot, and does not
+// wait.
 func TestSlotsOfAUser(t *testing.T) {
 	const most = 8 // of 16
 	g := newSlots(Options{MaxPasses: 2 * most, MaxNodePasses: 1, MaxNodeQueue: 1}.withDefaults())
@@ -77,7 +77,7 @@ func TestSlotsOfAUser(t *testing.T) {
 		n := nodeOfUser(user)
 		nodes = append(nodes, n)
 		if err := acquireLate(g, n); err != nil {
-			t.Fatalf("place %d: %v", i+1, err)
+			t.Fatalf("slot %d: %v", i+1, err)
 		}
 		g.releaseUnacked(&n.account.queue)
 	}
@@ -86,10 +86,10 @@ func TestSlotsOfAUser(t *testing.T) {
 	}
 	next := nodeOfUser(user)
 	if err := acquireLate(g, next); !errors.Is(err, errShare) {
-		t.Errorf("place %d: %v", most+1, err)
+		t.Errorf("slot %d: %v", most+1, err)
 	}
 	if fill(t, g, otherNode()) != 1 {
-		t.Error("no place for another user's node")
+		t.Error("no slot for another user's node")
 	}
 	waiting, err := g.takeTicket(&next.account.queue)
 	if waiting == nil || err != nil {
@@ -98,7 +98,7 @@ func TestSlotsOfAUser(t *testing.T) {
 	g.settle(&nodes[0].account.queue, 1)
 	<-waiting
 	if err := acquireLate(g, nodeOfUser(user)); !errors.Is(err, errShare) {
-		t.Errorf("a place given twice: %v", err)
+		t.Errorf("a slot given twice: %v", err)
 	}
 }
 
@@ -121,9 +121,9 @@ func TestSlotOrder(t *testing.T) {
 	default:
 	}
 	if !g.cancelTicket(&n.account.queue, second) || g.cancelTicket(&n.account.queue, second) || g.cancelTicket(&n.account.queue, first) {
-		t.Error("leave is for those who wait")
+		t.Error("cancelTicket must only cancel tickets that wait")
 	}
-	g.releaseUnacked(&n.account.queue) // the place is free, the node's share is not
+	g.releaseUnacked(&n.account.queue) // no ACK is awaited, but the connection still counts as unread
 	if g.unacked != 0 || fill(t, g, n) != 0 {
 		t.Errorf("unacked %d", g.unacked)
 	}
@@ -134,6 +134,6 @@ func TestSlotOrder(t *testing.T) {
 	n.goneErr = errGone
 	close(n.gone)
 	if err := n.acquireSlot(nil); !errors.Is(err, errGone) {
-		t.Errorf("a node that has left: %v", err)
+		t.Errorf("a node that has unregistered: %v", err)
 	}
 }

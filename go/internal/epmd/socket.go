@@ -35,7 +35,7 @@ func (s *socket) park(deadline time.Time) error {
 	}
 	s.file, s.raw = file, raw
 	if err != nil {
-		return fmt.Errorf("epmd: poller: %w", err)
+		return fmt.Errorf("epmd: adding the connection to the poller: %w", err)
 	}
 	return nil
 }

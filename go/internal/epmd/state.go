@@ -16,7 +16,7 @@ import (
 const stateVersion = 1
 
 // ErrState: the predecessor's state cannot be used.
-var ErrState = errors.New("epmd: the predecessor's state")
+var ErrState = errors.New("epmd: cannot use the predecessor's state")
 
 // State is what an EPMD leaves to its successor, as JSON with open files by their
 // number: the listeners, the nodes with their heartbeats, the old names, and the
@@ -64,7 +64,7 @@ func ReadState(r io.Reader) (*State, error) {
 		return nil, fmt.Errorf("%w: %w", ErrState, err)
 	}
 	if st.Version != stateVersion {
-		return nil, fmt.Errorf("%w is of version %d, this epmd knows %d: restart it instead", ErrState, st.Version, stateVersion)
+		return nil, fmt.Errorf("%w: it is of version %d, this epmd reads %d (restart it instead)", ErrState, st.Version, stateVersion)
 	}
 	for _, c := range st.Clients {
 		if len(c.Header) > len(conn{}.header) || len(c.Body) >= len(requestBuffer{}) {

@@ -11,7 +11,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// large is more than the kernel takes for a connection whose peer does not read.
+// large is more than the kernel buffers for a connection whose peer does not read.
 const large = 16 << 20
 
 // makeLarge makes the answer to NAMES a large one, until the next registration.
@@ -42,8 +42,8 @@ func (ts *testServer) dropped(t *testing.T, want int) {
 	}
 }
 
-// TestUntakenIsBounded: at N-1, N and N+1 connections that do not read their
-// answer, all of which share it; who reads gets all of it.
+// TestUntakenIsBounded: N-1, N, N+1 and more connections that do not read their answer,
+// which they share. A client that reads gets all of it.
 func TestUntakenIsBounded(t *testing.T) {
 	const most = 4
 	for _, n := range []int{most - 1, most, most + 1, 3 * most} {
@@ -69,8 +69,8 @@ func TestUntakenIsBounded(t *testing.T) {
 	}
 }
 
-// TestUntakenBytes: different answers, as when names come and go, take no more
-// memory than they may.
+// TestUntakenBytes: different answers, as when names come and go, take no more memory
+// than is allowed.
 func TestUntakenBytes(t *testing.T) {
 	ts := start(t, Options{MaxUntakenBytes: 2 * large})
 	for i := range 5 {
@@ -81,8 +81,8 @@ func TestUntakenBytes(t *testing.T) {
 	}
 }
 
-// TestUntakenOfASource: a source of another host has no more than its share. An
-// answer is let through however large it is.
+// TestUntakenOfASource: a source of another host has no more than its share. A single
+// answer is sent however large it is.
 func TestUntakenOfASource(t *testing.T) {
 	ts := start(t, Options{MaxUntakenBytes: 1, MaxUntakenSource: 2})
 	ts.makeLarge()
@@ -96,8 +96,8 @@ func TestUntakenOfASource(t *testing.T) {
 	}
 }
 
-// TestListsAreShared: the answers to NAMES and DUMP are made once for a state of
-// the registry and each view of it.
+// TestListsAreShared: the answers to NAMES and DUMP are made once for each state of the
+// registry and each policy.
 func TestListsAreShared(t *testing.T) {
 	ts := start(t, Options{})
 	p := policyOf(t, "nodes.hidden = ['a*']")
@@ -133,8 +133,8 @@ func TestListsAreShared(t *testing.T) {
 }
 
 // TestNamesOfAUser: a user registers N-1 and N names of 2 N and not N+1; another user
-// does, and the first one again when one of its nodes has left. However often it
-// tries, the log has few lines of it, with its uid.
+// does, and the first one again when one of its nodes has unregistered. However often it
+// tries, the log has few lines about it, with its uid.
 func TestNamesOfAUser(t *testing.T) {
 	const most = 3
 	var uid atomic.Uint32

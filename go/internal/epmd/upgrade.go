@@ -92,7 +92,7 @@ func (u *upgrade) keepClient(c *conn, body, answer []byte) {
 	defer u.mu.Unlock()
 	var err error
 	if st.FD, err = c.detach(); err != nil {
-		u.log.Error().Err(err).Stringer("peer", c.peer).Msg("upgrade: closed without an answer")
+		u.log.Error().Err(err).Stringer("peer", c.peer).Msg("upgrade: cannot keep the connection, closed without an answer")
 		return
 	}
 	u.clients = append(u.clients, st)
@@ -104,7 +104,7 @@ func (u *upgrade) keepHeartbeat(entry *registry.Node, c *conn) {
 	defer u.mu.Unlock()
 	fd, err := c.detach()
 	if err != nil {
-		u.log.Error().Err(err).Str("node", entry.Name).Msg("upgrade: heartbeat")
+		u.log.Error().Err(err).Str("node", entry.Name).Msg("upgrade: cannot keep the node's heartbeat; the node will register again")
 		return
 	}
 	u.heartbeats[entry] = fd

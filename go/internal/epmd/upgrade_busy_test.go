@@ -13,8 +13,8 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// TestUpgradeBusy: where the processors are busy it takes long until every
-// connection is set aside. No name is lost for that.
+// TestUpgradeBusy: if the processors are busy it takes long until every connection is
+// kept for the successor. No name is lost.
 func TestUpgradeBusy(t *testing.T) {
 	ts := upgradable(t, Options{})
 	_, ch := ts.openNode(t, "n")
@@ -33,7 +33,7 @@ func TestUpgradeBusy(t *testing.T) {
 	if !within(ts.upgrade.draining.Load) {
 		t.Fatal("does not drain")
 	}
-	ts.upgrade.mu.Lock() // which nobody can be set aside without
+	ts.upgrade.mu.Lock() // without which no connection can be kept
 	ch.ack(p.ID, epmdproto.OK)
 	frozen := within(ts.conns.frozen.Load)
 	time.Sleep(3 * freezeTimeout / 2) // what the busy processors take
@@ -57,8 +57,8 @@ func TestUpgradeBusy(t *testing.T) {
 	}
 }
 
-// TestUpgradeUnread: who does not read his answer holds an upgrade up for a moment,
-// and loses it.
+// TestUpgradeUnread: a peer that does not read its answer delays an upgrade for a moment
+// and loses the answer.
 func TestUpgradeUnread(t *testing.T) {
 	ts := upgradable(t, Options{})
 	ts.register(t, plainNode("n"))

@@ -2,18 +2,18 @@ package registry
 
 import "handover/go/internal/epmdproto"
 
-// Record is a name with its creation as the registry counts it (a Node of an old
-// distribution version shows another one): what a successor needs to go on.
+// Record is what a successor needs of a name. Count is the creation as the registry
+// counts it; Node.Creation differs for old distribution versions.
 type Record struct {
 	epmdproto.Alive2Req
 	Count uint32
 }
 
-// Record returns what [Registry.Restore] takes.
+// Record returns n as a Record, see [Registry.Restore].
 func (n *Node) Record() Record { return Record{Alive2Req: n.Alive2Req, Count: n.creation} }
 
-// Restore registers n with the creation that it had in another registry, as the
-// most recent one. The error wraps ErrTaken.
+// Restore registers n as the most recent node, with the count of its Record in another
+// registry. The error wraps ErrTaken.
 func (r *Registry) Restore(n *Node, count uint32) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -25,8 +25,8 @@ func (r *Registry) Restore(n *Node, count uint32) error {
 	return nil
 }
 
-// RestoreOld remembers a name that was given up, as the most recent one. The
-// error wraps ErrTaken.
+// RestoreOld remembers an unregistered name as the most recent one. The error wraps
+// ErrTaken.
 func (r *Registry) RestoreOld(record Record, fd int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -8,9 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// Printable makes text that has somebody else's names in it fit for a terminal or a
-// log: what does not print, but for line ends, becomes \uXXXX. That is what JSON
-// has for it too, so that JSON stays JSON.
+// Printable makes text that contains foreign names safe for a terminal or a log. It
+// replaces each character that is not printable, except a line end, by \uXXXX. JSON has
+// the same escape, so JSON stays valid.
 func Printable(text string) string {
 	if strings.IndexFunc(text, isUnprintable) < 0 && utf8.ValidString(text) {
 		return text

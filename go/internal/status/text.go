@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Text is the status for a person: what is at work first, then what was counted.
+// Text returns the status as text: first the state, then the counters, then the nodes.
 func (s Status) Text() string {
 	var b strings.Builder
 	up := time.Duration(s.Seconds * float64(time.Second)).Round(time.Second)
@@ -38,7 +38,7 @@ func (s Status) Text() string {
 
 const none = "none"
 
-// countsText leaves out what never was.
+// countsText omits counters that are zero.
 func countsText(m map[string]uint64) string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -52,7 +52,7 @@ func countsText(m map[string]uint64) string {
 	return strings.Join(parts, ", ")
 }
 
-// quantile is the upper bound of the bucket that has the share's last observation.
+// quantile returns the upper bound of the bucket that has the share's last observation.
 func (h Histogram) quantile(share float64) string {
 	want, seen := share*float64(h.Count()), uint64(0)
 	for i, bound := range h.Bounds {
@@ -81,7 +81,7 @@ func (s Status) nodeTable() string {
 	return b.String()
 }
 
-// quoteName keeps what a node calls itself from moving a terminal's cursor.
+// quoteName quotes a name that could move a terminal's cursor.
 func quoteName(name string) string {
 	if quoted := fmt.Sprintf("%q", name); quoted != `"`+name+`"` {
 		return quoted
