@@ -115,7 +115,7 @@ func (a *acceptor) run() {
 	}
 }
 
-// acceptBatch accepts until nobody waits any more, or for the length of a batch.
+// acceptBatch accepts until no connection waits any more, but at most batchSize.
 func (a *acceptor) acceptBatch(listener int) error {
 	for range batchSize {
 		fd, peer, err := acceptNow(listener)

@@ -40,8 +40,8 @@ type channelEnv struct {
 	account  *account
 	slots    *slots
 	tasks    *tasks
-	// passDone is called once for each pass that was sent, when nobody waits for the
-	// ACK any more, with the node's answer or another reason.
+	// passDone is called once for each pass that was sent: at the ACK with the node's
+	// answer, or with the reason why EPMD waits for the ACK no longer.
 	passDone func(p *pass, err error)
 	// removed is called when the channel breaks, perhaps more than once.
 	removed func(*channel)
@@ -52,7 +52,7 @@ type channelEnv struct {
 type pass struct {
 	conn            *conn
 	start, deadline time.Time
-	sending         bool  // the sender still owns it: nobody else may end it
+	sending         bool  // during send, which is the only one that may end the pass
 	acked           bool  // during sending, with answer
 	answer          error // nil, or the node's refusal
 	late            bool  // ended, but perhaps not read by the node

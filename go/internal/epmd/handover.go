@@ -49,7 +49,7 @@ func (s *Server) handover(c *conn, name string) {
 	}
 }
 
-// passTo returns nil if c was passed. Then the node may have it, nobody else may
+// passTo returns nil if c was passed. Then the node may have it, so the caller must not
 // write to it, and the pass closes it.
 func (s *Server) passTo(c *conn, name string, start time.Time) error {
 	if err := epmdproto.ValidName(name); err != nil {

@@ -40,7 +40,8 @@ type idleLimits struct {
 	message        string
 }
 
-// connSet is a set of connections that allows a random choice.
+// connSet is a set of connections that allows a random choice. It is not safe for
+// concurrent use.
 type connSet struct {
 	conns []*socket
 	index map[*socket]int
@@ -152,6 +153,7 @@ func (w *idleConns) isTooLargeLocked(answer []byte) bool {
 	return len(answer) > 0 && w.readers[&answer[0]] == 0 && w.bytes > 0 && w.bytes+len(answer) > w.maxBytes
 }
 
+// addAnswerLocked must be called with w.mu held.
 func (w *idleConns) addAnswerLocked(c *socket, answer []byte) {
 	if len(answer) == 0 {
 		return
@@ -162,6 +164,7 @@ func (w *idleConns) addAnswerLocked(c *socket, answer []byte) {
 	}
 }
 
+// removeAnswerLocked is a no-op if c reads no answer. w.mu must be held.
 func (w *idleConns) removeAnswerLocked(c *socket) {
 	answer := w.answers[c]
 	if answer == nil {
@@ -174,6 +177,7 @@ func (w *idleConns) removeAnswerLocked(c *socket) {
 	}
 }
 
+// countLocked must be called with w.mu held.
 func (w *idleConns) countLocked() int { return len(w.local.conns) + len(w.remote.conns) }
 
 // sourceOf returns what counts as one source: an IPv4 address, or an IPv6 /64.
@@ -194,6 +198,7 @@ func (g *connSet) add(c *socket) {
 	g.conns = append(g.conns, c)
 }
 
+// remove returns false if c is not in the set.
 func (g *connSet) remove(c *socket) bool {
 	i, ok := g.index[c]
 	if !ok {

@@ -87,7 +87,7 @@ func (l *lists) makeDump() []byte {
 }
 
 // statusAnswer is the answer to STATUS_REQ. Connections that ask while one answer is
-// made share the next one: nobody waits for more than two, however many ask.
+// made share the next one: each waits for two at most, however many ask.
 type statusAnswer struct {
 	mu    sync.Mutex
 	begun time.Time

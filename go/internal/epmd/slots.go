@@ -46,7 +46,7 @@ type slotCounts struct {
 type slotQueue struct {
 	userCounts *slotCounts // of the node's user
 	counts     slotCounts
-	tickets    []chan struct{} // of handovers that wait; closed when the slot is theirs
+	tickets    []chan struct{} // of handovers that wait; closed when the handover has its slot
 }
 
 func newSlots(o Options) *slots {
@@ -198,12 +198,14 @@ func (s *slots) acquireLocked(q *slotQueue) {
 	s.addUnreadLocked(q, 1)
 }
 
+// addUnreadLocked must be called with s.mu held.
 func (s *slots) addUnreadLocked(q *slotQueue, n int) {
 	s.total.unread += n
 	q.counts.unread += n
 	q.userCounts.unread += n
 }
 
+// addHeldLocked must be called with s.mu held.
 func (s *slots) addHeldLocked(q *slotQueue, n int) {
 	s.total.held += n
 	q.counts.held += n

@@ -19,7 +19,7 @@ import (
 //	   '----- it failed ---'
 //
 // draining: the handovers that are under way end; new ones are kept for the successor
-// and all other requests are answered. frozen: nobody reads any more, and what was
+// and all other requests are answered. frozen: no goroutine reads any more, and what was
 // read already is kept with its connection. Peers that connect from now on wait in
 // the listener's queue.
 //

@@ -35,7 +35,7 @@ func newLimiter(perSecond float64, burst int) *limiter {
 func (l *limiter) allow(source netip.Prefix, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.bucketOf(source, now)
+	b := l.bucketLocked(source, now)
 	if passed := now.Sub(b.at).Seconds(); passed > 0 {
 		b.tokens = min(l.burst, b.tokens+passed*l.perSecond)
 		b.at = now
@@ -47,7 +47,8 @@ func (l *limiter) allow(source netip.Prefix, now time.Time) bool {
 	return true
 }
 
-func (l *limiter) bucketOf(source netip.Prefix, now time.Time) *bucket {
+// bucketLocked returns the source's bucket, perhaps a new one. l.mu must be held.
+func (l *limiter) bucketLocked(source netip.Prefix, now time.Time) *bucket {
 	if e := l.bySource[source]; e != nil {
 		l.recent.MoveToFront(e)
 		return e.Value.(*bucket)
