@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"registry":  {"epmdproto"},
 	"policy":    {},
 	"status":    {"epmdproto"},
+	"listen":    {"epmdproto"},
 	"metrics":   {"status"},
 	"doctor":    {"epmdproto"},
 	"epmdconf":  {"policy"},

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// noIPv6Env makes the program one of a kernel that has no IPv6.
+// noIPv6Env makes the program run as on a kernel without IPv6.
 const noIPv6Env = "EPMD_TEST_NO_IPV6"
 
-// withoutIPv6 lets no thread of this process make an IPv6 socket from now on.
+// withoutIPv6 makes all threads of this process fail to open IPv6 sockets from now on.
 func withoutIPv6() error {
 	const number, family = 0, 16 // offsets in struct seccomp_data
 	filter := []unix.SockFilter{
@@ -52,13 +52,13 @@ func init() {
 
 func sysctl(t *testing.T, name, value string) {
 	t.Helper()
-	// A child's, since this thread's namespace is not the process's.
+	// In a child, because this thread's namespace is not the process's.
 	if out, err := exec.Command("sh", "-c", "echo "+value+" >/proc/sys/"+name).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", name, err, out)
 	}
 }
 
-// listens gives those of the addresses that something listens on.
+// listens returns those of the addresses that have a listener.
 func listens(port int, addresses ...string) (those []string) {
 	for _, a := range addresses {
 		if c, err := net.Dial("tcp", net.JoinHostPort(a, strconv.Itoa(port))); err == nil {
@@ -69,8 +69,8 @@ func listens(port int, addresses ...string) (those []string) {
 	return those
 }
 
-// TestAddresses: what an EPMD listens on, with IPv6, with IPv6 switched off, and on
-// a kernel without; the stock epmd too, where it can be compared.
+// TestAddresses: the addresses that an EPMD listens on, with IPv6, with IPv6 disabled, and
+// on a kernel without IPv6; compared with the stock epmd if possible.
 func TestAddresses(t *testing.T) {
 	const otherIP = "198.51.100.3"
 	stock, _ := exec.LookPath("epmd")
@@ -114,7 +114,7 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-// TestAddressesRefused: an address that was asked for is listened on, or nothing is.
+// TestAddressesRefused: if an address of the list fails, nothing listens.
 func TestAddressesRefused(t *testing.T) {
 	twoHosts(t)
 	sysctl(t, "net/ipv6/conf/all/disable_ipv6", "1")

@@ -13,7 +13,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// options is the command line and the environment.
+// options are the settings of the command line and the environment.
 type options struct {
 	addresses string
 	port      uint16
@@ -24,7 +24,7 @@ type options struct {
 
 	packetTimeout, delayAccept, delayWrite time.Duration
 
-	command string // "-names", "-started", "-dump", "-kill", "-stop", or "" to serve
+	command string // a key of commands, or "" to serve
 	name    string // of -stop
 	json    bool   // -status --json
 
@@ -35,14 +35,14 @@ type options struct {
 
 var errUsage = errors.New("usage")
 
-// parseArgs reads the arguments in their order, as the stock epmd does: a command
-// comes last, and sees what was before it.
+// parseArgs reads the arguments in order, as the stock epmd does: the command must be
+// the last one.
 func parseArgs(args []string, getenv func(string) (string, bool)) (o options, err error) {
 	o.port = epmdproto.DefaultPort
 	o.addresses, _ = getenv("ERL_EPMD_ADDRESS")
 	_, o.relaxed = getenv("ERL_EPMD_RELAXED_COMMAND_CHECK")
 	if v, ok := getenv("ERL_EPMD_PORT"); ok {
-		if o.port, err = portNumber("ERL_EPMD_PORT", v); err != nil {
+		if o.port, err = parsePort("ERL_EPMD_PORT", v); err != nil {
 			return o, err
 		}
 	}
@@ -67,7 +67,7 @@ func (o options) parseCommand(args []string) (options, error) {
 		o.json, args = true, args[:1]
 	}
 	if len(args) != want {
-		return o, fmt.Errorf("%s: %w: it is the last option, -stop with one name, -status perhaps with --json", o.command, errUsage)
+		return o, fmt.Errorf("%s: %w: it must be the last option; -stop takes a name, -status takes --json", o.command, errUsage)
 	}
 	if want == 2 {
 		o.name = args[1]
@@ -75,7 +75,7 @@ func (o options) parseCommand(args []string) (options, error) {
 	return o, nil
 }
 
-// parseOption reads the first option and returns the arguments behind it.
+// parseOption reads the first option and returns the remaining arguments.
 func (o *options) parseOption(args []string) ([]string, error) {
 	switch args[0] {
 	case "-d", "-debug":
@@ -107,13 +107,13 @@ func (o *options) parseValue(args []string) (rest []string, err error) {
 			err = fmt.Errorf("%w: -metrics: %w", errUsage, err)
 		}
 	case "-port":
-		o.port, err = portNumber(option, value)
+		o.port, err = parsePort(option, value)
 	case "-packet_timeout":
-		o.packetTimeout, err = seconds(option, value)
+		o.packetTimeout, err = parseSeconds(option, value)
 	case "-delay_accept":
-		o.delayAccept, err = seconds(option, value)
+		o.delayAccept, err = parseSeconds(option, value)
 	case "-delay_write":
-		o.delayWrite, err = seconds(option, value)
+		o.delayWrite, err = parseSeconds(option, value)
 	default:
 		return nil, fmt.Errorf("%w: unknown option %q", errUsage, option)
 	}
@@ -123,17 +123,17 @@ func (o *options) parseValue(args []string) (rest []string, err error) {
 	return args[2:], err
 }
 
-func portNumber(option, value string) (uint16, error) {
-	n, err := number(option, value, math.MaxUint16)
+func parsePort(option, value string) (uint16, error) {
+	n, err := parseNumber(option, value, math.MaxUint16)
 	return uint16(n), err
 }
 
-func seconds(option, value string) (time.Duration, error) {
-	n, err := number(option, value, math.MaxInt32)
+func parseSeconds(option, value string) (time.Duration, error) {
+	n, err := parseNumber(option, value, math.MaxInt32)
 	return time.Duration(n) * time.Second, err
 }
 
-func number(option, value string, most uint64) (uint64, error) {
+func parseNumber(option, value string, most uint64) (uint64, error) {
 	n, err := strconv.ParseUint(value, 10, 64)
 	if err != nil || n == 0 || n > most {
 		return 0, fmt.Errorf("%w: %s needs a number from 1 to %d, not %q", errUsage, option, most, cmp.Or(value, "nothing"))

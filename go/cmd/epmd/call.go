@@ -15,14 +15,14 @@ import (
 	epmdstatus "handover/go/internal/status"
 )
 
-// callTimeout bounds a question to the running EPMD.
+// callTimeout bounds a request to the running EPMD.
 const callTimeout = 30 * time.Second
 
-// call asks the EPMD of this host, prints its answer as the stock epmd does, and
-// returns the exit status.
-func (o options) call(stdout, stderr io.Writer) int {
+// runCommand sends the command to the EPMD of this host, prints the answer as the stock
+// epmd does, and returns the exit status.
+func (o options) runCommand(stdout, stderr io.Writer) int {
 	if o.command == "-status" {
-		return o.status(stdout, stderr)
+		return o.printStatus(stdout, stderr)
 	}
 	if isTerminal(stdout) {
 		stdout = printableWriter{stdout}
@@ -51,16 +51,16 @@ func (o options) call(stdout, stderr io.Writer) int {
 	}
 	switch o.command {
 	case "-kill":
-		return killed(c, stdout)
+		return printKilled(c, stdout)
 	case "-stop":
-		return stopped(c, stdout)
+		return printStopped(c, stdout)
 	case "-upgrade":
-		return upgraded(c, stdout, stderr)
+		return printUpgraded(c, stdout, stderr)
 	}
-	return list(c, stdout)
+	return printList(c, stdout)
 }
 
-func (o options) status(stdout, stderr io.Writer) int {
+func (o options) printStatus(stdout, stderr io.Writer) int {
 	if err := epmdstatus.Run(stdout, o.port, o.json); err != nil {
 		fmt.Fprintf(stderr, "epmd: %v\n", err)
 		return 1
@@ -78,15 +78,15 @@ func dialLocal(port uint16) (c net.Conn, err error) {
 	return nil, err
 }
 
-// maxShown is how much of a list a terminal gets, in one piece so that no character
-// is cut.
+// maxShown is how much of a list is written to a terminal, in one piece so that no
+// character is split.
 const maxShown = 64 << 20
 
-// printableWriter shows what an EPMD says on a terminal: names are whatever any user
-// of the host has registered.
+// printableWriter escapes what a terminal must not get: any user of the host can
+// register any name.
 type printableWriter struct{ io.Writer }
 
-// Write leaves out the NULs that end the lines of -dump.
+// Write omits the NULs that end the lines of -dump.
 func (w printableWriter) Write(b []byte) (int, error) {
 	_, err := io.WriteString(w.Writer, epmdstatus.Printable(strings.ReplaceAll(string(b), "\x00", "")))
 	return len(b), err
@@ -101,7 +101,7 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }
 
-func killed(c io.Reader, stdout io.Writer) int {
+func printKilled(c io.Reader, stdout io.Writer) int {
 	answer, ok := readWord(c, stdout, 2)
 	switch {
 	case !ok:
@@ -114,7 +114,7 @@ func killed(c io.Reader, stdout io.Writer) int {
 	return 1
 }
 
-func stopped(c io.Reader, stdout io.Writer) int {
+func printStopped(c io.Reader, stdout io.Writer) int {
 	answer, ok := readWord(c, stdout, 7)
 	if !ok {
 		return 1
@@ -123,7 +123,7 @@ func stopped(c io.Reader, stdout io.Writer) int {
 	return 0
 }
 
-func upgraded(c io.Reader, stdout, stderr io.Writer) int {
+func printUpgraded(c io.Reader, stdout, stderr io.Writer) int {
 	answer, err := io.ReadAll(io.LimitReader(c, 4096))
 	if string(answer) == epmdproto.UpgradeOK {
 		fmt.Fprintln(stdout, "Upgraded")
@@ -141,15 +141,15 @@ func upgraded(c io.Reader, stdout, stderr io.Writer) int {
 	return 1
 }
 
-// readWord reads an answer of that length, and says on stdout where it is shorter.
+// readWord reads an answer of that length. If it is shorter, readWord prints the reason
+// on stdout and returns false.
 func readWord(c io.Reader, stdout io.Writer, length int) (string, bool) {
 	word := make([]byte, length)
-	switch n, err := io.ReadFull(c, word); err {
+	switch _, err := io.ReadFull(c, word); err {
 	case nil:
 		return string(word), true
 	case io.EOF, io.ErrUnexpectedEOF:
-		// The stock epmd forgets what it has got by then.
-		_ = n
+		// The stock epmd does not print the part that it has read either.
 		fmt.Fprintln(stdout, "epmd: local epmd responded with <>")
 	default:
 		fmt.Fprintln(stdout, "epmd: failed to read answer from local epmd")
@@ -157,13 +157,13 @@ func readWord(c io.Reader, stdout io.Writer, length int) (string, bool) {
 	return "", false
 }
 
-func list(c io.Reader, stdout io.Writer) int {
+func printList(c io.Reader, stdout io.Writer) int {
 	var port [4]byte
 	if _, err := io.ReadFull(c, port[:]); err != nil {
 		fmt.Fprintln(stdout, "epmd: no response from local epmd")
 		return 1
 	}
-	// In one piece, as from stdio: there are readers that read once.
+	// In one piece, as from stdio: some readers read only once.
 	out := bufio.NewWriter(stdout)
 	if _, ok := stdout.(printableWriter); ok {
 		out = bufio.NewWriterSize(stdout, maxShown)
@@ -171,7 +171,7 @@ func list(c io.Reader, stdout io.Writer) int {
 	}
 	defer out.Flush()
 	fmt.Fprintf(out, "epmd: up and running on port %d with data:\n", binary.BigEndian.Uint32(port[:]))
-	// As in the stock epmd, an answer that breaks off is an answer.
+	// As in the stock epmd, an incomplete answer is no error.
 	_, _ = io.Copy(out, c)
 	return 0
 }

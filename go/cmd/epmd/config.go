@@ -17,12 +17,12 @@ import (
 	"handover/go/internal/policy"
 )
 
-// readConfig reads -config, before which -metrics goes. A successor whose file has
-// gone bad since it was tried out keeps its nodes, and answers no other host until
-// a good file is read.
+// readConfig reads the file of -config; -metrics overrides it. If the file has become
+// invalid since the trial, a successor keeps its nodes and refuses other hosts until it
+// reads a valid file.
 func (o *options) readConfig(successor bool) error {
 	if o.daemon && o.configFile != "" && !filepath.IsAbs(o.configFile) {
-		return fmt.Errorf("-config %s: with -daemon the path has to be absolute, for the daemon's folder is /", o.configFile)
+		return fmt.Errorf("-config %s: with -daemon the path must be absolute, because the daemon's directory is /", o.configFile)
 	}
 	if o.configFile != "" {
 		c, err := epmdconf.Load(o.configFile)
@@ -31,7 +31,7 @@ func (o *options) readConfig(successor bool) error {
 		}
 		if err != nil {
 			log := newLog(o.debug, o.daemon)
-			log.Error().Err(err).Msg("answering no other host until SIGHUP finds a good file")
+			log.Error().Err(err).Msg("refusing other hosts until SIGHUP finds a valid file")
 			nobody := []policy.Network{}
 			c.Policy, _ = policy.New(policy.Rules{Allow: policy.Allow{Lookups: nobody, Handovers: nobody, Names: nobody}})
 		}
@@ -43,8 +43,9 @@ func (o *options) readConfig(successor bool) error {
 	return nil
 }
 
-// attend does for a server what the configuration says, until stop.
-func attend(s *epmd.Server, o *options, log zerolog.Logger) (stop func()) {
+// startServices sets the policy, serves the metrics and handles SIGHUP, as configured.
+// The caller must call stop.
+func startServices(s *epmd.Server, o *options, log zerolog.Logger) (stop func()) {
 	s.SetPolicy(o.config.Policy)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -54,7 +55,7 @@ func attend(s *epmd.Server, o *options, log zerolog.Logger) (stop func()) {
 	if o.configFile != "" {
 		hangUps := make(chan os.Signal, 1)
 		signal.Notify(hangUps, unix.SIGHUP)
-		wg.Go(func() { reload(ctx, s, o, hangUps, log) })
+		wg.Go(func() { reloadOnHangUp(ctx, s, o, hangUps, log) })
 	}
 	return func() {
 		cancel()
@@ -62,9 +63,9 @@ func attend(s *epmd.Server, o *options, log zerolog.Logger) (stop func()) {
 	}
 }
 
-// reload reads the file again at each SIGHUP.
-func reload(ctx context.Context, s *epmd.Server, o *options, hangUps chan os.Signal, log zerolog.Logger) {
-	// A successor must not be ended by one that comes before it listens for it.
+// reloadOnHangUp reads the configuration again at each SIGHUP, until ctx ends.
+func reloadOnHangUp(ctx context.Context, s *epmd.Server, o *options, hangUps chan os.Signal, log zerolog.Logger) {
+	// A SIGHUP must not end a successor that does not handle the signal yet.
 	defer signal.Ignore(unix.SIGHUP)
 	for {
 		select {
@@ -74,15 +75,15 @@ func reload(ctx context.Context, s *epmd.Server, o *options, hangUps chan os.Sig
 		}
 		c, err := epmdconf.Load(o.configFile)
 		if err != nil {
-			log.Error().Err(err).Msg("SIGHUP: the policy stays as it was")
+			log.Error().Err(err).Msg("SIGHUP: the configuration is invalid, the policy is unchanged")
 			continue
 		}
 		o.config.Policy = c.Policy
 		s.SetPolicy(c.Policy)
-		// Warn, so that it is seen without -d: what is refused has just changed.
+		// A warning is logged without -d: what is refused has just changed.
 		log.Warn().Str("file", o.configFile).Bool("policy", c.Policy != nil).Msg("SIGHUP: configuration read")
 		if c.Metrics != o.config.Metrics && !o.metrics.IsValid() {
-			log.Warn().Msg("SIGHUP: metrics move at the next start or upgrade")
+			log.Warn().Msg("SIGHUP: the new metrics address takes effect at the next start or upgrade")
 		}
 	}
 }

@@ -29,8 +29,8 @@ const (
 	thereIP = "198.51.100.2" // where the other host's questions come from
 )
 
-// twoHosts puts the test, and what it starts, into a network namespace with two
-// addresses. Between them a peer is another host's for EPMD.
+// twoHosts moves the test and its children to a network namespace with two addresses.
+// For EPMD, a peer that connects from one to the other is on another host.
 func twoHosts(t *testing.T) {
 	t.Helper()
 	runtime.LockOSThread() // and never unlock it: the thread ends with the test
@@ -44,7 +44,7 @@ func twoHosts(t *testing.T) {
 	}
 }
 
-// askFrom asks at hereIP, from an address, and reads to the close.
+// askFrom sends a request to hereIP from an address, and reads until the close.
 func askFrom(t *testing.T, from string, port int, req []byte) string {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: patience}
@@ -71,8 +71,8 @@ func writeConfig(t *testing.T, name, text string) {
 	}
 }
 
-// TestPolicyFile: a file is in force from the start, another one after SIGHUP, a
-// bad one never.
+// TestPolicyFile: a file applies from the start, a new one after SIGHUP, an invalid one
+// never.
 func TestPolicyFile(t *testing.T) {
 	twoHosts(t)
 	const port = epmdproto.DefaultPort // a namespace of our own
@@ -104,7 +104,7 @@ func TestPolicyFile(t *testing.T) {
 			t.Fatalf("no %q in the log: %q", line, stderr.String())
 		}
 	}
-	hangUp("[allow]\nlookups = [\"10/8\"]", `line 2: allow.lookups: \"10/8\" is no network`)
+	hangUp("[allow]\nlookups = [\"10/8\"]", `line 2: allow.lookups: \"10/8\" is not a network`)
 	if got := askFrom(t, thereIP, port, lookup); got != "w\x01" {
 		t.Errorf("after a bad file: %q", got)
 	}
@@ -117,14 +117,14 @@ func TestPolicyFile(t *testing.T) {
 	}
 }
 
-// TestBadConfig: what an operator reads; nothing listens, the daemon's parent says
-// it too.
+// TestBadConfig: the errors that an operator reads. Nothing listens, and the daemon's
+// parent prints the error too.
 func TestBadConfig(t *testing.T) {
 	port := freePort(t)
 	file := filepath.Join(t.TempDir(), "epmd.toml")
 	for text, want := range map[string]string{
 		"colour = 1\n":                     "epmd: configuration " + file + ": line 1: unknown key \"colour\"\n",
-		"allow.lookups = [\"10.0.0.1/8\"]": "epmd: configuration " + file + ": line 1: allow.lookups: \"10.0.0.1/8\" has bits set behind its first 8: is it 10.0.0.0/8?\n",
+		"allow.lookups = [\"10.0.0.1/8\"]": "epmd: configuration " + file + ": line 1: allow.lookups: \"10.0.0.1/8\" has bits set after the first 8: did you mean 10.0.0.0/8?\n",
 	} {
 		writeConfig(t, file, text)
 		for _, args := range [][]string{{"-config", file}, {"-daemon", "-config", file}} {
@@ -135,9 +135,9 @@ func TestBadConfig(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"-config " + file + ".no":     "no such file",
-		"-daemon -config epmd.toml":   "the path has to be absolute",
+		"-daemon -config epmd.toml":   "the path must be absolute",
 		"-metrics localhost:9":        "-metrics: \"localhost:9\" is no address",
-		"-status --text":              "-status perhaps with --json",
+		"-status --text":              "-status takes --json",
 		"-status":                     "epmd: cannot connect to the local epmd: ",
 		"-metrics":                    "usage",
 		"-config":                     "-config needs a value",
@@ -149,7 +149,7 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
-// TestStatusAndMetrics: the same numbers for people, scripts and Prometheus.
+// TestStatusAndMetrics: the same numbers as text, as JSON and for Prometheus.
 func TestStatusAndMetrics(t *testing.T) {
 	port, metricsPort := freePort(t), freePort(t)
 	foreground(t, port, "-metrics", fmt.Sprintf("127.0.0.1:%d", metricsPort))
@@ -184,7 +184,7 @@ func TestStatusAndMetrics(t *testing.T) {
 	}
 }
 
-// TestStatusOfStock: an EPMD without a status is told from one that is not there.
+// TestStatusOfStock: the error for an EPMD without status differs from that for no EPMD.
 func TestStatusOfStock(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

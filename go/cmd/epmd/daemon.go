@@ -11,12 +11,11 @@ import (
 	"syscall"
 	"time"
 
-	"handover/go/internal/epmd"
+	"handover/go/internal/listen"
 )
 
-// The daemon is this program again, in a session of its own, with one pipe to
-// tell its parent by that it listens: "ready", "running" (another EPMD does), or
-// why not.
+// The daemon is this program in a session of its own. It writes to a pipe to its
+// parent: "ready" when it listens, "running" if another EPMD does, or an error.
 const (
 	readyEnv     = "EPMD_READY_FD"
 	readyFD      = 3
@@ -25,17 +24,17 @@ const (
 	readyTimeout = 30 * time.Second
 )
 
-// errRunning: the daemon found an EPMD running and ended.
+// errRunning: the daemon has ended because another EPMD runs already.
 var errRunning = errors.New("there is already a epmd running")
 
-// daemonize starts the daemon and returns when it listens, or why it does not.
+// daemonize starts the daemon and returns when the daemon listens or has failed.
 func daemonize() error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("starting the daemon: %w", err)
 	}
 	defer r.Close()
-	if err := keepFiles(readyFD); err != nil {
+	if err := setCloexecFrom(readyFD); err != nil {
 		return fmt.Errorf("starting the daemon: %w", err)
 	}
 	cmd := exec.Command(programFile, os.Args[1:]...)
@@ -58,7 +57,7 @@ func awaitReady(r *os.File, daemon *os.Process) error {
 	said, err := io.ReadAll(io.LimitReader(r, 4096))
 	if err != nil {
 		_ = daemon.Kill()
-		return fmt.Errorf("the daemon did not get ready in %v: %w", readyTimeout, err)
+		return fmt.Errorf("the daemon was not ready after %v: %w", readyTimeout, err)
 	}
 	switch word := strings.TrimSpace(string(said)); word {
 	case readyWord:
@@ -66,14 +65,14 @@ func awaitReady(r *os.File, daemon *os.Process) error {
 	case runningWord:
 		return errRunning
 	case "":
-		return errors.New("the daemon ended without a word")
+		return errors.New("the daemon ended without a message")
 	default:
 		return errors.New(word)
 	}
 }
 
-// readiness is the pipe to tell the parent by, in the daemon; else nil.
-func readiness() *os.File {
+// readyPipe returns the pipe to the parent, or nil if this process is not the daemon.
+func readyPipe() *os.File {
 	if os.Getenv(readyEnv) != fmt.Sprint(readyFD) {
 		return nil
 	}
@@ -83,12 +82,13 @@ func readiness() *os.File {
 	return os.NewFile(readyFD, "ready")
 }
 
-func tellReady(ready *os.File, err error) {
+// reportReady tells the parent the result of listening. It is a no-op if ready is nil.
+func reportReady(ready *os.File, err error) {
 	if ready == nil {
 		return
 	}
 	word := readyWord
-	var inUse *epmd.InUseError
+	var inUse *listen.InUseError
 	switch {
 	case errors.As(err, &inUse) && inUse.EPMD:
 		word = runningWord

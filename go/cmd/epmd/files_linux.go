@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepFiles lets no program that this one starts inherit fds from first on:
-// whatever our own parent leaked to us, the daemon shall not keep.
-func keepFiles(first uint) error {
+// setCloexecFrom makes all descriptors from first on close-on-exec, so that the daemon
+// does not inherit what our own parent leaked to us.
+func setCloexecFrom(first uint) error {
 	err := unix.CloseRange(first, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
 	if err != nil && err != unix.ENOSYS {
 		return fmt.Errorf("close_range: %w", err)
@@ -17,8 +17,8 @@ func keepFiles(first uint) error {
 	return nil
 }
 
-// nameless makes an empty file that is in no folder, close-on-exec.
-func nameless() (*os.File, error) {
+// memfd returns an empty close-on-exec file that is in no directory.
+func memfd() (*os.File, error) {
 	fd, err := unix.MemfdCreate("epmd-state", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)

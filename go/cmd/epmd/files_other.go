@@ -7,10 +7,10 @@ import (
 	"os"
 )
 
-// keepFiles has no one call to do it with, and does nothing.
-func keepFiles(uint) error { return nil }
+// setCloexecFrom does nothing: these systems have no single call for it.
+func setCloexecFrom(uint) error { return nil }
 
-func nameless() (*os.File, error) {
+func memfd() (*os.File, error) {
 	f, err := os.CreateTemp("", "epmd-state-")
 	if err != nil {
 		return nil, err

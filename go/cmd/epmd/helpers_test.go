@@ -26,7 +26,7 @@ func command(port int, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run returns what the program prints, and its exit status.
+// run returns the program's output and its exit status.
 func run(t *testing.T, port int, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, errOut bytes.Buffer
@@ -52,8 +52,8 @@ func freePort(t *testing.T) int {
 
 func dial(t *testing.T, port int) net.Conn {
 	t.Helper()
-	// Without keep-alive, as nodes do it: those of 10,000 at once can be lost, and
-	// end connections that are well.
+	// Without keep-alive, as nodes do it: with 10,000 connections the probes can be lost,
+	// which ends healthy connections.
 	d := net.Dialer{KeepAlive: -1}
 	c, err := d.Dial("tcp4", "127.0.0.1:"+strconv.Itoa(port))
 	if err != nil {
@@ -109,7 +109,7 @@ func await(t *testing.T, cmd *exec.Cmd, port int) {
 	}
 }
 
-// within waits for a condition, and says whether it came.
+// within waits for a condition, and reports whether it became true.
 func within(condition func() bool) bool {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if condition() {

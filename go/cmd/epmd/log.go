@@ -11,9 +11,9 @@ import (
 	epmdstatus "handover/go/internal/status"
 )
 
-// newLog writes warnings and errors, with -d everything: for people on a
-// terminal, as JSON elsewhere. A daemon has no stderr; it logs with syslog, where
-// the host has one.
+// newLog returns a log of warnings and errors, or of everything with -d. It is text if
+// stderr is a terminal, else JSON. A daemon has no stderr; it logs to syslog, if the host
+// has one.
 func newLog(debug int, daemon bool) zerolog.Logger {
 	level := zerolog.WarnLevel
 	if debug > 0 {
@@ -36,8 +36,8 @@ func logWriter(daemon bool) zerolog.LevelWriter {
 	return zerolog.LevelWriterAdapter{Writer: os.Stderr}
 }
 
-// escaping escapes what JSON lets through and a terminal does not print: the names
-// in a line are whatever nodes and peers say.
+// escaping escapes what JSON allows but a terminal must not get: nodes and peers choose
+// the names in a line.
 type escaping struct{ zerolog.LevelWriter }
 
 // Write writes one line.

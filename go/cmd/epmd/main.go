@@ -1,9 +1,9 @@
 // Command epmd is the port mapper daemon of Erlang nodes: a drop-in for OTP's
 // epmd that also hands connections over to nodes.
 //
-// stdout carries the answers of -names, -kill, -stop and -dump; the log is on
-// stderr, or with syslog for a daemon. Exit status 0 is success, which includes
-// that an EPMD runs already; 1 is everything else, said on stderr.
+// stdout carries the answers of the commands. The log goes to stderr, or to syslog for
+// a daemon. The exit status is 0 for success, also if an EPMD runs already, and 1 for
+// any error, which is printed on stderr.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"handover/go/internal/epmd"
+	"handover/go/internal/listen"
 )
 
 func main() {
@@ -23,34 +23,34 @@ func main() {
 		os.Exit(1)
 	}
 	if o.command != "" {
-		os.Exit(o.call(os.Stdout, os.Stderr))
+		os.Exit(o.runCommand(os.Stdout, os.Stderr))
 	}
-	// Whoever read the log may be gone; the names must not go with him.
+	// The reader of the log may have exited. That must not end the server.
 	signal.Ignore(syscall.SIGPIPE)
-	before, err := inherit()
+	pred, err := readPredecessor()
 	if err == nil {
-		err = o.readConfig(before != nil && before.mode != trialMode)
+		err = o.readConfig(pred != nil && pred.mode != trialMode)
 	}
-	if err == nil && before != nil {
-		if before.mode == trialMode {
+	if err == nil && pred != nil {
+		if pred.mode == trialMode {
 			fmt.Print(readyWord)
 			os.Exit(0)
 		}
-		err = goOn(o, before)
+		err = serveInherited(o, pred)
 	}
-	if err != nil || before != nil {
-		os.Exit(status(err, o))
+	if err != nil || pred != nil {
+		os.Exit(exitStatus(err, o))
 	}
-	ready := readiness()
+	ready := readyPipe()
 	if o.daemon && ready == nil {
-		os.Exit(status(daemonize(), o))
+		os.Exit(exitStatus(daemonize(), o))
 	}
-	os.Exit(status(serve(o, ready), o))
+	os.Exit(exitStatus(serve(o, ready), o))
 }
 
-// status turns an error into the exit status, and says it on stderr.
-func status(err error, o options) int {
-	var inUse *epmd.InUseError
+// exitStatus prints err on stderr and returns the exit status.
+func exitStatus(err error, o options) int {
+	var inUse *listen.InUseError
 	running := errors.As(err, &inUse) && inUse.EPMD || errors.Is(err, errRunning)
 	if err != nil && (!running || o.debug > 0) {
 		fmt.Fprintf(os.Stderr, "epmd: %v\n", err)

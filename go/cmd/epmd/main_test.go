@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestTranscript drives a daemon from its start to its end.
+// TestTranscript controls a daemon from start to end.
 func TestTranscript(t *testing.T) {
 	port := freePort(t)
 	expect := func(args, wantOut, wantErr string, wantCode int) {
@@ -79,8 +79,7 @@ func TestKillRefused(t *testing.T) {
 	}
 }
 
-// TestOutOfFiles: an EPMD that can open no more files goes on where it was as
-// soon as it can.
+// TestOutOfFiles: an EPMD that cannot open more files continues as soon as it can.
 func TestOutOfFiles(t *testing.T) {
 	port := freePort(t)
 	cmd := command(port)
@@ -118,7 +117,7 @@ func TestOutOfFiles(t *testing.T) {
 	register(t, port, "after")
 }
 
-// TestLogReaderGone: a log that nobody reads any more costs no name.
+// TestLogReaderGone: no name is lost if the reader of the log exits.
 func TestLogReaderGone(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -145,8 +144,8 @@ func TestLogReaderGone(t *testing.T) {
 	_ = heartbeat.Close()
 }
 
-// TestPortTaken: something that is not an EPMD is named, by the daemon's parent
-// too.
+// TestPortTaken: the error says that the port's listener is not an EPMD; the daemon's
+// parent prints it too.
 func TestPortTaken(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -171,7 +170,8 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
-// TestDaemonDetached: a session of its own, no fd of its parent's, "/" as folder.
+// TestDaemonDetached: the daemon has its own session, no descriptor of its parent, and
+// the directory "/".
 func TestDaemonDetached(t *testing.T) {
 	port := freePort(t)
 	leaked, err := os.Open("/dev/zero")

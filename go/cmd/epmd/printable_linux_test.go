@@ -13,7 +13,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// terminal is a pseudo-terminal and what was printed there.
+// terminal is a pseudo-terminal and its output.
 func terminal(t *testing.T) (tty *os.File, printed *syncBuffer) {
 	t.Helper()
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -37,7 +37,7 @@ func terminal(t *testing.T) (tty *os.File, printed *syncBuffer) {
 	return tty, printed
 }
 
-// clean: nothing but characters that print, and line ends as a terminal has them.
+// clean checks for characters other than printable ones and line ends.
 func clean(t *testing.T, what, text string) {
 	t.Helper()
 	for _, r := range strings.ReplaceAll(text, "\r\n", "\n") {
@@ -48,9 +48,9 @@ func clean(t *testing.T, what, text string) {
 	}
 }
 
-// TestEvilName: whatever a node calls itself moves no cursor: not in the log, on a
-// terminal or elsewhere, and not in what the commands print on a terminal. On a
-// pipe -names and -dump are the stock epmd's, byte by byte.
+// TestEvilName: a node's name cannot move a terminal's cursor, neither in the log nor in
+// the output of the commands on a terminal. On a pipe the output of -names and -dump is
+// the stock epmd's, byte by byte.
 func TestEvilName(t *testing.T) {
 	const evil = "e\x1b]0;x\x07\x1b[2J\u009b1m\u202e\x7f\r"
 	port := freePort(t)

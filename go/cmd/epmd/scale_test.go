@@ -14,7 +14,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// nodeCount is most, or less where the limit of open files is too low for that.
+// nodeCount returns most, or less if the limit of open files is too low for that.
 func nodeCount(t *testing.T, most int) int {
 	t.Helper()
 	files := maxFiles()
@@ -35,7 +35,7 @@ func lookUp(port int, name string) error {
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
-	// A reset in the end, so that a test does not use up the host's ports.
+	// Close with a reset, so that a test does not use up the host's ports.
 	_ = c.(*net.TCPConn).SetLinger(0)
 	if _, err := c.Write(epmdproto.AppendRequest(nil, epmdproto.OpPort2, name)); err != nil {
 		return err
@@ -51,7 +51,7 @@ func lookUp(port int, name string) error {
 	return nil
 }
 
-// lookUpAll does so many lookups by 64 clients at once.
+// lookUpAll does the given number of lookups, with 64 clients at once.
 func lookUpAll(t *testing.T, port, nodes, lookups int) {
 	t.Helper()
 	const clients = 64

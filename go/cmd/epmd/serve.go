@@ -14,16 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmd"
+	"handover/go/internal/listen"
 )
 
 // debugOld is how many old names -d remembers, as in the stock epmd.
 const debugOld = 5
 
-// serve listens and answers until a signal or KILL. ready, when it is not nil,
-// gets the outcome of listening.
+// serve listens and answers until a signal or KILL. It reports the result of listening
+// to ready, if that is not nil.
 func serve(o options, ready *os.File) error {
-	listeners, err := listen(o)
-	tellReady(ready, err)
+	listeners, err := openListeners(o)
+	reportReady(ready, err)
 	if err != nil {
 		return err
 	}
@@ -31,49 +32,50 @@ func serve(o options, ready *os.File) error {
 	for _, l := range listeners {
 		opts.Log.Debug().Stringer("on", l.Addr()).Msg("listening")
 	}
-	return keepServing(o, opts, ready != nil, func(s *epmd.Server) error { return s.Serve(listeners) })
+	return serveUntilEnd(o, opts, ready != nil, func(s *epmd.Server) error { return s.Serve(listeners) })
 }
 
-// goOn is serve for a program that takes the place of another one.
-func goOn(o options, before *predecessor) error {
-	daemon := before.mode == "daemon"
+// serveInherited is like serve, for a program that resumes after an upgrade.
+func serveInherited(o options, pred *predecessor) error {
+	daemon := pred.mode == "daemon"
 	opts := serverOptions(o, daemon)
-	opts.Log.Info().Int("nodes", len(before.state.Nodes)).Msg("upgraded")
-	return keepServing(o, opts, daemon, func(s *epmd.Server) error { return s.ServeOn(before.state) })
+	opts.Log.Info().Int("nodes", len(pred.state.Nodes)).Msg("upgraded")
+	return serveUntilEnd(o, opts, daemon, func(s *epmd.Server) error { return s.Resume(pred.state) })
 }
 
-// keepServing serves, also after an upgrade that did not come to pass.
-func keepServing(o options, opts epmd.Options, daemon bool, serve func(*epmd.Server) error) error {
+// serveUntilEnd serves until the end of the server. After a failed upgrade it serves on
+// with a new server.
+func serveUntilEnd(o options, opts epmd.Options, daemon bool, serve func(*epmd.Server) error) error {
 	for {
 		server := epmd.New(opts)
 		signals := handleSignals(server)
-		tellSystemd(o, opts)
-		stop := attend(server, &o, opts.Log)
+		notifySystemd(o, opts)
+		stop := startServices(server, &o, opts.Log)
 		err := serve(server)
 		stop()
-		left := server.Left()
-		if left == nil || signals.ending.Load() {
+		state := server.TakeState()
+		if state == nil || signals.ending.Load() {
 			return err
 		}
-		err = succeed(left, daemon)
-		left.Failed(err)
+		err = execSuccessor(state, daemon)
+		state.SetFailed(err)
 		opts.Log.Error().Err(err).Msg("upgrade failed; going on as before")
 		signals.stop()
-		serve = func(s *epmd.Server) error { return s.ServeOn(left) }
+		serve = func(s *epmd.Server) error { return s.Resume(state) }
 	}
 }
 
-func tellSystemd(o options, opts epmd.Options) {
+func notifySystemd(o options, opts epmd.Options) {
 	if o.systemd {
 		if _, err := sddaemon.SdNotify(false, sddaemon.SdNotifyReady+"\nSTATUS=Processing port mapping requests..."); err != nil {
-			opts.Log.Warn().Err(err).Msg("telling systemd that this is ready")
+			opts.Log.Warn().Err(err).Msg("cannot notify systemd")
 		}
 	}
 }
 
-func listen(o options) ([]*net.TCPListener, error) {
+func openListeners(o options) ([]*net.TCPListener, error) {
 	if !o.systemd {
-		return epmd.Listen(o.addresses, o.port)
+		return listen.Listen(o.addresses, o.port)
 	}
 	passed, err := activation.Listeners()
 	if err != nil {
@@ -86,9 +88,9 @@ func listen(o options) ([]*net.TCPListener, error) {
 	for i, l := range passed {
 		tcp, ok := l.(*net.TCPListener)
 		if !ok {
-			return nil, fmt.Errorf("socket %d of systemd's is no listening TCP socket (ListenStream= with a port)", i+1)
+			return nil, fmt.Errorf("systemd's socket %d is not a listening TCP socket (use ListenStream= with a port)", i+1)
 		}
-		if err := usable(tcp, i+1); err != nil {
+		if err := checkListener(tcp, i+1); err != nil {
 			return nil, err
 		}
 		listeners = append(listeners, tcp)
@@ -96,9 +98,9 @@ func listen(o options) ([]*net.TCPListener, error) {
 	return listeners, nil
 }
 
-// usable refuses a socket that does not listen, and an IPv6 listener that takes IPv4
-// connections too: nodes can't adopt those.
-func usable(l *net.TCPListener, number int) error {
+// checkListener returns an error for a socket that does not listen, and for an IPv6
+// listener that accepts IPv4 connections too: nodes cannot adopt those.
+func checkListener(l *net.TCPListener, number int) error {
 	raw, err := l.SyscallConn()
 	if err != nil {
 		return err
@@ -113,7 +115,7 @@ func usable(l *net.TCPListener, number int) error {
 		both = err1 == nil && err2 == nil && is6 && only == 0
 	})
 	if err == nil && !listens {
-		err = fmt.Errorf("socket %d of systemd's, %v, does not listen: the .socket unit needs ListenStream= with a port, and Accept=no", number, l.Addr())
+		err = fmt.Errorf("systemd's socket %d, %v, does not listen: the .socket unit needs ListenStream= with a port, and Accept=no", number, l.Addr())
 	}
 	if err == nil && both {
 		err = fmt.Errorf("systemd's socket %v takes IPv4 connections too: set BindIPv6Only=ipv6-only in the .socket unit, and ListenStream=0.0.0.0:PORT beside it", l.Addr())
@@ -121,8 +123,8 @@ func usable(l *net.TCPListener, number int) error {
 	return err
 }
 
-// maxFiles is how many files may be open, or 0 if that is not known. Go has raised
-// the soft limit to the hard one at start.
+// maxFiles returns how many files may be open, or 0 if that is not known. Go has raised
+// the soft limit to the hard limit at start.
 func maxFiles() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -135,7 +137,7 @@ func serverOptions(o options, daemon bool) epmd.Options {
 	opts := epmd.Options{
 		Port: int(o.port), RelaxedCommandCheck: o.relaxed, PacketTimeout: o.packetTimeout,
 		DelayAccept: o.delayAccept, DelayWrite: o.delayWrite,
-		Files: maxFiles(), Log: newLog(o.debug, daemon), Trial: trial,
+		Files: maxFiles(), Log: newLog(o.debug, daemon), Trial: runTrial,
 	}
 	if o.debug > 0 {
 		opts.MaxOld = debugOld
@@ -143,8 +145,8 @@ func serverOptions(o options, daemon bool) epmd.Options {
 	return opts
 }
 
-// signals are handled for one server: SIGTERM and SIGINT end it, SIGUSR2 is an
-// upgrade.
+// signals handles the signals for one server: SIGTERM and SIGINT end it, SIGUSR2 starts
+// an upgrade.
 type signals struct {
 	ending atomic.Bool
 	c      chan os.Signal

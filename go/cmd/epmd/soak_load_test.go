@@ -18,7 +18,7 @@ import (
 	"handover/go/internal/fdpass"
 )
 
-// soak is the load on one daemon, and what came of it.
+// soak is the load on one daemon, and its results.
 type soak struct {
 	t                *testing.T
 	port, pid, nodes int
@@ -37,8 +37,8 @@ func (s *soak) failed(err error) {
 	s.last.Store(err.Error())
 }
 
-// load asks for everything there is, all the time, and upgrades every two seconds
-// where upgrade is set. It returns when the load is gone.
+// load sends all kinds of requests, and upgrades every two seconds if upgrade is set. It
+// returns when the load has ended.
 func (s *soak) load(length time.Duration, upgrade func()) {
 	s.end = time.Now().Add(length)
 	var wg sync.WaitGroup
@@ -89,7 +89,7 @@ func (s *soak) dial() (net.Conn, error) {
 	return c, err
 }
 
-// comeAndGo registers names that are given up again.
+// comeAndGo registers names and unregisters them again.
 func (s *soak) comeAndGo() {
 	for i := 0; time.Now().Before(s.end); i++ {
 		if err := s.guest("guest" + strconv.Itoa(i%2000)); err != nil {
@@ -114,8 +114,8 @@ func (s *soak) guest(name string) error {
 	return lookUp(s.port, name)
 }
 
-// sayNothing keeps connections open that begin a request and never end it; with
-// pause they send a byte of it now and then.
+// sayNothing keeps connections open that begin a request and never complete it. If pause
+// is not 0 they send a byte of it from time to time.
 func (s *soak) sayNothing(most int, pause time.Duration, count *atomic.Int64) {
 	var open []net.Conn
 	tick := time.Now().Add(pause)
@@ -146,8 +146,8 @@ func (s *soak) sayNothing(most int, pause time.Duration, count *atomic.Int64) {
 
 func takerName(i int) string { return "taker" + strconv.Itoa(i) }
 
-// startTaker registers a node that takes handovers, until the test's end: it
-// answers each with its name.
+// startTaker registers a node that takes handovers until the end of the test, and answers
+// each with its name.
 func (s *soak) startTaker(i int) {
 	socket := epmdproto.NewSocketName()
 	l, err := fdpass.Listen(socket)
@@ -188,7 +188,7 @@ func (s *soak) startTaker(i int) {
 	s.t.Cleanup(func() { _ = l.Close() })
 }
 
-// take takes what comes through a channel, to its end.
+// take receives connections from a channel until it ends.
 func (s *soak) take(c *net.UnixConn, name string) {
 	defer c.Close()
 	buf := make([]byte, epmdproto.MaxPass+1)
@@ -208,7 +208,7 @@ func (s *soak) take(c *net.UnixConn, name string) {
 	}
 }
 
-// handOver asks for a node again and again, and checks that it is the one.
+// handOver hands connections over to a node again and again, and checks which node answers.
 func (s *soak) handOver(i int) {
 	for time.Now().Before(s.end) {
 		if err := s.handOverOnce(takerName(i)); err != nil {

@@ -19,24 +19,23 @@ import (
 // takers is how many nodes take handovers.
 const takers = 8
 
-// What the daemon may hold more at the end of the load than at its first quarter:
-// buffers and what the collector has not taken yet, not what grows with time.
+// What the daemon may hold more at the end of the load than after its first quarter:
+// buffers and garbage that is not collected yet, but nothing that grows with time.
 const (
 	mostPercent = 25
 	mostMore    = 16 << 10 // KiB
 )
 
 // TestSoak loads a daemon with up to 10,000 nodes for SOAKTIME, in the last quarter with
-// one upgrade after the other, and looks for what is left afterwards. One wrong
-// answer, one name lost or left, one file left, memory that grows, or a line in
-// the daemon's log is a failure.
+// one upgrade after the other, and looks for leaks afterwards. It fails at a wrong answer,
+// a lost name, a name or file that is left, growing memory, or a line in the daemon's log.
 func TestSoak(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("SOAKTIME"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	port, path := freePort(t), installed(t)
-	// Files are left for the rest, and for the nodes that come and go.
+	// Leave files for the other clients, and for the nodes that come and go.
 	nodes := nodeCount(t, 11_000) - 1000
 	daemon, log := startInstalled(t, path, port)
 	s := newSoak(t, port, daemon.Process.Pid, nodes)
@@ -79,10 +78,10 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// say prints a line for the operator; test/long/soak.sh shows those.
+// say prints a line that test/long/soak.sh shows.
 func (s *soak) say(format string, args ...any) { fmt.Printf("soak: "+format+"\n", args...) }
 
-// report says what was done so far, and what the daemon holds.
+// report prints what was done so far, and what the daemon holds.
 func (s *soak) report() {
 	st := s.status()
 	s.say("%d names; %d lookups (slowest %v), %d handovers, %d registrations, %d silent and %d slow connections, %d upgrades; %d channels open; %d errors; %v",
@@ -90,8 +89,8 @@ func (s *soak) report() {
 		s.silents.Load(), s.slows.Load(), s.upgrades.Load(), st.Channels.Open, s.errors.Load(), s.held())
 }
 
-// settled: without load nothing is left but the nodes, with a channel each for
-// those that take handovers.
+// settled checks that without load only the nodes are left, with a channel for each node
+// that takes handovers.
 func (s *soak) settled(start holding) {
 	s.t.Helper()
 	left := ""
@@ -128,7 +127,7 @@ type holding struct{ rss, files int } // KiB, number
 
 func (u holding) String() string { return fmt.Sprintf("RSS %d MiB, %d files", u.rss/1024, u.files) }
 
-// held is what the daemon holds of memory and files.
+// held is how much memory and how many files the daemon has.
 func (s *soak) held() (u holding) {
 	s.t.Helper()
 	proc := fmt.Sprint("/proc/", s.pid)

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// deliberate names, of docs/EPMD.md, the difference that a command line
-// shows, where it shows one.
+// deliberate returns the name in docs/EPMD.md of the difference that a command line
+// shows, or "".
 var deliberate = map[string]string{
 	"-port 70000 -names":        "numbers",
 	"-port -1 -names":           "numbers",
@@ -22,8 +22,8 @@ var deliberate = map[string]string{
 	"-daemon -address nonsense": "-daemon",
 }
 
-// Command lines that end by themselves where no EPMD runs. All but the first few
-// are wrong.
+// Command lines that end by themselves if no EPMD runs. All but the first few are
+// invalid.
 var endings = []string{
 	"-names", "-d -names", "-debug -d -names", "-started", "-dump", "-kill", "-stop x", "-stop " + strings.Repeat("x", 1000), "-stop " + strings.Repeat("x", 1001),
 	"-port 1 -names", "-packet_timeout 1 -delay_accept 1 -delay_write 1 -address x -relaxed_command_check -daemon -names",
@@ -33,7 +33,7 @@ var endings = []string{
 	"-systemd", "-daemon -address nonsense",
 }
 
-// program runs an epmd: the stock one or this one.
+// program runs an epmd, the stock one or this one.
 type program func(t *testing.T, port int, args ...string) (stdout, stderr string, code int)
 
 func stockProgram(t *testing.T) program {
@@ -57,8 +57,8 @@ func stockProgram(t *testing.T) program {
 	}
 }
 
-// kind is what stderr comes down to: the usage, or a message without its time of
-// day and the operating system's own words.
+// kind reduces stderr to what can be compared: the usage, or a message without the time
+// and the texts of the operating system.
 func kind(stderr string) string {
 	if strings.Contains(stderr, "usage: epmd [-d|-debug] [DbgExtra...] [-address List]") {
 		return "usage"
@@ -85,7 +85,7 @@ func TestEndingsAsStock(t *testing.T) {
 	}
 }
 
-// TestDeliberate: what is deliberate is said to operators.
+// TestDeliberate: docs/EPMD.md lists each deliberate difference.
 func TestDeliberate(t *testing.T) {
 	page, err := os.ReadFile("../../../docs/EPMD.md")
 	if err != nil {
@@ -98,7 +98,7 @@ func TestDeliberate(t *testing.T) {
 	}
 }
 
-// TestDaemonAsStock drives a daemon of each from start to end.
+// TestDaemonAsStock controls a daemon of each program from start to end.
 func TestDaemonAsStock(t *testing.T) {
 	stock := stockProgram(t)
 	for _, relaxed := range []bool{false, true} {
@@ -109,7 +109,7 @@ func TestDaemonAsStock(t *testing.T) {
 	}
 }
 
-// drive returns the transcript of a daemon's life, fit to be compared.
+// drive returns the transcript of a daemon's life, in a comparable form.
 func drive(t *testing.T, epmd program, relaxed bool) string {
 	t.Helper()
 	port := freePort(t)
@@ -159,8 +159,8 @@ func drive(t *testing.T, epmd program, relaxed bool) string {
 	return transcript.String()
 }
 
-// TestEnvironment: the variables mean what they mean to the stock epmd; a flag
-// goes before its variable.
+// TestEnvironment: the variables mean the same as for the stock epmd. A flag overrides its
+// variable.
 func TestEnvironment(t *testing.T) {
 	path, err := exec.LookPath("epmd")
 	if err != nil {
@@ -202,8 +202,8 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// tried says whether a daemon listens on the port, or ends, and whether it stops
-// a name.
+// tried returns whether a daemon listens on the port or ends, and whether it stops a
+// name.
 func tried(t *testing.T, cmd *exec.Cmd, port int) (listens, stops bool) {
 	t.Helper()
 	if err := cmd.Start(); err != nil {

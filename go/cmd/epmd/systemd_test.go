@@ -16,7 +16,7 @@ import (
 func underSystemd(t *testing.T, notify string, files ...*os.File) (*exec.Cmd, *strings.Builder) {
 	t.Helper()
 	cmd := command(1, "-systemd")
-	// LISTEN_PID is the program's own, which only a shell before it can know.
+	// LISTEN_PID must be the program's own pid, which a shell sets before it executes it.
 	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = "/bin/sh"
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify, "LISTEN_FDS="+string(rune('0'+len(files))))
@@ -89,7 +89,7 @@ func TestSystemdRefuses(t *testing.T) {
 	})
 }
 
-// TestSystemdNotListening: a socket that is bound and does not listen.
+// TestSystemdNotListening: a socket that is bound but does not listen.
 func TestSystemdNotListening(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err == nil {

@@ -21,18 +21,18 @@ import (
 	"handover/go/internal/epmd"
 )
 
-// An upgrade is an exec of the file that this program was started from, with the
-// same arguments, in the same process: whoever supervises the pid notices nothing.
-// Before that the file is tried out as a child. The state travels in a memfd,
-// which upgradeEnv names: "FD,trial", "FD,daemon" or "FD,foreground".
+// An upgrade executes the file that this program was started from, with the same
+// arguments and in the same process, so a supervisor of the pid notices nothing. Before
+// that a child process tries the file out. The state is in a memfd, which upgradeEnv
+// names: "FD,trial", "FD,daemon" or "FD,foreground".
 const (
 	upgradeEnv   = "EPMD_UPGRADE"
 	trialMode    = "trial"
 	trialTimeout = 10 * time.Second
 )
 
-// programFile is the path that this program was started by, symbolic links and all, so
-// that an upgrade finds what they lead to by then.
+// programFile is the path that this program was started by, with its symbolic links, so
+// that an upgrade executes what they lead to at that time.
 var programFile = programPath()
 
 func programPath() string {
@@ -50,14 +50,14 @@ func programPath() string {
 	return self
 }
 
-// predecessor is what the program before this one in the same process left.
+// predecessor is what the previous program in this process left.
 type predecessor struct {
 	state *epmd.State
 	mode  string
 }
 
-// inherit returns what is left, or nil where this program was simply started.
-func inherit() (*predecessor, error) {
+// readPredecessor returns nil if this program does not resume after an upgrade.
+func readPredecessor() (*predecessor, error) {
 	value, there := os.LookupEnv(upgradeEnv)
 	if !there {
 		return nil, nil
@@ -66,7 +66,7 @@ func inherit() (*predecessor, error) {
 	number, mode, _ := strings.Cut(value, ",")
 	fd, err := strconv.Atoi(number)
 	if err != nil || fd < 3 {
-		return nil, fmt.Errorf("%s=%q: an upgrade sets it; nothing else should", upgradeEnv, value)
+		return nil, fmt.Errorf("%s=%q: only an upgrade may set this variable", upgradeEnv, value)
 	}
 	f := os.NewFile(uintptr(fd), "state")
 	defer f.Close()
@@ -77,9 +77,9 @@ func inherit() (*predecessor, error) {
 	return &predecessor{state, mode}, nil
 }
 
-// memory is an open file with the state, at its beginning, close-on-exec.
-func memory(st *epmd.State) (*os.File, error) {
-	f, err := nameless()
+// stateFile returns a close-on-exec file with the state, positioned at its beginning.
+func stateFile(st *epmd.State) (*os.File, error) {
+	f, err := memfd()
 	if err != nil {
 		return nil, err
 	}
@@ -93,10 +93,10 @@ func memory(st *epmd.State) (*os.File, error) {
 	return f, nil
 }
 
-// trial runs the program file with the state, without its open files, and returns
-// nil when that would have gone on.
-func trial(st *epmd.State) error {
-	f, err := memory(st)
+// runTrial runs the program file as a child process with the state, which has no open
+// files. It returns nil if the program can resume from the state.
+func runTrial(st *epmd.State) error {
+	f, err := stateFile(st)
 	if err != nil {
 		return err
 	}
@@ -125,18 +125,17 @@ func trial(st *epmd.State) error {
 	return nil
 }
 
-// maxTrialOutput is how much a program that is tried out may print, on stdout and
-// stderr each.
+// maxTrialOutput is how many bytes a trial may print, on stdout and on stderr each.
 const maxTrialOutput = 64 << 10
 
-// firstBytes keeps maxTrialOutput of what is written, and calls tooMuch at the next.
+// firstBytes keeps the first maxTrialOutput bytes, and calls tooMuch if more are written.
 type firstBytes struct {
 	kept    []byte
 	full    bool
 	tooMuch func()
 }
 
-// Write fails when there is too much, so that nobody writes on.
+// Write returns an error if there is too much, so that the caller stops writing.
 func (f *firstBytes) Write(b []byte) (int, error) {
 	room := maxTrialOutput - len(f.kept)
 	f.kept = append(f.kept, b[:min(len(b), room)]...)
@@ -148,10 +147,10 @@ func (f *firstBytes) Write(b []byte) (int, error) {
 	return room, errors.New("too much output")
 }
 
-// succeed puts the program file in the place of this program. It returns only
-// when that failed; the state is good for going on then.
-func succeed(st *epmd.State, daemon bool) error {
-	f, err := memory(st)
+// execSuccessor replaces this program by the program file. It returns only if that
+// failed; then a server of this program can resume from the state.
+func execSuccessor(st *epmd.State, daemon bool) error {
+	f, err := stateFile(st)
 	if err != nil {
 		return err
 	}
@@ -160,19 +159,19 @@ func succeed(st *epmd.State, daemon bool) error {
 	if daemon {
 		mode = "daemon"
 	}
-	// A second SIGUSR2 must not find a program that has no handler yet.
+	// A second SIGUSR2 would end the new program before it has a handler.
 	signal.Ignore(unix.SIGUSR2)
 	fd := int(f.Fd())
 	inherited := append(st.FDs(), fd)
-	keep(inherited, 0)
+	setCloexec(inherited, 0)
 	env := append(os.Environ(), fmt.Sprintf("%s=%d,%s", upgradeEnv, fd, mode))
 	err = syscall.Exec(programFile, append([]string{os.Args[0]}, os.Args[1:]...), env)
-	keep(inherited, unix.FD_CLOEXEC)
+	setCloexec(inherited, unix.FD_CLOEXEC)
 	return fmt.Errorf("exec %s: %w", programFile, err)
 }
 
-// keep sets whether an exec closes the files.
-func keep(fds []int, flag int) {
+// setCloexec sets the descriptor flag of fds: 0, or unix.FD_CLOEXEC.
+func setCloexec(fds []int, flag int) {
 	for _, fd := range fds {
 		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETFD, flag)
 	}

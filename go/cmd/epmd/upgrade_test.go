@@ -18,7 +18,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// installed is a copy of the program that a test may replace.
+// installed returns a copy of the program that a test may replace.
 func installed(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "epmd")
@@ -26,7 +26,7 @@ func installed(t *testing.T) string {
 	return path
 }
 
-// install puts a file of its own at path, as a package manager does.
+// install puts a new file at path, as a package manager does.
 func install(t *testing.T, path string) {
 	t.Helper()
 	self, err := os.Executable()
@@ -70,7 +70,7 @@ func upgrade(t *testing.T, port int) {
 	}
 }
 
-// running is the file that a process runs.
+// running returns the file that a process executes.
 func running(t *testing.T, pid int) string {
 	t.Helper()
 	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
@@ -98,7 +98,7 @@ func lookUpOnce(port int, name string) error {
 }
 
 // TestUpgradeUnderLoad: 10,000 lookups of 200 nodes while the program is replaced
-// again and again. None fails, no node notices, the process stays the same.
+// again and again. No lookup fails, no node notices, the process stays the same.
 func TestUpgradeUnderLoad(t *testing.T) {
 	const nodes, lookups, clients = 200, 10_000, 16
 	port, path := freePort(t), installed(t)
@@ -155,8 +155,8 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 }
 
-// TestUpgradeToNothing: files that are no EPMD to go on with. The old one goes on
-// and says why, to the asker and in the log.
+// TestUpgradeToNothing: files that an EPMD cannot be upgraded to. The old program goes on
+// and reports the reason, to the client and in the log.
 func TestUpgradeToNothing(t *testing.T) {
 	port, path := freePort(t), installed(t)
 	_, stderr := startInstalled(t, path, port)
@@ -195,8 +195,8 @@ func TestUpgradeToNothing(t *testing.T) {
 	}
 }
 
-// TestUpgradeBroken: a file that passes the trial and can't be executed a moment
-// later. The old program has let go by then, and takes everything up again.
+// TestUpgradeBroken: a file that passes the trial and cannot be executed a moment later.
+// By then the old program has stopped serving, and it resumes from its own state.
 func TestUpgradeBroken(t *testing.T) {
 	port, path := freePort(t), installed(t)
 	_, stderr := startInstalled(t, path, port)

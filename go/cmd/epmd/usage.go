@@ -12,19 +12,19 @@ Regular options
     -port No
         The port to listen on, or to ask. Default: 4369.
     -d, -debug
-        Log what is going on to stderr, and remember only 5 old names.
+        Log every event to stderr, and remember only 5 old names.
     -daemon
-        Go to the background. The command returns when the daemon listens.
+        Run in the background. The command returns when the daemon listens.
     -relaxed_command_check
         Allow -kill while nodes are registered, and -stop.
     -systemd
         Take the listening sockets from systemd (socket activation).
 
     -config File
-        Who may ask for what, in TOML; read again on SIGHUP. Default: every
-        host may ask, as with the stock epmd.
+        A TOML file that says which hosts may ask for what. It is read again
+        on SIGHUP. Default: every host may ask, as with the stock epmd.
     -metrics IP:Port
-        Metrics for Prometheus, http://IP:Port/metrics. Default: none.
+        Serve metrics for Prometheus at http://IP:Port/metrics. Default: no.
 
 DbgExtra options
     -packet_timeout Seconds
@@ -42,10 +42,10 @@ Interactive options
         Unregister a name; the running epmd must have been started with
         -relaxed_command_check.
     -upgrade
-        Let the running epmd go on as the program that its file is now,
-        with every registration; for its own user and root.
+        Make the running epmd execute its program file again. It keeps every
+        registration. Only its own user and root may do this.
     -status [--json]
-        What the running epmd does and has counted, for people or scripts.
+        Print the state and the counters of the running epmd, as text or JSON.
 
 Environment: ERL_EPMD_ADDRESS (as -address), ERL_EPMD_PORT (as -port),
 ERL_EPMD_RELAXED_COMMAND_CHECK (as -relaxed_command_check, whatever its value).

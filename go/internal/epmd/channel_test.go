@@ -11,7 +11,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// unixPair is a channel's connection whose far end says nothing.
+// unixPair returns a channel's connection whose far end sends nothing.
 func unixPair(t *testing.T) *net.UnixConn {
 	t.Helper()
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: t.TempDir() + "/s"})
@@ -31,12 +31,12 @@ func unixPair(t *testing.T) *net.UnixConn {
 	return ours
 }
 
-// TestSendRaces: whatever happens while a connection is being sent, it has one
-// owner afterwards, its place in the gate is given back once by the channel or is
-// the sender's to give back, and it is counted once or not at all.
+// TestSendRaces: whatever happens during a send, the connection has one owner
+// afterwards. Its slot is released once, by the channel or by the sender, and the
+// handover is counted once or not at all.
 func TestSendRaces(t *testing.T) {
 	errSend := errors.New("not sent")
-	ack := func(ch *channel) { _ = ch.settle(epmdproto.Ack{ID: ch.lastID}) }
+	ack := func(ch *channel) { _ = ch.handleAck(epmdproto.Ack{ID: ch.lastID}) }
 	breakOff := func(ch *channel) { ch.breakOff(errBroken) }
 	for name, test := range map[string]struct {
 		meanwhile func(*channel)
@@ -54,12 +54,12 @@ func TestSendRaces(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := New(Options{})
-			s.beginHandover()
+			s.upgrade.beginHandover()
 			entry := plainNode("n")
-			n := newNode(s, &conn{}, entry, firstOf(s.owners.enter(1, 1)))
-			ch := newChannel(n, unixPair(t))
+			n := newNode(s.nodes, &conn{}, entry, firstOf(s.owners.openAccount(1, 1)))
+			ch := n.newChannel(unixPair(t))
 			c, peer := remotePair(t, s)
-			if !s.gate.tryEnter(n) {
+			if !n.acquireSlotNow() {
 				t.Fatal("no room")
 			}
 			now := time.Now()
@@ -69,7 +69,7 @@ func TestSendRaces(t *testing.T) {
 				t.Errorf("%v instead of %v", err, test.sent)
 			}
 			if test.sent != nil {
-				if s.gate.passing() != 1 || s.leaving.passing.Load() != 1 || unix.SetNonblock(c.fd, true) != nil {
+				if s.slots.unackedCount() != 1 || s.upgrade.handovers.Load() != 1 || unix.SetNonblock(c.fd, true) != nil {
 					t.Error("the connection is not the sender's any more")
 				}
 				c.close()
@@ -81,7 +81,7 @@ func TestSendRaces(t *testing.T) {
 			if !within(func() bool { return s.stats.handovers[test.ended].Load() == 1 }) {
 				t.Error("not counted as", test.ended)
 			}
-			if !within(func() bool { return s.gate.passing() == 0 && s.leaving.passing.Load() == 0 }) {
+			if !within(func() bool { return s.slots.unackedCount() == 0 && s.upgrade.handovers.Load() == 0 }) {
 				t.Error("its places are not free")
 			}
 		})
@@ -89,8 +89,8 @@ func TestSendRaces(t *testing.T) {
 }
 
 // TestUnreadKeepsCounting: a channel that EPMD breaks off counts against the node's
-// user until the node has read what lies there or has closed its end. To shut it
-// down, or to say ACK of what it has only peeked at, is not enough.
+// user until the node has read everything in it or has closed its end. It is not
+// enough to shut it down, or to acknowledge a message that was only peeked at.
 func TestUnreadKeepsCounting(t *testing.T) {
 	for name, read := range map[string]func(ts *testServer, ch *fakeChannel){
 		"read":             func(_ *testServer, ch *fakeChannel) { _, f := ch.take(); _ = f.Close() },
@@ -103,20 +103,20 @@ func TestUnreadKeepsCounting(t *testing.T) {
 			ts.initiate(t, "n")
 			ts.inLine(t, "n", 1, 0)
 			reg := nodeOf(ts.names.Lookup([]byte("n")))
-			ours := reg.openNow()
+			ours := reg.openChannelNow()
 			ch.ack(peekID(t, ch), epmdproto.OK)
 			ts.log.says(t, "which the node has not read")
 			_, _ = ch.CloseRead(), ch.CloseWrite()
 			_ = n.heartbeat.Close()
 			ts.log.says(t, `"message":"unregistered"`)
-			if !within(func() bool { return ts.gate.passing() == 0 }) {
+			if !within(func() bool { return ts.slots.unackedCount() == 0 }) {
 				t.Error("EPMD waits for the ACK of a broken channel")
 			}
-			if _, unread := ts.gate.unreadOf(&reg.line); unread != 1 || ours.closeRead(false) {
+			if _, unread := ts.slots.unreadOf(&reg.account.queue); unread != 1 || ours.closeIfRead(false) {
 				t.Errorf("%d unread", unread)
 			}
 			read(ts, ch)
-			if !within(func() bool { _, unread := ts.gate.unreadOf(&reg.line); return unread == 0 }) {
+			if !within(func() bool { _, unread := ts.slots.unreadOf(&reg.account.queue); return unread == 0 }) {
 				t.Error("its place is not given back")
 			}
 		})
@@ -146,11 +146,11 @@ func peekID(t *testing.T, ch *fakeChannel) uint64 {
 	return p.ID
 }
 
-// TestNoRoomToAnswer: a client whose end takes nothing does not hold up the accept
-// loop; the request stays for a goroutine.
+// TestNoRoomToAnswer: a client that reads nothing does not block the accept loop. The
+// request stays in the connection, for a goroutine.
 func TestNoRoomToAnswer(t *testing.T) {
 	s := New(Options{})
-	n := newNode(s, &conn{}, plainNode("n"), firstOf(s.owners.enter(1, 1)))
+	n := newNode(s.nodes, &conn{}, plainNode("n"), firstOf(s.owners.openAccount(1, 1)))
 	if err := s.names.Register(n.entry); err != nil {
 		t.Fatal(err)
 	}
@@ -162,15 +162,15 @@ func TestNoRoomToAnswer(t *testing.T) {
 	if _, err := unix.Write(fds[1], epmdproto.AppendRequest(nil, epmdproto.OpPort2, "n")); err != nil {
 		t.Fatal(err)
 	}
-	c := &conn{s: s, fd: fds[0]}
+	c := &conn{shared: s.conns, socket: socket{fd: fds[0]}}
 	defer c.close()
 	for err := unix.SetNonblock(c.fd, true); err != unix.EAGAIN; _, err = unix.Write(c.fd, make([]byte, 1)) {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	c.nowait = true
-	if s.tryNow(c) {
+	c.noWait = true
+	if s.serveNow(c) {
 		t.Fatal("answered, where there was no room")
 	}
 	request, err := c.readRequest(new(requestBuffer))

@@ -1,67 +1,147 @@
 package epmd
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
+	"slices"
+	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"handover/go/internal/epmdproto"
 )
 
-// errAgain: there is nothing to read yet, or no room to write, and the caller may
-// not wait.
-var errAgain = errors.New("epmd: would block")
+// Why a connection ends without an answer.
+var (
+	// errDropped: the request did not come and there are too many such connections.
+	errDropped = errors.New("epmd: dropped, too many connections without a request")
+	// errUntaken: the peer did not read its answer and there are too many such peers.
+	errUntaken = errors.New("epmd: dropped, too many connections do not read their answer")
+	// errLength and errTrailing: the stock EPMD closes without an answer too.
+	errLength   = errors.New("epmd: invalid request length")
+	errTrailing = errors.New("epmd: more bytes than the request length")
+)
 
-// conn is one accepted connection: a plain non-blocking socket with no option
-// set, so that it can be handed over as the BEAM would have made it. It joins the
-// runtime's poller only when somebody has to wait for it: most lookups never do.
-//
-// One goroutine uses it at a time; but file may be closed by the server, to wake
-// that goroutine up.
-type conn struct {
-	s        *Server
-	fd       int
-	file     *os.File        // nil until the first wait; then owns fd
-	raw      syscall.RawConn // file's
-	peer     netip.AddrPort
-	deadline time.Time
-	nowait   bool // errAgain instead of waiting
-	counted  bool // in Server.clients
-	passed   bool // a pass owns it, which closes it
+// An initiator that is refused may have sent more than its request. EPMD reads and
+// discards up to discardBytes of that before the close, because a reset could overtake
+// the answer.
+const (
+	discardTimeout = time.Second
+	discardBytes   = 64 << 10
+)
 
-	header [3]byte // Length:16 and the opcode, as far as got tells
-	got    int
-	body   []byte // what was read behind the header before errAgain
-	split  bool   // the bytes behind the length came later than it
+// connections has what the connections of a server share. It is safe for concurrent
+// use.
+type connections struct {
+	packetTimeout time.Duration
+	waiting       *idleConns   // those that have not sent their request
+	untaken       *idleConns   // those that have not read their answer
+	clients       atomic.Int64 // connections without heartbeats
 
-	answer  []byte       // while its peer has not taken it; untaken's
-	writing atomic.Int64 // when a write that may have to wait began, in Unix nanoseconds, or 0
+	mu     sync.Mutex
+	parked map[*conn]struct{}
+	ending bool
+	frozen atomic.Bool // ending for an upgrade
 }
 
-// read is io.Reader's, but reads what is there without a goroutine switch, and
-// returns no byte and no error where it is the first that has to wait.
-func (c *conn) read(b []byte) (int, error) {
-	if c.file != nil {
-		return c.await(b)
+func newConnections(o Options, st *stats) *connections {
+	return &connections{
+		packetTimeout: o.PacketTimeout,
+		waiting: newIdleConns(idleLimits{
+			max: o.MaxWaiting, maxSource: o.MaxWaitingSource, refusal: refusedWaiting,
+			message: "too many connections without a request; dropping some",
+		}, o.Log, st),
+		untaken: newIdleConns(idleLimits{
+			max: o.MaxUntaken, maxSource: o.MaxUntakenSource, maxBytes: o.MaxUntakenBytes, refusal: refusedUntaken,
+			message: "too many connections that do not read their answer; dropping some",
+		}, o.Log, st),
+		parked: make(map[*conn]struct{}),
 	}
-	n, err := retry(readNow, c.fd, b)
+}
+
+// refuseMore makes park fail from now on, or, if frozen, makes all reads return
+// errFrozen. It returns false if it was called before.
+func (s *connections) refuseMore(frozen bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return false
+	}
+	s.frozen.Store(frozen)
+	s.ending = true
+	return true
+}
+
+// track returns false if the server is about to end.
+func (s *connections) track(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending && !s.frozen.Load() {
+		return false
+	}
+	s.parked[c] = struct{}{}
+	return true
+}
+
+func (s *connections) untrack(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.parked, c)
+}
+
+// openConns returns the parked connections.
+func (s *connections) openConns() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conns := make([]*conn, 0, len(s.parked))
+	for c := range s.parked {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// conn is one accepted connection. One goroutine uses it at a time.
+type conn struct {
+	socket
+	shared   *connections
+	deadline time.Time
+	noWait   bool // errWouldBlock instead of waiting
+	counted  bool // in connections.clients
+	passed   bool // a pass owns it and closes it
+
+	header [3]byte // Length:16 and the opcode; got bytes of them have been read
+	got    int
+	body   []byte // what was read behind the header before errWouldBlock or errFrozen
+	split  bool   // the bytes behind the length came later than it
+
+	writeStart atomic.Int64 // when the write that is under way began, in Unix nanoseconds, or 0
+}
+
+// Read reads without a goroutine switch if bytes have arrived. If it is the first
+// call that has to wait, it parks c and returns no byte and no error, because how
+// much to read may depend on c.split.
+func (c *conn) Read(b []byte) (int, error) {
+	if c.isParked() {
+		return c.readParked(b)
+	}
+	n, err := retryEINTR(readNow, c.fd, b)
 	switch {
 	case err == unix.EAGAIN:
 		c.split = c.split || c.got >= 2
-		if c.nowait {
-			return 0, errAgain
+		if c.noWait {
+			return 0, errWouldBlock
 		}
 		if err := c.park(); err != nil {
 			return 0, err
 		}
-		c.s.waiting.add(c)
-		return 0, nil // how much to read may depend on split
+		c.shared.waiting.add(&c.socket, nil)
+		return 0, nil
 	case err != nil:
 		return 0, os.NewSyscallError("read", err)
 	case n == 0:
@@ -70,11 +150,12 @@ func (c *conn) read(b []byte) (int, error) {
 	return n, nil
 }
 
-// await waits for bytes until the deadline, and no longer than for PacketTimeout:
-// with the stock EPMD's grain of a second. A heartbeat has no deadline.
-func (c *conn) await(b []byte) (int, error) {
+// readParked waits for bytes until the deadline, but no longer than the packet
+// timeout plus the second that the stock EPMD's clock may add. A heartbeat has no
+// deadline.
+func (c *conn) readParked(b []byte) (int, error) {
 	if !c.deadline.IsZero() {
-		until := time.Now().Add(c.s.o.PacketTimeout + time.Second)
+		until := time.Now().Add(c.shared.packetTimeout + time.Second)
 		if until.After(c.deadline) {
 			until = c.deadline
 		}
@@ -83,32 +164,92 @@ func (c *conn) await(b []byte) (int, error) {
 		}
 	}
 	n, err := c.file.Read(b)
-	if err != nil && c.s.leaving.frozen.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+	if err != nil && c.shared.frozen.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = errFrozen
 	}
 	return n, err
 }
 
-// Read makes a conn an io.Reader.
-func (c *conn) Read(b []byte) (int, error) { return c.read(b) }
+// readHeader reads the length and the opcode, 3 bytes and never one more: what is
+// behind a HANDOVER_REQ is the node's. After errWouldBlock and errFrozen it may be
+// called again.
+func (c *conn) readHeader() (length int, opcode byte, err error) {
+	for c.got < len(c.header) {
+		n, err := c.Read(c.header[c.got:])
+		if err != nil {
+			return 0, 0, err
+		}
+		c.got += n
+		c.split = c.split || c.got == 2 // no more had arrived
+		if c.got >= 2 {
+			length = int(binary.BigEndian.Uint16(c.header[:]))
+		}
+		if c.got >= 2 && (length < 1 || length > epmdproto.MaxStockRequest) {
+			return 0, 0, fmt.Errorf("%w: %d", errLength, length)
+		}
+	}
+	return int(binary.BigEndian.Uint16(c.header[:])), c.header[2], nil
+}
 
-// writeLast sends all of b, or returns an error by the deadline. Where it did not
-// have to wait the end of b leaves with the FIN, so that a close or a shutdown
-// must follow at once.
+// requestBuffer has room for the largest request and one byte that is too many.
+type requestBuffer [epmdproto.MaxStockRequest + 1]byte
+
+var buffers = sync.Pool{New: func() any { return new(requestBuffer) }}
+
+// readRequest reads a request, opcode first, into b. The stock EPMD reads everything
+// that has arrived together with the length, and closes if that is too much. So does
+// this, except for HANDOVER_REQ, of which it never reads a byte too many. After
+// errWouldBlock and errFrozen it may be called again.
+func (c *conn) readRequest(b *requestBuffer) ([]byte, error) {
+	length, opcode, err := c.readHeader()
+	if err != nil {
+		return nil, err
+	}
+	if opcode == epmdproto.OpHandover && length > epmdproto.MaxRequest {
+		return nil, fmt.Errorf("%w: HANDOVER_REQ of %d", errLength, length)
+	}
+	b[0] = opcode
+	got := 1 + copy(b[1:], c.body)
+	for got < length {
+		limit := length
+		if opcode != epmdproto.OpHandover && !c.split {
+			limit = len(b)
+		}
+		n, err := c.Read(b[got:limit])
+		if err == errWouldBlock || err == errFrozen {
+			c.saveBody(b[1:got])
+		}
+		if err != nil {
+			return nil, err
+		}
+		got += n
+	}
+	if got > length || length == 1 && opcode != epmdproto.OpHandover && !c.split && c.discardNow() {
+		return nil, errTrailing
+	}
+	return b[:length], nil
+}
+
+// saveBody makes the next readRequest begin with the header and body.
+func (c *conn) saveBody(body []byte) { c.body = slices.Clone(body) }
+
+// writeLast sends all of b, or returns an error by the deadline. If it did not have
+// to wait, the end of b leaves with the FIN, so the caller must close c or shut it
+// down at once.
 func (c *conn) writeLast(b []byte) error {
 	answer := b
-	if c.file == nil {
-		n, err := retry(sendLast, c.fd, b)
+	if !c.isParked() {
+		n, err := retryEINTR(sendLastNow, c.fd, b)
 		if err == nil && n == len(b) {
 			return nil
 		}
-		if err == unix.EAGAIN && c.nowait {
-			return errAgain
+		if err == unix.EAGAIN && c.noWait {
+			return errWouldBlock
 		}
 		if err != nil && err != unix.EAGAIN {
 			return os.NewSyscallError("write", err)
 		}
-		if c.nowait {
+		if c.noWait {
 			return io.ErrShortWrite
 		}
 		b = b[max(n, 0):]
@@ -116,158 +257,112 @@ func (c *conn) writeLast(b []byte) error {
 			return err
 		}
 	}
-	c.answer = answer
-	c.s.untaken.add(c)
-	err := c.write(b)
-	if !c.s.untaken.remove(c) {
+	c.shared.untaken.add(&c.socket, answer)
+	err := c.writeParked(b)
+	if !c.shared.untaken.remove(&c.socket) {
 		err = errUntaken
 	}
-	c.answer = nil
 	return err
 }
 
-// write sends all of b on a parked connection, or returns an error by the
+// writeParked sends all of b on a parked connection, or returns an error by the
 // deadline.
-func (c *conn) write(b []byte) error {
-	c.writing.Store(time.Now().UnixNano())
-	defer c.writing.Store(0)
+func (c *conn) writeParked(b []byte) error {
+	c.writeStart.Store(time.Now().UnixNano())
+	defer c.writeStart.Store(0)
 	_, err := c.file.Write(b)
 	return err
 }
 
-// park gives the connection to the runtime's poller and to the server's set of
-// connections to close at its end.
+// refuseHandover sends the initiator the result, and discards what it sent meanwhile.
+func (c *conn) refuseHandover(result epmdproto.Result) {
+	if err := c.setDeadline(time.Now().Add(discardTimeout)); err != nil {
+		return
+	}
+	if err := c.writeLast(epmdproto.AppendHandoverResult(nil, result)); err != nil {
+		return
+	}
+	err := c.control(func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) })
+	if c.isParked() { // else Read adds it
+		c.shared.waiting.add(&c.socket, nil)
+	}
+	buf := buffers.Get().(*requestBuffer)
+	defer buffers.Put(buf)
+	for remaining := discardBytes; err == nil && remaining > 0; {
+		var n int
+		n, err = c.Read(buf[:])
+		remaining -= n
+	}
+}
+
+// park gives the connection to the runtime's poller and to the connections that the
+// server closes when it ends.
 func (c *conn) park() error {
-	file := os.NewFile(uintptr(c.fd), "connection")
-	raw, err := file.SyscallConn()
-	if err == nil {
-		err = file.SetDeadline(c.deadline)
+	if err := c.socket.park(c.deadline); err != nil {
+		return err
 	}
-	c.file, c.raw = file, raw
-	if err != nil {
-		return fmt.Errorf("epmd: poller: %w", err)
-	}
-	if !c.s.track(c) {
+	if !c.shared.track(c) {
 		return net.ErrClosed
 	}
-	c.ifFrozen()
+	c.interruptIfFrozen()
 	return nil
 }
 
-// setDeadline bounds all reads and writes from now on; zero is none.
+// setDeadline bounds all reads and writes from now on. The zero time means none.
 func (c *conn) setDeadline(t time.Time) error {
 	c.deadline = t
-	if c.file == nil {
+	if !c.isParked() {
 		return nil
 	}
-	defer c.ifFrozen()
+	defer c.interruptIfFrozen()
 	return c.file.SetDeadline(t)
 }
 
 // setReadDeadline bounds the reads of a parked connection.
 func (c *conn) setReadDeadline(t time.Time) error {
-	defer c.ifFrozen()
+	defer c.interruptIfFrozen()
 	return c.file.SetReadDeadline(t)
 }
 
-// hangUp ends a parked connection from outside the goroutine that serves it,
-// which closes it.
-func (c *conn) hangUp() { _ = c.file.Close() }
-
-// control calls f with the fd, which stays open meanwhile.
-func (c *conn) control(f func(fd int) error) error {
-	if c.file == nil {
-		return f(c.fd)
+// interruptIfFrozen must be called after a read deadline is set, because that cancels
+// a pending interrupt.
+func (c *conn) interruptIfFrozen() {
+	if c.shared.frozen.Load() {
+		c.interrupt()
 	}
-	var err error
-	if rawErr := c.raw.Control(func(fd uintptr) { err = f(int(fd)) }); rawErr != nil {
-		return rawErr
-	}
-	return err
 }
 
-// uncount takes c out of the number of clients.
-func (c *conn) uncount() {
+// countClient counts c among the clients and returns how many there are.
+func (c *conn) countClient() int64 {
+	c.counted = true
+	return c.shared.clients.Add(1)
+}
+
+// uncountClient is a no-op if c is not counted.
+func (c *conn) uncountClient() {
 	if c.counted {
 		c.counted = false
-		c.s.clients.Add(-1)
+		c.shared.clients.Add(-1)
 	}
 }
 
+// close may be called again if c is parked.
 func (c *conn) close() {
-	c.uncount()
-	if c.file == nil {
-		closeNow(c.fd)
-		return
+	c.uncountClient()
+	if c.isParked() {
+		c.shared.waiting.remove(&c.socket)
+		c.shared.untrack(c)
 	}
-	c.s.waiting.remove(c)
-	c.s.untrack(c)
-	_ = c.file.Close()
+	c.closeFD()
 }
 
-// local is the address the peer connected to.
-func (c *conn) local() (addr netip.AddrPort, err error) {
-	err = c.control(func(fd int) error {
-		sa, err := syscall.Getsockname(fd)
-		addr = addrPort(sa)
-		return os.NewSyscallError("getsockname", err)
-	})
-	return addr, err
-}
-
-// isLocal says whether the peer may do what is for this host alone: it comes from
-// 127.0.0.0/8 or ::1, or from the very address that it connected to.
-func (c *conn) isLocal() bool {
-	if c.peer.Addr().Unmap().IsLoopback() {
-		return true
+// detach closes c and returns another descriptor of the same connection, which no
+// poller knows. The caller must close it.
+func (c *conn) detach() (fd int, err error) {
+	fd, err = c.duplicate()
+	c.close()
+	if !c.isParked() {
+		c.fd = -1 // close may be called again
 	}
-	local, err := c.local()
-	return err == nil && c.peer.Addr().IsValid() && local.Addr() == c.peer.Addr()
-}
-
-// pending says whether bytes are there that nobody asked for, and eats them.
-func (c *conn) pending() bool {
-	var b [64]byte
-	err := c.control(func(fd int) error {
-		n, err := retry(readNow, fd, b[:])
-		if err == nil && n == 0 {
-			return io.EOF
-		}
-		return err
-	})
-	return err == nil
-}
-
-// hungUp says whether the peer has closed and nothing is left to read, or the
-// connection is broken or closed here.
-func (c *conn) hungUp() bool {
-	var b [1]byte
-	n := 0
-	err := c.control(func(fd int) (err error) {
-		n, _, err = unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		return err
-	})
-	return err == nil && n == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR
-}
-
-func retry(call func(int, []byte) (int, error), fd int, b []byte) (n int, err error) {
-	for {
-		if n, err = call(fd, b); err != unix.EINTR {
-			return n, err
-		}
-	}
-}
-
-func addrPort(sa syscall.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *syscall.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *syscall.SockaddrInet6:
-		addr := netip.AddrFrom16(sa.Addr)
-		if sa.ZoneId != 0 {
-			addr = addr.WithZone(fmt.Sprint(sa.ZoneId))
-		}
-		return netip.AddrPortFrom(addr, uint16(sa.Port))
-	}
-	return netip.AddrPort{}
+	return fd, err
 }

@@ -18,9 +18,9 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// step is one connection of a script: parts are sent apart, then half of the
-// connection is closed if shut is set, and the answer is read to the close, or to
-// want bytes where it stays open. keep leaves it open for the rest of the script.
+// step is one connection of a script. It sends the parts one after another, closes its
+// half of the connection if shut is set, and reads the answer until the close, or want
+// bytes if the connection stays open. keep leaves it open for the rest of the script.
 type step struct {
 	parts []string
 	keep  int
@@ -96,7 +96,7 @@ var scripts = map[string][]step{
 	"kill, bytes": {one(framed("kx"))},
 }
 
-// differs lists the steps where we answer otherwise on purpose.
+// differs lists the steps whose answer differs from the stock epmd's on purpose.
 var differs = map[string]string{
 	"unknown/1": "HANDOVER_REQ, which the stock EPMD does not know",
 }
@@ -138,8 +138,8 @@ func TestAsStock(t *testing.T) {
 	}
 }
 
-// startStock starts a stock epmd on a free port, and again where somebody else
-// was faster to take it.
+// startStock starts a stock epmd on a free port. It retries if another process takes the
+// port first.
 func startStock(t *testing.T, program string, relaxed bool) string {
 	t.Helper()
 	for range 20 {
@@ -161,7 +161,7 @@ func startStock(t *testing.T, program string, relaxed bool) string {
 	return ""
 }
 
-// runStock says whether it listens; if not, it has ended.
+// runStock reports whether it listens; if not, it has ended.
 func runStock(t *testing.T, cmd *exec.Cmd) bool {
 	t.Helper()
 	cmd.Env = append(os.Environ(), "ERL_EPMD_ADDRESS=127.0.0.1")
@@ -189,12 +189,12 @@ func runStock(t *testing.T, cmd *exec.Cmd) bool {
 	return false
 }
 
-// gap is apart enough for two reads at the other end, mostly.
+// gap is long enough for two reads at the other end, mostly.
 const gap = 20 * time.Millisecond
 
 var fds = regexp.MustCompile(`fd = \d+`)
 
-// play returns what the EPMD at addr answers, with what is random taken out.
+// play returns the answers of the EPMD at addr, without their random parts.
 func play(t *testing.T, addr string, s step, slower time.Duration, kept *[]net.Conn) string {
 	t.Helper()
 	if s.hang > 0 {

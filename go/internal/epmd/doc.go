@@ -1,24 +1,34 @@
 // Package epmd is the port mapper daemon: the stock EPMD's protocol, and the
-// handover of a live connection to the node that it is for.
+// handover of a live connection to the node that the initiator names.
 //
 //	initiator                 this package                    node
 //	    |--- HANDOVER_REQ --->|                                 |
-//	    |                     | gate: room for one more?        |
-//	    |                     |--- 'h' on the heartbeat ------->|   only when no
+//	    |                     | slots: is one free?             |
+//	    |                     |--- 'h' on the heartbeat ------->|   only if no
 //	    |                     |<-- path ------------------------|   channel is open
-//	    |                     | vet the path, connect, vet who answers
+//	    |                     | check the path, connect, check the peer
 //	    |                     |=== PASS + the connection ======>|
 //	    |                     |<== ACK =========================|
 //	    |                     x closes its copy                 |
 //
-// One goroutine a connection; one more a node that has a channel. What is there at
-// accept and takes no waiting, a lookup or a handover over an open channel, is done
-// in the accept loop without one. No client and no node can hold up another: every
-// wait has a deadline or belongs to the waiter alone, every queue has a bound (see
-// [Options]).
+// Each connection has one goroutine, and each node that has a channel has one
+// more. The accept loop itself answers a request that has arrived already and
+// needs no waiting: a lookup, or a handover over an open channel. No client and no
+// node can delay another: every wait has a deadline or belongs to one connection
+// alone, and every queue has a bound (see [Options]).
 //
-// Ownership: a conn is closed by the goroutine that serves it, or, once passed, by
-// the pass: at the ACK, the deadline, or the channel's end. After PASS the
-// connection is the node's; nothing is written to it any more. The gate counts it
-// until the node has read it, also where EPMD has given it up.
+// Calls go down:
+//
+//	Server     accepts, answers requests, hands over, upgrades
+//	node       a heartbeat, and the way to open a channel
+//	channel    an open Unix connection to a node, and the passes on it
+//	conn       one connection and the reading of its request
+//	slots, owners, idleConns    what is bounded, per node, user and source
+//	socket     a descriptor, with or without the runtime's poller
+//
+// Ownership: the goroutine that serves a conn closes it. Once a conn is passed, the
+// pass closes it: at the ACK, at the deadline, or when the channel ends. After PASS
+// the connection is the node's, and this package writes nothing to it. The slots
+// count the connection until the node has read it, even if EPMD no longer waits
+// for the ACK.
 package epmd

@@ -20,7 +20,7 @@ type fakeNode struct {
 	listener  *net.UnixListener
 }
 
-// node registers one that listens on a socket, but answers nothing yet.
+// node registers a fakeNode that listens on a socket, but answers nothing yet.
 func (ts *testServer) node(t *testing.T, name string) *fakeNode {
 	t.Helper()
 	socket := epmdproto.NewSocketName()
@@ -75,7 +75,7 @@ type fakeChannel struct {
 	*net.UnixConn
 }
 
-// take receives one connection; it is acknowledged by ack.
+// take receives one connection. Call ack to acknowledge it.
 func (ch *fakeChannel) take() (epmdproto.Passed, *os.File) {
 	ch.t.Helper()
 	buf := make([]byte, 64)
@@ -118,7 +118,7 @@ func (ts *testServer) initiate(t *testing.T, name string) *net.TCPConn {
 	return c
 }
 
-// refused reads an answer that is the given result and the server's close.
+// refused checks that the server answers with the result and closes.
 func refused(t *testing.T, c net.Conn, want epmdproto.Result) {
 	t.Helper()
 	b, err := io.ReadAll(c)

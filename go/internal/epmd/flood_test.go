@@ -14,15 +14,15 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// flood is clients that mean no good, until the test's end.
+// flood is a set of hostile clients that run until the end of the test.
 type flood struct {
 	addr string
 	ctx  context.Context
 	wg   sync.WaitGroup
 }
 
-// idle keeps n connections open that say nothing, or a byte a second where slow
-// is set; one that the server ends is opened again.
+// idle keeps n connections open that send nothing, or a byte a second if slow is set.
+// It reopens those that the server closes.
 func (f *flood) idle(n int, slow bool) {
 	conns := make([]net.Conn, n)
 	for i := range conns {
@@ -94,9 +94,9 @@ func startFlood(t *testing.T, addr string) {
 }
 
 // TestNeverLockedOut: registrations, lookups and handovers are answered with 2,000
-// idle and 500 slow connections, scans and noise, where there is room for all of
-// them and where there is not. None of those would give way before the test's end:
-// whoever is locked out by them stays so.
+// idle and 500 slow connections, scans and noise, whether or not there is room for all
+// of them. None of them ends before the test does: a client that they lock out stays
+// locked out.
 func TestNeverLockedOut(t *testing.T) {
 	for name, o := range map[string]Options{"room for all": {}, "as with 1,024 files": {MaxClients: 512}} {
 		o.PacketTimeout = time.Hour
@@ -104,21 +104,21 @@ func TestNeverLockedOut(t *testing.T) {
 			ts := start(t, o)
 			startFlood(t, ts.addr)
 			most := ts.o.MaxWaiting
-			if !within(func() bool { local, _ := ts.waiting.count(); return local >= min(2000, most) }) {
-				local, _ := ts.waiting.count()
+			if !within(func() bool { local, _ := ts.conns.waiting.counts(); return local >= min(2000, most) }) {
+				local, _ := ts.conns.waiting.counts()
 				t.Fatalf("the flood is of %d connections only", local)
 			}
 			for i := range 10 {
 				ts.served(t, fmt.Sprint("n", i))
 			}
-			if local, _ := ts.waiting.count(); local > most {
+			if local, _ := ts.conns.waiting.counts(); local > most {
 				t.Errorf("%d wait, more than %d", local, most)
 			}
 		})
 	}
 }
 
-// served: a node registers, is looked up, takes a handover and leaves.
+// served registers a node, looks it up, hands a connection over to it and ends it.
 func (ts *testServer) served(t *testing.T, name string) {
 	t.Helper()
 	socket := epmdproto.NewSocketName()
@@ -146,9 +146,9 @@ func (ts *testServer) served(t *testing.T, name string) {
 	_ = (<-open).Close()
 }
 
-// insist tries again until it works, as nodes do: a connection that has not asked
-// yet may have to go for one of the flood's, and does so the more often the longer
-// this busy process takes to ask.
+// insist retries until try succeeds, as nodes do. The server may drop a connection for one
+// of the flood's before it has sent its request, more often the longer this busy process
+// takes to send it.
 func insist(t *testing.T, what string, try func() error) {
 	t.Helper()
 	var err error
@@ -164,7 +164,7 @@ func answered(err error, good bool, got string) error {
 	return err
 }
 
-// askOnce returns what is answered until the server's close.
+// askOnce returns the answer until the server closes.
 func askOnce(addr string, req []byte) (string, error) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {

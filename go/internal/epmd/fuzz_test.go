@@ -18,8 +18,8 @@ import (
 var errFuzz = errors.New("not in a fuzz test")
 
 // FuzzRequest sends a stream and its end to a server, whole and then byte by byte.
-// Whatever it is, the answer is one that EPMD gives, no name stays, and nobody
-// waits on.
+// For any stream the answer is one that EPMD gives, and no name and no waiting
+// connection is left.
 func FuzzRequest(f *testing.F) {
 	g := newGenerator(1, true)
 	for range 50 {
@@ -29,7 +29,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte(framed("j")))
 	s := New(Options{RelaxedCommandCheck: true})
 	// Nobody may upgrade.
-	s.owner = func(netip.AddrPort, netip.AddrPort) (uint32, error) { return 0, errFuzz }
+	s.owners.tcpOwner = func(netip.AddrPort, netip.AddrPort) (uint32, error) { return 0, errFuzz }
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 1<<13 { // more than a socket may hold with nobody reading
 			return
@@ -43,7 +43,7 @@ func FuzzRequest(f *testing.F) {
 		if n := s.names.Len(); n != 0 {
 			t.Errorf("%q: %d names are left", b, n)
 		}
-		if local, remote := s.waiting.count(); local+remote+int(s.clients.Load())+len(s.parked()) != 0 {
+		if local, remote := s.conns.waiting.counts(); local+remote+int(s.conns.clients.Load())+len(s.conns.openConns()) != 0 {
 			t.Errorf("%q: something waits on", b)
 		}
 	})
@@ -66,12 +66,12 @@ func (s *Server) stream(t *testing.T, b []byte, apart bool) []byte {
 	}
 	defer peer.Close()
 	_ = peer.SetDeadline(time.Now().Add(patience))
-	s.mu.Lock()
-	if s.ending { // by KILL
-		s.ending, s.end = false, make(chan struct{})
+	s.conns.mu.Lock()
+	if s.conns.ending { // by KILL
+		s.conns.ending, s.tasks.end = false, make(chan struct{})
 	}
-	s.mu.Unlock()
-	c := &conn{s: s, fd: fds[0], peer: netip.MustParseAddrPort("127.0.0.1:5"), deadline: time.Now().Add(patience)}
+	s.conns.mu.Unlock()
+	c := &conn{shared: s.conns, socket: socket{fd: fds[0], peer: netip.MustParseAddrPort("127.0.0.1:5")}, deadline: time.Now().Add(patience)}
 	served := make(chan struct{})
 	write := func() {
 		step := max(1, len(b))
@@ -98,7 +98,7 @@ func (s *Server) stream(t *testing.T, b []byte, apart bool) []byte {
 	return got.Bytes()
 }
 
-// anAnswer says whether EPMD ever says that.
+// anAnswer reports whether EPMD gives such an answer.
 func anAnswer(got []byte) bool {
 	switch string(got) {
 	case "", "OK", "NO", epmdproto.UpgradeNo + errFuzz.Error(), "STOPPED", "NOEXISTSTOPPED", "w\x01", "i\x01", "\x00\x00\x00\x00":

@@ -25,7 +25,7 @@ func newGenerator(seed uint64, relaxed bool) generator {
 	return generator{rand.New(rand.NewPCG(seed, 0)), relaxed}
 }
 
-// Names that meet again and again, so that some are registered, old, or taken.
+// Few names, so that some are registered, old, or taken.
 var someNames = []string{"keeper", "n", "m", "ö", "", "\x00", "a\x00b", "\xff", "😀",
 	strings.Repeat("l", 254), strings.Repeat("l", 255), strings.Repeat("l", 256), strings.Repeat("😀", 255)}
 
@@ -39,7 +39,7 @@ func (g generator) bytes(n int) string {
 	return string(b)
 }
 
-// request is a request as somebody might mean it.
+// request returns a valid request.
 func (g generator) request() string {
 	switch g.IntN(8) {
 	case 0, 1:
@@ -56,7 +56,7 @@ func (g generator) request() string {
 	return g.bytes(g.IntN(40))
 }
 
-// mutated changes what a request is on the wire.
+// mutated changes the bytes of a request.
 func (g generator) mutated(s string) string {
 	b := []byte(s)
 	for range 1 + g.IntN(3) {
@@ -99,7 +99,8 @@ func opcode(stream string) byte {
 	return stream[2]
 }
 
-// deliberate is why a stream is answered otherwise than by the stock epmd, or "".
+// deliberate returns the reason why the answer to a stream differs from the stock
+// epmd's on purpose, or "".
 // docs/EPMD.md has the same list under the same names.
 func deliberate(stream string) string {
 	switch opcode(stream) {
@@ -113,8 +114,8 @@ func deliberate(stream string) string {
 	return ""
 }
 
-// TestGenerated compares what becomes of generated streams. There is always a
-// registered node, lest KILL ends the comparison.
+// TestGenerated compares the answers to generated streams. A node is always registered,
+// because otherwise KILL would end the comparison.
 func TestGenerated(t *testing.T) {
 	program, err := exec.LookPath("epmd")
 	if err != nil {
@@ -164,7 +165,7 @@ func compareGenerated(t *testing.T, program string, relaxed bool, seed uint64, s
 	}
 }
 
-// TestDeliberate: what is deliberate is said to operators.
+// TestDeliberate: docs/EPMD.md lists each deliberate difference.
 func TestDeliberate(t *testing.T) {
 	page, err := os.ReadFile("../../../docs/EPMD.md")
 	if err != nil {

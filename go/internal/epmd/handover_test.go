@@ -37,7 +37,7 @@ func TestHandover(t *testing.T) {
 			t.Error(err)
 		}
 		// Only the node holds the connection now: its close is the end of it.
-		if !within(func() bool { return ts.clients.Load() == 0 }) {
+		if !within(func() bool { return ts.conns.clients.Load() == 0 }) {
 			t.Error("EPMD keeps its copy after ACK")
 		}
 		_ = f.Close()
@@ -108,7 +108,7 @@ func TestRefusalEnds(t *testing.T) {
 	ts := start(t, Options{})
 	c := ts.initiate(t, "nobody")
 	refused(t, c, epmdproto.NoSuchNode)
-	if !within(func() bool { return ts.clients.Load() == 0 }) {
+	if !within(func() bool { return ts.conns.clients.Load() == 0 }) {
 		t.Error("a refused initiator is kept")
 	}
 }

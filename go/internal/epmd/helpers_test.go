@@ -18,7 +18,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// patience bounds every wait of these tests; none takes long unless it fails.
+// patience bounds every wait of these tests. Only a failure takes that long.
 const patience = time.Minute
 
 // testServer is a Server on a random port of 127.0.0.1.
@@ -28,8 +28,8 @@ type testServer struct {
 	log  *logBuffer
 }
 
-// start runs a server for the length of the test, and fails the test where the
-// server leaves a goroutine or an open file behind.
+// start runs a server until the end of the test, and fails the test if the server leaves
+// a goroutine or an open file behind.
 func start(t *testing.T, o Options, tweaks ...func(*Server)) *testServer {
 	t.Helper()
 	noLeaks(t)
@@ -63,7 +63,7 @@ func start(t *testing.T, o Options, tweaks ...func(*Server)) *testServer {
 	return ts
 }
 
-// noLeaks compares open files and goroutines of now with those of the test's end.
+// noLeaks compares the open files and goroutines with those at the end of the test.
 func noLeaks(t *testing.T) {
 	// The runtime's poller, which stays for good, comes with the first socket.
 	if l, err := net.Listen("tcp4", "127.0.0.1:0"); err == nil {
@@ -87,7 +87,7 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-// within waits for a condition, and says whether it came.
+// within waits for a condition, and reports whether it became true.
 func within(condition func() bool) bool {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if condition() {

@@ -8,30 +8,94 @@ import (
 	"time"
 
 	"handover/go/internal/policy"
+	"handover/go/internal/registry"
 	"handover/go/internal/status"
 )
 
-// lists has the answers to NAMES and DUMP, each made once for a state of the
-// registry: connections that ask for one share it, however slowly they read.
+// lists makes the answers to NAMES and DUMP, each once for a state of the registry:
+// connections that ask for one share it, however slowly they read. It is safe for
+// concurrent use.
 type lists struct {
-	mu         sync.Mutex
-	all, shown list // NAMES: every node, and those that the policy shows to other hosts
-	dump       list
-	by         *policy.Policy // shown is this one's
+	names *registry.Registry
+	port  uint32
 
-	status statusAnswer
+	mu         sync.Mutex
+	all, shown cachedList // NAMES: every node, and those that other hosts may see
+	dump       cachedList
+	policy     *policy.Policy // that shown was made for
 }
 
-// statusAnswer is the answer to STATUS_REQ. All who ask while one is made share the
-// next: however many ask, nobody waits for more than two.
+// cachedList is an answer. Its bytes must not be changed.
+type cachedList struct {
+	changes uint64 // registry.Registry.Changes before it was made
+	bytes   []byte
+}
+
+// header returns what every list begins with.
+func (l *lists) header() []byte { return binary.BigEndian.AppendUint32(nil, l.port) }
+
+// namesAnswer returns the answer to NAMES: "Port:32", then "name N at port P\n" for
+// each node that p does not hide, the most recent first. If p is nil these are all.
+func (l *lists) namesAnswer(p *policy.Policy) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p == nil {
+		return l.updateLocked(&l.all, func() []byte { return l.makeNames(func(string) bool { return false }) })
+	}
+	if l.policy != p {
+		l.shown, l.policy = cachedList{}, p
+	}
+	return l.updateLocked(&l.shown, func() []byte { return l.makeNames(p.Hides) })
+}
+
+// dumpAnswer returns the answer to DUMP: "Port:32", then a line for each registered
+// node and each old one. Each line ends in a NUL, as the stock EPMD's do.
+func (l *lists) dumpAnswer() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.updateLocked(&l.dump, l.makeDump)
+}
+
+// updateLocked returns the list's bytes, which it makes if the registry has changed.
+// l.mu must be held.
+func (l *lists) updateLocked(list *cachedList, make func() []byte) []byte {
+	if changes := l.names.Changes(); list.bytes == nil || list.changes != changes {
+		list.bytes, list.changes = make(), changes
+	}
+	return list.bytes
+}
+
+func (l *lists) makeNames(isHidden func(name string) bool) []byte {
+	b := l.header()
+	for _, n := range l.names.Live() {
+		if !isHidden(n.Name) {
+			b = fmt.Appendf(b, "name %s at port %d\n", n.Name, n.Port)
+		}
+	}
+	return b
+}
+
+func (l *lists) makeDump() []byte {
+	b := l.header()
+	for _, n := range l.names.Live() {
+		b = fmt.Appendf(b, "active name     <%s> at port %d, fd = %d\n\x00", n.Name, n.Port, n.FD)
+	}
+	for _, n := range l.names.Old() {
+		b = fmt.Appendf(b, "old/unused name <%s>, port = %d, fd = %d \n\x00", n.Name, n.Port, n.FD)
+	}
+	return b
+}
+
+// statusAnswer is the answer to STATUS_REQ. Connections that ask while one answer is
+// made share the next one: each waits for two at most, however many ask.
 type statusAnswer struct {
 	mu    sync.Mutex
 	begun time.Time
 	bytes []byte
 }
 
-// answerSince returns an answer that was begun after asked.
-func (a *statusAnswer) answerSince(asked time.Time, get func() status.Status) ([]byte, error) {
+// since returns an answer that was begun after asked.
+func (a *statusAnswer) since(asked time.Time, get func() status.Status) ([]byte, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.bytes != nil && a.begun.After(asked) {
@@ -41,63 +105,4 @@ func (a *statusAnswer) answerSince(asked time.Time, get func() status.Status) ([
 	var err error
 	a.bytes, err = json.Marshal(get())
 	return a.bytes, err
-}
-
-// list is an answer; nobody changes its bytes.
-type list struct {
-	changes uint64 // registry.Registry.Changes before it was made
-	bytes   []byte
-}
-
-// answer gives l as make makes it, and makes it where the registry has changed. It
-// must be called with lists.mu held.
-func (l *list) answer(s *Server, make func() []byte) []byte {
-	if changes := s.names.Changes(); l.bytes == nil || l.changes != changes {
-		l.bytes, l.changes = make(), changes
-	}
-	return l.bytes
-}
-
-// namesList is the answer to NAMES: "Port:32", then "name N at port P\n" a node,
-// the most recent first; of all nodes, or of those that p does not hide.
-func (s *Server) namesList(p *policy.Policy) []byte {
-	s.lists.mu.Lock()
-	defer s.lists.mu.Unlock()
-	if p == nil {
-		return s.lists.all.answer(s, func() []byte { return s.makeNames(func(string) bool { return true }) })
-	}
-	if s.lists.by != p {
-		s.lists.shown, s.lists.by = list{}, p
-	}
-	return s.lists.shown.answer(s, func() []byte { return s.makeNames(func(name string) bool { return !p.Hides(name) }) })
-}
-
-// listPort begins every list.
-func (s *Server) listPort() []byte { return binary.BigEndian.AppendUint32(nil, uint32(s.o.Port)) }
-
-func (s *Server) makeNames(seen func(name string) bool) []byte {
-	b := s.listPort()
-	for _, n := range s.names.Live() {
-		if seen(n.Name) {
-			b = fmt.Appendf(b, "name %s at port %d\n", n.Name, n.Port)
-		}
-	}
-	return b
-}
-
-// dumpList is the answer to DUMP: "Port:32", then a line a node that is there and
-// a line a node that was. Each line ends in a NUL, as the stock EPMD's do.
-func (s *Server) dumpList() []byte {
-	s.lists.mu.Lock()
-	defer s.lists.mu.Unlock()
-	return s.lists.dump.answer(s, func() []byte {
-		b := s.listPort()
-		for _, n := range s.names.Live() {
-			b = fmt.Appendf(b, "active name     <%s> at port %d, fd = %d\n\x00", n.Name, n.Port, n.FD)
-		}
-		for _, n := range s.names.Old() {
-			b = fmt.Appendf(b, "old/unused name <%s>, port = %d, fd = %d \n\x00", n.Name, n.Port, n.FD)
-		}
-		return b
-	})
 }

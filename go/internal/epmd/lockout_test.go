@@ -18,8 +18,8 @@ import (
 	"handover/go/internal/status"
 )
 
-// TestBudget: nodes, clients, passes and EPMD's own files are no more than there are,
-// and half of the nodes' are left by one user.
+// TestBudget: nodes, clients, passes and EPMD's own files do not exceed the total, and
+// one user takes at most half of the nodes' files.
 func TestBudget(t *testing.T) {
 	for files, want := range map[int]Budget{
 		1024: {512, 128, 320}, 20_000: {8192, 1024, 10_720}, 32_768: {8192, 1024, 23_488}, 65_536: {8192, 1024, 56_256},
@@ -37,13 +37,13 @@ func TestBudget(t *testing.T) {
 	}
 	for _, files := range []int{256, 1024, 20_000, 1 << 20} {
 		o := Options{Files: files}.withDefaults()
-		if left := o.MaxClients - share(o.MaxHeld, 0) - o.MaxWaiting - o.MaxUntaken; left <= o.LocalReserve {
+		if left := o.MaxClients - fairShare(o.MaxHeld, 0) - o.MaxWaiting - o.MaxUntaken; left <= o.LocalReserve {
 			t.Errorf("%d files: one user leaves %d connections, for other hosts none of them", files, left)
 		}
 	}
 	var has []int
 	for others := 0; others < 16; others += has[len(has)-1] {
-		has = append(has, share(16, others))
+		has = append(has, fairShare(16, others))
 	}
 	if !slices.Equal(has, []int{8, 4, 2, 1, 1}) {
 		t.Errorf("one user after the other has %v of 16", has)
@@ -51,17 +51,15 @@ func TestBudget(t *testing.T) {
 }
 
 // TestFilesOfAUser: a node that takes handovers counts twice; root's nodes, and
-// those of EPMD's own user, need leave nothing free for others.
+// those of EPMD's own user, need not leave files for others.
 func TestFilesOfAUser(t *testing.T) {
 	s := New(Options{MaxNodeFiles: 16})
 	s.owners.self = 7
 	fill := func(uid int64, files int) (count int) {
 		for {
-			o, room := s.owners.enter(uid, files)
-			if !room {
-				n := nodeOfUser(o)
-				n.files = files
-				s.owners.leave(n)
+			a, hasRoom := s.owners.openAccount(uid, files)
+			if !hasRoom {
+				s.owners.closeAccount(a)
 				return count
 			}
 			count++
@@ -72,16 +70,15 @@ func TestFilesOfAUser(t *testing.T) {
 	}
 }
 
-// TestHeldShares: handovers under way to the nodes of one user, wherever they wait,
-// leave as many places for others as they take, and those to one node as many for its
-// user's others.
+// TestHeldShares: the handovers under way to the nodes of one user leave as many for
+// other users as they take, and those to one node as many for the user's other nodes.
 func TestHeldShares(t *testing.T) {
 	one := new(owner)
 	o := Options{MaxPasses: 2, MaxHeld: 32}
-	g := newGate(o.withDefaults())
+	g := newSlots(o.withDefaults())
 	hold := func(n *node) (held int) {
 		for ; ; held++ {
-			if _, err := g.queue(&n.line); err == errHeld {
+			if _, err := g.takeTicket(&n.account.queue); err == errHeld {
 				return held
 			} else if err != nil {
 				t.Fatal(err)
@@ -89,7 +86,7 @@ func TestHeldShares(t *testing.T) {
 		}
 	}
 	var got []int
-	for _, n := range []*node{nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), gateNode(), gateNode()} {
+	for _, n := range []*node{nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), nodeOfUser(one), otherNode(), otherNode()} {
 		got = append(got, hold(n))
 	}
 	if want := []int{8, 4, 2, 1, 1, 4, 3}; !slices.Equal(got, want) {
@@ -98,13 +95,13 @@ func TestHeldShares(t *testing.T) {
 }
 
 // TestHandoversToSilentNodes: handovers to a user's nodes that do not answer take no
-// place that another user's lookups, registrations and handovers need.
+// room that another user's lookups, registrations and handovers need.
 func TestHandoversToSilentNodes(t *testing.T) {
 	const attacker = 4242
 	var uid atomic.Uint32
 	uid.Store(attacker)
 	ts := start(t, Options{MaxClients: 512, HandoverTimeout: time.Hour}, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
+		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
 	})
 	const nodes, handovers = 12, 700
 	for i := range nodes {
@@ -136,7 +133,7 @@ func TestHandoversToSilentNodes(t *testing.T) {
 			t.Errorf("handover %d: %q", i, got)
 		}
 	}
-	if n := ts.gate.passing(); n < most/2 || n > most {
+	if n := ts.slots.unackedCount(); n < most/2 || n > most {
 		t.Errorf("%d handovers are under way, at most %d are for one user", n, most)
 	}
 	if ts.stats.refusals[refusedHeld].Load() == 0 {
@@ -152,7 +149,7 @@ func TestHandoversToSilentNodes(t *testing.T) {
 }
 
 // TestRefusedAreBounded: an initiator that was refused and does not close counts
-// among those that keep EPMD waiting, also if its request came in pieces.
+// among those that make EPMD wait, even if its request came in pieces.
 func TestRefusedAreBounded(t *testing.T) {
 	ts := start(t, Options{})
 	seen := within(func() bool { // it waits for a second only: on a busy machine that may go unseen
@@ -166,9 +163,9 @@ func TestRefusedAreBounded(t *testing.T) {
 		ts.waits(t, 1, 0)
 		before := ts.stats.handovers[epmdproto.NoSuchNode].Load()
 		send(t, c, req[1:])
-		for ts.clients.Load() > 0 {
+		for ts.conns.clients.Load() > 0 {
 			refused := ts.stats.handovers[epmdproto.NoSuchNode].Load() > before
-			if local, _ := ts.waiting.count(); refused && local == 1 {
+			if local, _ := ts.conns.waiting.counts(); refused && local == 1 {
 				return true
 			}
 			time.Sleep(time.Millisecond)
@@ -180,14 +177,13 @@ func TestRefusedAreBounded(t *testing.T) {
 	}
 }
 
-// TestStatusIsShared: who asked before an answer was begun gets that one, and makes
-// no other.
+// TestStatusIsShared: requests that came before an answer was begun share that answer.
 func TestStatusIsShared(t *testing.T) {
 	var a statusAnswer
 	made := 0
 	get := func() status.Status { made++; return status.Status{PID: made} }
 	ask := func(at time.Time) string {
-		b, err := a.answerSince(at, get)
+		b, err := a.since(at, get)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,14 +199,14 @@ func TestStatusIsShared(t *testing.T) {
 	}
 }
 
-// TestUserFoundLater: a node whose user the kernel did not tell at first, for want of
-// files, becomes that user's with all that counts; one that nobody can tell stays
+// TestUserFoundLater: if the kernel lacks files to report a node's user, the node and all
+// that it counts move to that user later. A user that the kernel never reports stays
 // unknown.
 func TestUserFoundLater(t *testing.T) {
 	var answer atomic.Pointer[error]
 	say := func(err error) { answer.Store(&err) }
 	ts := start(t, Options{HandoverTimeout: time.Hour}, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, *answer.Load() }
+		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, *answer.Load() }
 	})
 	say(os.NewSyscallError("socket", unix.EACCES))
 	ts.register(t, plainNode("unknown"))
@@ -219,21 +215,21 @@ func TestUserFoundLater(t *testing.T) {
 	ts.initiate(t, "n")
 	n.asked()
 	reg := nodeOf(ts.names.Lookup([]byte("n")))
-	first := reg.user()
-	if first.uid != unknownUID || first.held != 1 {
+	first := reg.owner()
+	if first.uid != unknownUID || first.slots.held != 1 {
 		t.Errorf("%+v", first)
 	}
 	say(nil)
-	if !within(func() bool { return reg.user().uid == 4242 }) {
+	if !within(func() bool { return reg.owner().uid == 4242 }) {
 		t.Fatal("its user is not found")
 	}
 	ts.owners.mu.Lock()
-	ts.gate.mu.Lock()
-	to := reg.user()
-	if first.files != 1 || first.unread != 0 || first.held != 0 || to.files != 2 || to.unread != 1 || to.held != 1 || ts.owners.files != 3 {
+	ts.slots.mu.Lock()
+	to := reg.owner()
+	if first.files != 1 || first.slots != (slotCounts{}) || to.files != 2 || to.slots != (slotCounts{unread: 1, held: 1}) || ts.owners.files != 3 {
 		t.Errorf("unknown %+v, found %+v, %d files", first, to, ts.owners.files)
 	}
-	ts.gate.mu.Unlock()
+	ts.slots.mu.Unlock()
 	ts.owners.mu.Unlock()
 	_ = n.heartbeat.Close()
 	if !within(func() bool {
@@ -243,7 +239,7 @@ func TestUserFoundLater(t *testing.T) {
 	}) {
 		t.Errorf("%+v", to)
 	}
-	if other := nodeOf(ts.names.Lookup([]byte("unknown"))); other.user() != first {
+	if other := nodeOf(ts.names.Lookup([]byte("unknown"))); other.owner() != first {
 		t.Error("the other's user is found too")
 	}
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // TestManyAtOnce: 1,000 handovers from 32 initiators to 4 nodes; each connection
-// reaches the node that it asked for. start's check counts the files afterwards.
+// reaches the node that it asked for. start checks for leaks afterwards.
 func TestManyAtOnce(t *testing.T) {
 	ts := start(t, Options{})
 	const nodes, initiators, each = 4, 32, 32

@@ -3,163 +3,153 @@ package epmd
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
+	"net"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/fdpass"
+	"handover/go/internal/peercred"
 	"handover/go/internal/registry"
+	"handover/go/internal/status"
 )
 
-// node is a registered node and what is known of the way to it.
+var (
+	// errNoSocket: the node answered 'h' with an empty path.
+	errNoSocket = errors.New("epmd: the node cannot open a socket at the moment")
+	// errUntrusted: another user than the node's listens on the socket.
+	errUntrusted = errors.New("epmd: not a socket of the node")
+	// errUnasked: bytes on a heartbeat that EPMD did not ask for.
+	errUnasked = errors.New("epmd: the node sent unexpected bytes")
+)
+
+// Pauses between attempts to connect to a socket whose backlog is full.
+const (
+	minRetry = time.Millisecond
+	maxRetry = 50 * time.Millisecond
+)
+
+// nodeEnv is what the nodes of a server share.
+type nodeEnv struct {
+	timeout time.Duration // Options.HandoverTimeout
+	log     zerolog.Logger
+	names   *registry.Registry
+	slots   *slots
+	owners  *owners
+	upgrade *upgrade
+	tasks   *tasks
+	// passDone: see channelEnv.
+	passDone func(node string, p *pass, err error)
+}
+
+// node is a registered node, its heartbeat, and the way to open a channel to it.
 type node struct {
-	s         *Server
+	env       *nodeEnv
 	entry     *registry.Node
 	heartbeat *conn
-	port2     []byte // the answer to PORT_PLEASE2
-	gone      chan struct{}
+	account   *account
+	port2     []byte        // the answer to PORT_PLEASE2
+	gone      chan struct{} // closed when nothing can be passed to the node any more
 
 	writing sync.Mutex // held to write on the heartbeat
 
 	mu      sync.Mutex   // guards what follows
-	left    error        // why gone is closed, or nil
+	goneErr error        // the reason why gone is closed, or nil
 	asked   bool         // an 'h' is unanswered: there is never more than one
-	said    bytes.Buffer // what has come of the answer to 'h'; listen's alone
+	partial bytes.Buffer // the beginning of the answer to 'h'; only readHeartbeat uses it
 	answers chan socketAnswer
 	channel *channel  // the open one, or nil
 	opening *opening  // the attempt under way, or nil
-	logged  time.Time // that there is no way to it
-
-	line      // the gate's, with the node's user
-	files int // that it counts for; guarded by owners.mu
+	logged  time.Time // when a failed attempt was logged
 }
 
-// socketAnswer is what a node said to 'h'. err wraps epmdproto.ErrSocketName.
+// socketAnswer is a node's answer to 'h'. err wraps epmdproto.ErrSocketName.
 type socketAnswer struct {
 	name string
 	err  error
 }
 
-// register makes c the heartbeat of a node, and stays with it to its end. Where
-// the name is refused the connection stays open until the peer closes it, as in
-// the stock EPMD, but not for ever.
-func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
-	// From now on others write on c and hang it up.
-	if c.file == nil {
-		if err := c.park(); err != nil {
-			return
-		}
-	}
-	uid, later := s.uidOf(c)
-	o, room := s.owners.enter(uid, filesOf(req))
-	n := newNode(s, c, req, o)
-	// Nobody may ask on the heartbeat before the answer is written there.
-	n.writing.Lock()
-	err := req.CanRegister()
-	if !room {
-		err = errNames
-		s.stats.refusals[refusedNames].Add(1)
-	}
-	if err == nil {
-		err = s.names.Register(n.entry)
-	}
-	if errors.Is(err, registry.ErrTaken) && s.freed(req.Name) {
-		err = s.names.Register(n.entry)
-	}
-	resp := epmdproto.Alive2Resp{Result: 1, Creation: epmdproto.NoCreation}
-	if err == nil {
-		resp = epmdproto.Alive2Resp{Creation: n.entry.Creation()}
-	}
-	sent := s.send(c, resp.Append(nil, req.Highest), c.write)
-	n.writing.Unlock()
-	switch {
-	case err != nil:
-		s.owners.leave(n)
-		s.stats.request(kindRegister, outcomeRefused)
-		n.user().log.Warn().Err(err).Stringer("peer", c.peer).Stringer("uid", n.user()).Msg("registration refused")
-		s.waiting.add(c)
-		_, _ = c.read(make([]byte, 1))
-	case !sent:
-		n.leave(errGone, "the answer to ALIVE2_REQ could not be sent")
-	default:
-		s.stats.request(kindRegister, outcomeOK)
-		if later {
-			s.wg.Go(n.findUser)
-		}
-		n.live()
-	}
+// opening is one attempt to open a channel, for all handovers that wait for it.
+// channel and err are set when done is closed.
+type opening struct {
+	done    chan struct{}
+	channel *channel
+	err     error
 }
 
-// freed takes a name from a node that has hung up, which the node's goroutine has
-// not come to see yet: a node that is started again at once must not find its own
-// name taken.
-func (s *Server) freed(name string) bool {
-	entry := s.names.Lookup([]byte(name))
-	if entry == nil {
-		return true // meanwhile
-	}
-	n := nodeOf(entry)
-	if !n.heartbeat.hungUp() {
-		return false
-	}
-	n.leave(errGone, "hung up, and the name is wanted again")
-	return true
-}
-
-// newNode takes over what owners.enter has counted, which the node's leave gives back.
-func newNode(s *Server, c *conn, req epmdproto.Alive2Req, o *owner) *node {
+// newNode makes c the heartbeat of a node, which closes its account when it
+// unregisters.
+func newNode(env *nodeEnv, c *conn, req epmdproto.Alive2Req, a *account) *node {
 	n := &node{
-		s: s, heartbeat: c, gone: make(chan struct{}),
+		env: env, heartbeat: c, account: a, gone: make(chan struct{}),
 		port2:   epmdproto.AppendPort2Resp(nil, req),
 		answers: make(chan socketAnswer, 1),
-		files:   filesOf(req),
 	}
-	n.owner.Store(o)
 	n.entry = &registry.Node{Alive2Req: req, FD: c.fd, Data: n}
 	return n
 }
 
-// live listens to the heartbeat until it ends.
-func (n *node) live() {
+// nodeOf returns the node that newNode stored in the entry.
+func nodeOf(entry *registry.Node) *node { return entry.Data.(*node) }
+
+// owner returns the local user whose node n is.
+func (n *node) owner() *owner { return n.account.owner.Load() }
+
+// findUser asks the kernel for the node's user until it answers.
+func (n *node) findUser() {
+	for pause := minBackoff; ; pause = min(2*pause, maxBackoff) {
+		select {
+		case <-time.After(pause):
+		case <-n.gone:
+			return
+		}
+		uid, retry := n.env.owners.uidOf(&n.heartbeat.socket)
+		if uid != unknownUID {
+			n.env.owners.changeUser(n.account, uid)
+		}
+		if !retry {
+			return
+		}
+	}
+}
+
+// serveHeartbeat reads the heartbeat until it ends, and unregisters the node then.
+func (n *node) serveHeartbeat() {
 	c := n.heartbeat
-	c.uncount()
-	n.s.o.Log.Info().Str("node", n.entry.Name).Uint16("port", n.entry.Port).Uint32("creation", n.entry.Creation()).
+	c.uncountClient()
+	n.env.log.Info().Str("node", n.entry.Name).Uint16("port", n.entry.Port).Uint32("creation", n.entry.Creation()).
 		Bool("handover", n.entry.TakesHandovers()).Msg("registered")
 	err := c.setDeadline(time.Time{})
 	for err == nil {
-		err = n.listen()
+		err = n.readHeartbeat()
 	}
 	switch {
 	case errors.Is(err, errFrozen):
-		n.setAside()
-	case ended(err):
-		n.leave(errGone, err.Error())
+		n.env.upgrade.keepHeartbeat(n.entry, c)
+	case isAny(err, io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, os.ErrClosed): // the usual end
+		n.unregister(errGone, err.Error())
 	default:
-		n.user().log.Warn().Str("node", n.entry.Name).Stringer("uid", n.user()).Err(err).Msg("heartbeat broken, unregistering the node")
-		n.leave(err, err.Error())
+		n.owner().log.Warn().Str("node", n.entry.Name).Stringer("uid", n.owner()).Err(err).Msg("heartbeat broken, unregistering the node")
+		n.unregister(err, err.Error())
 	}
 }
 
-// ended says whether a heartbeat came to an end as heartbeats do.
-func ended(err error) bool {
-	return isAny(err, io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, os.ErrClosed)
-}
-
-// errUnasked: bytes on a heartbeat that EPMD did not ask for.
-var errUnasked = errors.New("epmd: the node sent what it was not asked for")
-
-// listen waits for the node to say something. The heartbeat can be listened to
-// on as long as it returns nil.
-func (n *node) listen() error {
-	if n.said.Len() == 0 {
+// readHeartbeat waits for the node's answer to 'h'. It may be called again after a
+// nil error.
+func (n *node) readHeartbeat() error {
+	if n.partial.Len() == 0 {
 		var first [1]byte
-		if _, err := n.heartbeat.read(first[:]); err != nil {
+		if _, err := n.heartbeat.Read(first[:]); err != nil {
 			return err
 		}
-		n.said.Write(first[:])
+		n.partial.Write(first[:])
 	}
 	n.mu.Lock()
 	asked := n.asked
@@ -167,16 +157,16 @@ func (n *node) listen() error {
 	if !asked {
 		return errUnasked
 	}
-	// Once begun, an answer has to come to its end.
-	if err := n.heartbeat.setReadDeadline(time.Now().Add(n.s.o.HandoverTimeout)); err != nil {
+	// An answer that has begun must be complete within the timeout.
+	if err := n.heartbeat.setReadDeadline(time.Now().Add(n.env.timeout)); err != nil {
 		return err
 	}
-	before := bytes.NewReader(bytes.Clone(n.said.Bytes()))
-	name, err := epmdproto.ReadHandoverSocket(io.MultiReader(before, io.TeeReader(n.heartbeat, &n.said)))
+	before := bytes.NewReader(bytes.Clone(n.partial.Bytes()))
+	name, err := epmdproto.ReadHandoverSocket(io.MultiReader(before, io.TeeReader(n.heartbeat, &n.partial)))
 	if err != nil && !errors.Is(err, epmdproto.ErrSocketName) {
 		return err
 	}
-	n.said.Reset()
+	n.partial.Reset()
 	n.mu.Lock()
 	n.asked = false
 	n.answers <- socketAnswer{name, err} // has room: one question, one answer
@@ -184,26 +174,281 @@ func (n *node) listen() error {
 	return n.heartbeat.setReadDeadline(time.Time{})
 }
 
-// leave takes the node's name away and ends all that is under way to it, with err
-// for those who wait. It may be called more than once and by anybody.
-func (n *node) leave(err error, why string) {
-	n.s.names.Unregister(n.entry)
+// unregister removes the node's name, ends the handovers to it with err, and hangs
+// its heartbeat up. It may be called more than once and by any goroutine.
+func (n *node) unregister(err error, reason string) {
+	n.env.names.Unregister(n.entry)
+	if !n.endHandovers(err) {
+		return
+	}
+	n.env.owners.closeAccount(n.account)
+	n.heartbeat.hangUp()
+	n.env.log.Info().Str("node", n.entry.Name).Str("why", reason).Msg("unregistered")
+}
+
+// endHandovers ends all handovers to the node, with err for those that wait, and
+// breaks the channel. It returns false if it was called before.
+func (n *node) endHandovers(err error) bool {
 	n.mu.Lock()
-	first := n.left == nil
+	first := n.goneErr == nil
 	if first {
-		n.left = err
+		n.goneErr = err
 	}
 	open := n.channel
 	n.channel = nil
 	n.mu.Unlock()
 	if !first {
-		return
+		return false
 	}
 	close(n.gone)
 	if open != nil {
 		open.breakOff(err)
 	}
-	n.s.owners.leave(n)
-	n.heartbeat.hangUp()
-	n.s.o.Log.Info().Str("node", n.entry.Name).Str("why", why).Msg("unregistered")
+	return true
+}
+
+// acquireSlot waits for a slot until the deadline, see slots.acquire.
+func (n *node) acquireSlot(deadline <-chan time.Time) error {
+	err := n.env.slots.acquire(&n.account.queue, n.gone, deadline)
+	if err == errGone {
+		return n.goneErr
+	}
+	return err
+}
+
+// acquireSlotNow is like acquireSlot but never waits. It reports whether it got a slot.
+func (n *node) acquireSlotNow() bool { return n.env.slots.acquireNow(&n.account.queue) }
+
+// releaseSlot gives back the slot of a connection that was not passed.
+func (n *node) releaseSlot() { n.env.slots.releaseRead(&n.account.queue) }
+
+// sendPass sends p over the node's channel. If the channel turns out to be broken it
+// tries once more, over a new one. See channel.send for the error.
+func (n *node) sendPass(p *pass, deadline <-chan time.Time) error {
+	sendFD := func(c *net.UnixConn, msg []byte, fd int) error { return fdpass.Send(c, msg, fd, p.deadline) }
+	var err error
+	for range 2 {
+		var ch *channel
+		if ch, err = n.openChannel(deadline); err != nil {
+			return err
+		}
+		if err = ch.send(p, sendFD); err == nil || !isBrokenChannel(err) {
+			return err
+		}
+		ch.breakOff(err)
+	}
+	return err
+}
+
+// openChannelNow returns the node's open channel, or nil.
+func (n *node) openChannelNow() *channel {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.channel
+}
+
+// openChannel returns the node's open channel, or opens one. It waits until the
+// deadline at most; the attempt goes on for handovers that have more time.
+func (n *node) openChannel(deadline <-chan time.Time) (*channel, error) {
+	n.mu.Lock()
+	if n.channel != nil || n.goneErr != nil {
+		defer n.mu.Unlock()
+		return n.channel, n.goneErr
+	}
+	attempt := n.opening
+	if attempt == nil {
+		attempt = &opening{done: make(chan struct{})}
+		n.opening = attempt
+		n.env.tasks.Go(func() { n.runOpening(attempt) })
+	}
+	n.mu.Unlock()
+	select {
+	case <-attempt.done:
+		return attempt.channel, attempt.err
+	case <-n.gone:
+		return nil, n.goneErr
+	case <-deadline:
+		return nil, errNoAnswer
+	}
+}
+
+// runOpening opens a channel for all handovers that wait for it.
+func (n *node) runOpening(o *opening) {
+	conn, err := n.connect()
+	n.mu.Lock()
+	goneErr := n.goneErr
+	if err == nil && goneErr != nil {
+		_ = conn.Close()
+		err = goneErr
+	}
+	if o.err = err; err == nil {
+		o.channel = n.newChannel(conn)
+		n.channel = o.channel
+		n.env.tasks.Go(o.channel.readAcks)
+	}
+	n.opening = nil
+	// Any peer can cause this, so that it is not logged each time.
+	log := err != nil && !isAny(err, errGone, goneErr) && time.Since(n.logged) > logEvery
+	if log {
+		n.logged = time.Now()
+	}
+	n.mu.Unlock()
+	close(o.done)
+	if log {
+		n.owner().log.Warn().Err(err).Str("node", n.entry.Name).Stringer("uid", n.owner()).Msg("cannot open a channel to the node")
+	}
+}
+
+func (n *node) newChannel(conn *net.UnixConn) *channel {
+	return newChannel(channelEnv{
+		nodeName: n.entry.Name, account: n.account, slots: n.env.slots, tasks: n.env.tasks,
+		passDone: func(p *pass, err error) { n.env.passDone(n.entry.Name, p, err) },
+		removed:  n.removeChannel,
+	}, conn)
+}
+
+// removeChannel makes the next handover open a new channel.
+func (n *node) removeChannel(ch *channel) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.channel == ch {
+		n.channel = nil
+	}
+}
+
+// connect asks the node for a socket and connects to it.
+func (n *node) connect() (*net.UnixConn, error) {
+	deadline := time.Now().Add(n.env.timeout)
+	name, err := n.askSocket(time.Until(deadline))
+	if err != nil {
+		return nil, err
+	}
+	uid, err := n.env.owners.peerUID(&n.heartbeat.socket)
+	if err != nil {
+		return nil, fmt.Errorf("epmd: finding the node's user: %w", err)
+	}
+	return n.dialSocket(name, uid, deadline)
+}
+
+// askSocket sends 'h' on the heartbeat and waits for the answer. If an earlier 'h'
+// is unanswered, it waits for the answer to that one.
+func (n *node) askSocket(timeout time.Duration) (string, error) {
+	if err := n.sendAsk(timeout); err != nil {
+		return "", err
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case a := <-n.answers:
+		if a.err == nil && a.name == "" {
+			return "", errNoSocket
+		}
+		return a.name, a.err
+	case <-n.gone:
+		return "", n.goneErr
+	case <-timer.C:
+		return "", errNoAnswer
+	}
+}
+
+// sendAsk is a no-op if an earlier 'h' is unanswered.
+func (n *node) sendAsk(timeout time.Duration) error {
+	n.mu.Lock()
+	before := n.asked
+	n.asked = true
+	if !before {
+		select {
+		case <-n.answers: // came too late, for an earlier attempt
+		default:
+		}
+	}
+	n.mu.Unlock()
+	if before {
+		return nil
+	}
+	n.writing.Lock()
+	defer n.writing.Unlock()
+	err := n.heartbeat.file.SetWriteDeadline(time.Now().Add(timeout))
+	if err == nil {
+		err = n.heartbeat.writeParked(epmdproto.HandoverAsk)
+	}
+	if err != nil {
+		return fmt.Errorf("epmd: asking the node for its socket: %w", err)
+	}
+	return nil
+}
+
+// dialSocket connects to the node's abstract socket and checks that uid listens
+// there. It retries until the deadline while the backlog is full.
+func (n *node) dialSocket(name string, uid uint32, deadline time.Time) (*net.UnixConn, error) {
+	conn, err := n.dialRetrying(name, deadline)
+	if err != nil {
+		return nil, err
+	}
+	cred, err := peercred.Unix(conn)
+	if err == nil && cred.UID != uid {
+		err = fmt.Errorf("%w: uid %d listens on %s, the node is uid %d", errUntrusted, cred.UID, name, uid)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (n *node) dialRetrying(name string, deadline time.Time) (*net.UnixConn, error) {
+	for pause := minRetry; ; pause = min(2*pause, maxRetry) {
+		conn, err := fdpass.Dial(name)
+		if err == nil {
+			return conn, nil
+		}
+		if !errors.Is(err, unix.EAGAIN) {
+			return nil, fmt.Errorf("epmd: connecting to the node's socket: %w", err)
+		}
+		if time.Until(deadline) < pause {
+			return nil, fmt.Errorf("%w: the backlog of %s stays full", errNoAnswer, name)
+		}
+		select {
+		case <-time.After(pause/2 + rand.N(pause)):
+		case <-n.gone:
+			return nil, n.goneErr
+		}
+	}
+}
+
+// The states of the channel to a node.
+const (
+	channelOpen    = "open"
+	channelOpening = "opening"
+	channelNone    = "none"
+)
+
+func (n *node) status() status.Node {
+	st := status.Node{
+		Name: n.entry.Name, Port: n.entry.Port, Creation: n.entry.Creation(),
+		Handover: n.entry.TakesHandovers(), Channel: channelNone,
+	}
+	n.mu.Lock()
+	switch {
+	case n.channel != nil:
+		st.Channel = channelOpen
+	case n.opening != nil:
+		st.Channel = channelOpening
+	}
+	n.mu.Unlock()
+	st.Unread, st.Queued = n.env.slots.queueStatus(&n.account.queue)
+	return st
+}
+
+// state describes the node for a successor. n.asked and n.partial must not change any
+// more: after a freeze, or with trial, which leaves them out.
+func (n *node) state(fd int, trial bool) NodeState {
+	st := NodeState{Record: n.entry.Record(), FD: fd, Peer: n.heartbeat.peer}
+	if uid := n.owner().uid; uid != unknownUID { // else the successor asks again
+		st.UID = &uid
+	}
+	if !trial {
+		st.Asked, st.Said = n.asked, n.partial.Bytes()
+	}
+	return st
 }

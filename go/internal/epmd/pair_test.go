@@ -24,7 +24,7 @@ func remotePair(t *testing.T, s *Server) (*conn, net.Conn) {
 	}
 	t.Cleanup(func() { _ = theirs.Close() })
 	_ = theirs.SetDeadline(time.Now().Add(patience))
-	lfd, err := dupFD(l)
+	lfd, err := dupListener(l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,9 +32,9 @@ func remotePair(t *testing.T, s *Server) (*conn, net.Conn) {
 	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(lfd), Events: unix.POLLIN}}, int(patience.Milliseconds())); err != nil {
 		t.Fatal(err)
 	}
-	fd, _, err := accept(lfd)
+	fd, _, err := acceptNow(lfd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &conn{s: s, fd: fd, peer: netip.MustParseAddrPort("192.0.2.1:5"), deadline: time.Now().Add(patience)}, theirs
+	return &conn{shared: s.conns, socket: socket{fd: fd, peer: netip.MustParseAddrPort("192.0.2.1:5")}, deadline: time.Now().Add(patience)}, theirs
 }

@@ -13,7 +13,7 @@ import (
 	"handover/go/internal/fdpass"
 )
 
-// short is a handover timeout for tests that wait for it to pass.
+// short is a handover timeout for tests that wait until it expires.
 const short = 1500 * time.Millisecond
 
 // handOver brings one connection to a node whose channel is open.
@@ -46,9 +46,9 @@ func (ts *testServer) openNode(t *testing.T, name string) (*fakeNode, *fakeChann
 	return n, ch
 }
 
-// TestNeverAnswers: a node that does not answer 'h' is asked once, its initiators
-// get their answer in time, and nobody else waits for it. What it answers late
-// serves the next.
+// TestNeverAnswers: a node that does not answer 'h' is asked once, its initiators get
+// their result in time, and handovers to other nodes do not wait. A late answer is used
+// for the next handover.
 func TestNeverAnswers(t *testing.T) {
 	ts := start(t, Options{HandoverTimeout: short})
 	silent := ts.node(t, "silent")
@@ -86,8 +86,8 @@ func TestNeverAnswers(t *testing.T) {
 	}
 }
 
-// TestLateAnswer: an answer that comes when nobody waits is not taken for the
-// answer to the next question.
+// TestLateAnswer: an answer that comes when no handover waits is not used as the answer
+// to the next 'h'.
 func TestLateAnswer(t *testing.T) {
 	ts := start(t, Options{HandoverTimeout: short})
 	n := ts.node(t, "n")
@@ -108,7 +108,7 @@ func TestLateAnswer(t *testing.T) {
 	}
 }
 
-// TestHalfAnAnswer: once begun, an answer has to come to its end.
+// TestHalfAnAnswer: an answer that has begun must be complete by the timeout.
 func TestHalfAnAnswer(t *testing.T) {
 	ts := start(t, Options{HandoverTimeout: short})
 	n := ts.node(t, "n")
@@ -122,22 +122,19 @@ func TestHalfAnAnswer(t *testing.T) {
 	ts.log.says(t, "heartbeat broken")
 }
 
-// inLine waits until a node has so many unread connections and waiting initiators.
+// inLine waits until a node has the given numbers of unread connections and of
+// handovers that wait for a slot.
 func (ts *testServer) inLine(t *testing.T, name string, unread, queued int) {
 	t.Helper()
-	line := &nodeOf(ts.names.Lookup([]byte(name))).line
-	if !within(func() bool {
-		ts.gate.mu.Lock()
-		defer ts.gate.mu.Unlock()
-		return line.unread == unread && len(line.queue) == queued
-	}) {
+	queue := &nodeOf(ts.names.Lookup([]byte(name))).account.queue
+	if !within(func() bool { u, q := ts.slots.queueStatus(queue); return u == unread && q == queued }) {
 		t.Errorf("%s never had %d unread and %d waiting", name, unread, queued)
 	}
 }
 
 // TestStoppedCarrier: connections that were passed and are not acknowledged are
-// closed at the deadline, without a byte; they keep counting as the node's, so
-// that no more than MaxNodePasses are ever unread; further initiators are told.
+// closed at the deadline, without a byte. They still count against the node, so that no
+// more than MaxNodePasses are ever unread. Further initiators get a result.
 func TestStoppedCarrier(t *testing.T) {
 	ts := start(t, Options{HandoverTimeout: short, MaxNodePasses: 2, MaxNodeQueue: 3})
 	_, ch := ts.openNode(t, "stopped")
@@ -151,7 +148,7 @@ func TestStoppedCarrier(t *testing.T) {
 	for _, c := range queued {
 		refused(t, c, epmdproto.NoAnswer)
 	}
-	if !within(func() bool { ts.gate.mu.Lock(); defer ts.gate.mu.Unlock(); return ts.gate.taken == 0 }) {
+	if !within(func() bool { ts.slots.mu.Lock(); defer ts.slots.mu.Unlock(); return ts.slots.unacked == 0 }) {
 		t.Error("places are kept after the deadline")
 	}
 	ts.inLine(t, "stopped", 2, 0)
@@ -170,7 +167,7 @@ func TestStoppedCarrier(t *testing.T) {
 	ts.handOver(t, "stopped", ch)
 }
 
-// TestLateAckOfBrokenChannel: what was late is settled by the channel's end.
+// TestLateAckOfBrokenChannel: the end of the channel settles the passes that were late.
 func TestLateAckOfBrokenChannel(t *testing.T) {
 	ts := start(t, Options{HandoverTimeout: short, MaxNodePasses: 1})
 	n, ch := ts.openNode(t, "n")
@@ -206,8 +203,8 @@ func TestCarrierRefuses(t *testing.T) {
 	ts.log.says(t, `"result":"refused"`)
 }
 
-// TestBadAcks: a channel that carries anything but ACKs of what is on its way is
-// closed, and the next handover opens another.
+// TestBadAcks: a channel that carries anything but ACKs of passes in flight is closed,
+// and the next handover opens another.
 func TestBadAcks(t *testing.T) {
 	for name, c := range map[string]struct{ msg, log string }{
 		"version":   {"\x02A\x00\x00\x00\x00\x00\x00\x00\x01\x00", "version 2"},
@@ -236,7 +233,7 @@ func TestBadAcks(t *testing.T) {
 	}
 }
 
-// TestNodeLeaves: who waits for a node that leaves is told so.
+// TestNodeLeaves: handovers that wait for a node end when the node unregisters.
 func TestNodeLeaves(t *testing.T) {
 	ts := start(t, Options{})
 	n := ts.node(t, "n")
@@ -246,7 +243,7 @@ func TestNodeLeaves(t *testing.T) {
 	refused(t, c, epmdproto.NoSuchNode)
 }
 
-// TestFullBacklog: a carrier that is slow to accept is tried again.
+// TestFullBacklog: EPMD retries if the carrier is slow to accept.
 func TestFullBacklog(t *testing.T) {
 	ts := start(t, Options{})
 	n := ts.node(t, "n")

@@ -22,7 +22,7 @@ func policyOf(t *testing.T, toml string) *policy.Policy {
 func (ts *testServer) askRemote(t *testing.T, req []byte) string {
 	t.Helper()
 	ours, theirs := remotePair(t, ts.Server)
-	ts.wg.Go(func() { ts.serve(ours) })
+	ts.tasks.Go(func() { ts.serve(ours) })
 	send(t, theirs, req)
 	return readAll(t, theirs)
 }
@@ -90,8 +90,8 @@ func (ts *testServer) countedRefusals(t *testing.T, want []refusal) {
 	}
 }
 
-// TestPolicyHandover: the node that may be handed over to is, under the same
-// policy that refuses another; and a policy can be replaced while connections wait.
+// TestPolicyHandover: the same policy allows handovers to one node and refuses them to
+// another. A policy can be replaced while connections wait.
 func TestPolicyHandover(t *testing.T) {
 	ts := start(t, Options{})
 	n := ts.node(t, "app1")
@@ -101,15 +101,15 @@ func TestPolicyHandover(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	ours, theirs := remotePair(t, ts.Server)
-	ts.wg.Go(func() { ts.serve(ours) })
+	ts.tasks.Go(func() { ts.serve(ours) })
 	send(t, theirs, handoverReq(t, "app1"))
 	ch := n.open()
 	p, _ := ch.take()
 	ch.ack(p.ID, epmdproto.OK)
 	waiting, theirs := remotePair(t, ts.Server)
-	ts.wg.Go(func() { ts.serve(waiting) })
+	ts.tasks.Go(func() { ts.serve(waiting) })
 	send(t, theirs, handoverReq(t, "app1")[:4])
-	if !within(func() bool { return len(ts.parked()) == 3 }) {
+	if !within(func() bool { return len(ts.conns.openConns()) == 3 }) {
 		t.Fatal("the request that is not whole does not wait")
 	}
 	ts.SetPolicy(policyOf(t, "allow.handovers = []"))
@@ -124,7 +124,7 @@ func TestPolicyHandover(t *testing.T) {
 	}
 }
 
-// TestRefusalLines: refusals beyond so many a minute are counted, not logged.
+// TestRefusalLines: refusals beyond refusalLines a minute are counted, not logged.
 func TestRefusalLines(t *testing.T) {
 	ts := start(t, Options{})
 	ts.SetPolicy(policyOf(t, "allow.names = []"))

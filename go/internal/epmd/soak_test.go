@@ -12,7 +12,7 @@ import (
 )
 
 // TestSoakGenerated compares streams of new seeds with the stock epmd's answers,
-// for SOAKTIME. A seed that fails is to be added to TestGenerated.
+// for SOAKTIME. Add a seed that fails to TestGenerated.
 func TestSoakGenerated(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("SOAKTIME"))
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"handover/go/internal/testenv"
 )
 
-// TestBadSockets: what a node may answer to 'h', and what comes of it.
+// TestBadSockets: bad answers to 'h', and the results.
 func TestBadSockets(t *testing.T) {
 	stream, err := net.Listen("unix", "@"+epmdproto.NewSocketName())
 	if err != nil {
@@ -32,7 +32,7 @@ func TestBadSockets(t *testing.T) {
 		result      epmdproto.Result
 		leaves      bool // as it can't be followed any more
 	}{
-		"nothing to offer":  {framed(""), "can open no socket", noSocket, false},
+		"nothing to offer":  {framed(""), "cannot open a socket", noSocket, false},
 		"a path":            {framed("/tmp/handover-1000/s"), "hexadecimal digits", noSocket, false},
 		"another's name":    {framed("\x00/org/kernel/linux/storage/multipathd"[:37]), "hexadecimal digits", noSocket, false},
 		"nobody listens":    {framed(epmdproto.NewSocketName()), "connection refused", noSocket, false},
@@ -62,8 +62,8 @@ func TestBadSockets(t *testing.T) {
 	}
 }
 
-// TestBadSocketIsLoggedOnce: other hosts can ask for such a node as often as they
-// like; the log does not grow with that.
+// TestBadSocketIsLoggedOnce: other hosts cannot fill the log by asking for such a node
+// again and again.
 func TestBadSocketIsLoggedOnce(t *testing.T) {
 	ts := start(t, Options{})
 	n := ts.node(t, "n")
@@ -73,8 +73,8 @@ func TestBadSocketIsLoggedOnce(t *testing.T) {
 		send(t, n.heartbeat, []byte(framed("relative")))
 		refused(t, c, epmdproto.CannotPass)
 	}
-	ts.log.says(t, "no way to bring")
-	if got := strings.Count(ts.log.String(), "no way to bring"); got != 1 {
+	ts.log.says(t, "cannot open a channel")
+	if got := strings.Count(ts.log.String(), "cannot open a channel"); got != 1 {
 		t.Errorf("%d lines", got)
 	}
 }
@@ -89,8 +89,8 @@ func listenUnix(t *testing.T, name string) *net.UnixListener {
 	return l
 }
 
-// TestForeignSocket: a socket that another user than the node's listens on gets
-// nothing; not even if that is root, whose nodes are not this node either.
+// TestForeignSocket: a socket of another user than the node's gets nothing, even if that
+// user is root.
 func TestForeignSocket(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("skipped: needs root, to own sockets and processes as two users")
@@ -98,7 +98,7 @@ func TestForeignSocket(t *testing.T) {
 	const app = 65533
 	for _, listener := range []uint32{65534, 0} {
 		ts := start(t, Options{}, func(s *Server) {
-			s.owner = func(_, _ netip.AddrPort) (uint32, error) { return app, nil }
+			s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return app, nil }
 		})
 		n := ts.node(t, "n")
 		n.socket = listenAs(t, listener)
@@ -110,11 +110,11 @@ func TestForeignSocket(t *testing.T) {
 	}
 }
 
-// TestOwnerUnavailable: if the kernel does not tell whose the node is, the node
-// gets nothing, and the log says what to change; it does not blame the node.
+// TestOwnerUnavailable: if the kernel does not report the node's user, the node gets
+// nothing, and the log says what to change.
 func TestOwnerUnavailable(t *testing.T) {
 	ts := start(t, Options{}, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) {
+		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) {
 			return 0, fmt.Errorf("peercred: %w (no sock_diag)", peercred.ErrUnavailable)
 		}
 	})

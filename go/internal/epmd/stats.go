@@ -1,7 +1,6 @@
 package epmd
 
 import (
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -11,7 +10,7 @@ import (
 	"handover/go/internal/status"
 )
 
-// kind is a request's type, as it is counted.
+// kind is the type of a request, as it is counted.
 type kind uint8
 
 const (
@@ -28,31 +27,31 @@ const (
 	kinds
 )
 
-var kindTexts = [kinds]string{"lookup", "handover", "register", "names", "dump", "kill", "stop", "status", "upgrade", "unknown"}
+var requestNames = [kinds]string{"lookup", "handover", "register", "names", "dump", "kill", "stop", "status", "upgrade", "unknown"}
 
-// outcome is what became of a request.
+// outcome is the result of a request.
 type outcome uint8
 
 const (
 	outcomeOK       outcome = iota
 	outcomeNotFound         // there is no such name
-	outcomeRefused          // by policy, by a rule for remote peers, or by the state of things
+	outcomeRefused          // by policy, by a rule for remote peers, or in the present state
 	outcomeBad              // closed without an answer, as the stock EPMD does
-	outcomeFailed           // a handover that did not come to be
+	outcomeFailed           // a handover that failed
 	outcomes
 )
 
 var outcomeNames = [outcomes]string{"ok", "not_found", "refused", "bad", "failed"}
 
-// refusal is why a request was refused, or a connection closed.
+// refusal is the reason why a request was refused, or a connection closed.
 type refusal uint8
 
 const (
-	refusedSource refusal = iota // this and the next three in policy.Reason's order
+	refusedSource refusal = iota // this and the next three are in policy.Reason's order
 	refusedRate
 	refusedHidden
 	refusedNode
-	refusedRemote  // what is for this host alone
+	refusedRemote  // only local peers may ask
 	refusedClients // Options.MaxClients
 	refusedWaiting // Options.MaxWaiting
 	refusedUntaken // Options.MaxUntaken
@@ -63,55 +62,55 @@ const (
 
 var refusalNames = [refusals]string{"source", "rate", "hidden", "node", "remote", "clients", "waiting", "untaken", "names", "handovers"}
 
-// handoverBounds are in seconds. Local ones take a tenth of a millisecond.
+// handoverBounds are in seconds. A local handover takes a tenth of a millisecond.
 var handoverBounds = [...]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}
 
-// stats are counted all the time: an atomic addition costs a lookup nothing.
+// stats are the counters of a server. An atomic addition costs a lookup nothing.
 type stats struct {
 	start     time.Time
 	accepted  atomic.Uint64
-	silent    atomic.Uint64
+	silent    atomic.Uint64 // connections that ended without a complete request
 	requests  [kinds][outcomes]atomic.Uint64
 	handovers [epmdproto.CannotPass + 1]atomic.Uint64
 	refusals  [refusals]atomic.Uint64
 	took      [len(handoverBounds) + 1]atomic.Uint64
 	tookNanos atomic.Int64
-	// refused logs refusals, so many a minute: each has its number here anyway.
-	// faults is the same for the faults of local peers.
-	refused, faults zerolog.Logger
+	// refusalLog and faultLog take refusalLines a minute: refusals, and faults of
+	// local peers. The counters have them all.
+	refusalLog, faultLog zerolog.Logger
 }
 
 // refusalLines is how many refusals, and how many faults, are logged a minute.
 const refusalLines = 10
 
 func newStats(o Options) *stats {
-	fewLines := func() zerolog.Logger {
+	sampled := func() zerolog.Logger {
 		return o.Log.Sample(&zerolog.BurstSampler{Burst: refusalLines, Period: time.Minute})
 	}
-	return &stats{start: time.Now(), refused: fewLines(), faults: fewLines()}
+	return &stats{start: time.Now(), refusalLog: sampled(), faultLog: sampled()}
 }
 
-func (st *stats) request(k kind, o outcome) { st.requests[k][o].Add(1) }
+func (st *stats) countRequest(k kind, o outcome) { st.requests[k][o].Add(1) }
 
-// handover counts one that began at start and ended now.
-func (st *stats) handover(result epmdproto.Result, start time.Time) {
+// countHandover counts a handover that began at start and ended now.
+func (st *stats) countHandover(result epmdproto.Result, start time.Time) {
 	if int(result) >= len(st.handovers) {
 		result = epmdproto.Refused // a carrier's own number
 	}
 	st.handovers[result].Add(1)
-	became := outcomeFailed
+	o := outcomeFailed
 	switch result {
 	case epmdproto.OK:
-		became = outcomeOK
+		o = outcomeOK
 		took := time.Since(start)
 		st.tookNanos.Add(int64(took))
 		st.took[bucketOf(took)].Add(1)
 	case epmdproto.NoSuchNode:
-		became = outcomeNotFound
+		o = outcomeNotFound
 	case epmdproto.Refused:
-		became = outcomeRefused
+		o = outcomeRefused
 	}
-	st.request(kindHandover, became)
+	st.countRequest(kindHandover, o)
 }
 
 func bucketOf(d time.Duration) int {
@@ -123,36 +122,8 @@ func bucketOf(d time.Duration) int {
 	return len(handoverBounds)
 }
 
-// Status tells what there is and what was counted.
-func (s *Server) Status() status.Status {
-	st := status.Status{
-		PID: os.Getpid(), Port: s.o.Port, Seconds: time.Since(s.stats.start).Seconds(),
-		Policy: s.policy.Load() != nil, OldNames: len(s.names.Old()), Nodes: []status.Node{},
-		Connections: status.Connections{
-			Open: s.clients.Load(), Waiting: s.waiting.len(), Accepted: s.stats.accepted.Load(), Silent: s.stats.silent.Load(),
-		},
-	}
-	for _, entry := range s.names.Live() {
-		n := nodeOf(entry).status()
-		st.Nodes = append(st.Nodes, n)
-		st.Channels.Queued += n.Queued
-		switch {
-		case !n.Handover:
-		case n.Channel == channelOpen:
-			st.Channels.Open++
-		case n.Channel == channelOpening:
-			st.Channels.Opening++
-		default:
-			st.Channels.None++
-		}
-	}
-	st.Channels.Passing = s.gate.passing()
-	s.stats.read(&st)
-	return st
-}
-
-// read copies the counters, with their names.
-func (st *stats) read(to *status.Status) {
+// copyTo copies the counters, with their names.
+func (st *stats) copyTo(to *status.Status) {
 	to.Requests = make(map[string]map[string]uint64, kinds)
 	for k := range kinds {
 		results := make(map[string]uint64)
@@ -161,7 +132,7 @@ func (st *stats) read(to *status.Status) {
 				results[outcomeNames[o]] = n
 			}
 		}
-		to.Requests[kindTexts[k]] = results
+		to.Requests[requestNames[k]] = results
 	}
 	to.Handovers = make(map[string]uint64, len(st.handovers))
 	for r := range st.handovers {
@@ -175,36 +146,4 @@ func (st *stats) read(to *status.Status) {
 	for i := range st.took {
 		to.HandoverSeconds.Counts = append(to.HandoverSeconds.Counts, st.took[i].Load())
 	}
-}
-
-// The states of the way to a node.
-const (
-	channelOpen    = "open"
-	channelOpening = "opening"
-	channelNone    = "none"
-)
-
-func (n *node) status() status.Node {
-	st := status.Node{
-		Name: n.entry.Name, Port: n.entry.Port, Creation: n.entry.Creation(),
-		Handover: n.entry.TakesHandovers(), Channel: channelNone,
-	}
-	n.mu.Lock()
-	switch {
-	case n.channel != nil:
-		st.Channel = channelOpen
-	case n.opening != nil:
-		st.Channel = channelOpening
-	}
-	n.mu.Unlock()
-	n.s.gate.mu.Lock()
-	st.Unread, st.Queued = n.unread, len(n.queue)
-	n.s.gate.mu.Unlock()
-	return st
-}
-
-func (w *waiting) len() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.local.conns) + len(w.remote.conns)
 }

@@ -8,7 +8,7 @@ import (
 	"handover/go/internal/status"
 )
 
-// TestStatusRequest: the answer to STATUS_REQ, and that it is for local peers.
+// TestStatusRequest: the answer to STATUS_REQ, which only local peers get.
 func TestStatusRequest(t *testing.T) {
 	ts := start(t, Options{})
 	ts.node(t, "a")
@@ -46,8 +46,8 @@ func TestStatusRequest(t *testing.T) {
 	}
 }
 
-// TestChannelStates: none, opening, open, none again; what is under way; what was
-// refused for want of room.
+// TestChannelStates: none, opening, open, none again; passes under way; handovers that
+// were refused because there was no slot.
 func TestChannelStates(t *testing.T) {
 	ts := start(t, Options{MaxNodePasses: 1, MaxNodeQueue: 1})
 	n := ts.node(t, "n")
@@ -92,7 +92,7 @@ func TestBuckets(t *testing.T) {
 // TestUnknownResult: a carrier's result that no table has is counted as a refusal.
 func TestUnknownResult(t *testing.T) {
 	st := newStats(Options{})
-	st.handover(epmdproto.Result(200), time.Now())
+	st.countHandover(epmdproto.Result(200), time.Now())
 	if st.handovers[epmdproto.Refused].Load() != 1 || st.requests[kindHandover][outcomeRefused].Load() != 1 {
 		t.Error("not counted")
 	}

@@ -90,7 +90,7 @@ func TestHeartbeat(t *testing.T) {
 	if got := readAll(t, c); got != "" {
 		t.Errorf("a byte that was not asked for: %q", got)
 	}
-	ts.log.says(t, "sent what it was not asked for")
+	ts.log.says(t, "sent unexpected bytes")
 	c, next := ts.register(t, plainNode("n"))
 	if next != creation+1 && creation != 1<<32-1 {
 		t.Errorf("creation %d, then %d", creation, next)
@@ -102,9 +102,9 @@ func TestHeartbeat(t *testing.T) {
 	}
 }
 
-// TestHungUpUnseen: who registers right behind the end of a node of that name gets
-// it, even where the node's goroutine has not come to see the end: here nobody
-// reads that heartbeat. The name of a node that lives stays taken.
+// TestHungUpUnseen: a node that registers right after the end of a node of the same name
+// gets the name, even if the old node's goroutine has not noticed the end: here no
+// goroutine reads that heartbeat. The name of a live node stays taken.
 func TestHungUpUnseen(t *testing.T) {
 	for name, end := range map[string]func(*net.TCPConn){
 		"closed": func(c *net.TCPConn) { _ = c.Close() },
@@ -117,7 +117,7 @@ func TestHungUpUnseen(t *testing.T) {
 			if err := heartbeat.park(); err != nil {
 				t.Fatal(err)
 			}
-			before := newNode(ts.Server, heartbeat, plainNode("n"), firstOf(ts.owners.enter(1, 1)))
+			before := newNode(ts.nodes, heartbeat, plainNode("n"), firstOf(ts.owners.openAccount(1, 1)))
 			if err := ts.names.Register(before.entry); err != nil {
 				t.Fatal(err)
 			}
@@ -135,7 +135,7 @@ func TestHungUpUnseen(t *testing.T) {
 				t.Error("a living node has lost its name")
 			}
 			end(peer.(*net.TCPConn))
-			if !within(heartbeat.hungUp) {
+			if !within(heartbeat.isHungUp) {
 				t.Fatal("the end does not come through")
 			}
 			if r := again(); r.Result != 0 || r.Creation != before.entry.Creation()+1 && r.Creation != 4 {
@@ -167,7 +167,7 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// TestByteByByte: what arrives late is the same request.
+// TestByteByByte: a request that arrives in pieces is the same request.
 func TestByteByByte(t *testing.T) {
 	ts := start(t, Options{})
 	ts.register(t, plainNode("n2"))
@@ -222,7 +222,7 @@ func listening(addr string) bool {
 	return err == nil
 }
 
-// TestNotLocal serves connections whose peer is made out to be another host.
+// TestNotLocal serves connections whose peer seems to be another host.
 func TestNotLocal(t *testing.T) {
 	ts := start(t, Options{RelaxedCommandCheck: true})
 	ts.register(t, plainNode("n"))
@@ -232,7 +232,7 @@ func TestNotLocal(t *testing.T) {
 		"\x00\x02zn": string(epmdproto.AppendPort2Resp(nil, plainNode("n"))), "\x00\x01n": ts.portWord() + "name n at port 1234\n",
 	} {
 		ours, theirs := remotePair(t, ts.Server)
-		ts.wg.Go(func() { ts.serve(ours) })
+		ts.tasks.Go(func() { ts.serve(ours) })
 		send(t, theirs, []byte(req))
 		if got := readAll(t, theirs); got != want {
 			t.Errorf("%q from another host: %q, want %q", req, got, want)
@@ -244,8 +244,8 @@ func TestNotLocal(t *testing.T) {
 	}
 }
 
-// TestPacketTimeout: a client may not be silent for so long before its request is
-// whole; a heartbeat may for ever.
+// TestPacketTimeout: a client may not be silent for longer before its request is
+// complete. A heartbeat may be silent for ever.
 func TestPacketTimeout(t *testing.T) {
 	ts := start(t, Options{PacketTimeout: time.Second})
 	ts.register(t, plainNode("n"))
@@ -259,7 +259,7 @@ func TestPacketTimeout(t *testing.T) {
 	}
 }
 
-// TestRequestTimeout: a request has to be whole by then, however it drips in.
+// TestRequestTimeout: a request must be complete by then, however slowly it arrives.
 func TestRequestTimeout(t *testing.T) {
 	ts := start(t, Options{RequestTimeout: time.Second})
 	ts.register(t, plainNode("n"))
@@ -282,19 +282,19 @@ func TestRequestTimeout(t *testing.T) {
 	}
 }
 
-// TestMaxClients: connections that ask nothing take no place from those of the
-// same host beyond the reserve, and none from nodes.
+// TestMaxClients: connections without a request take no room from local ones beyond the
+// reserve, and none from nodes.
 func TestMaxClients(t *testing.T) {
 	ts := start(t, Options{MaxClients: 4, LocalReserve: 2, MaxWaiting: 4})
 	ts.register(t, plainNode("n"))
-	if !within(func() bool { return ts.clients.Load() == 0 }) {
+	if !within(func() bool { return ts.conns.clients.Load() == 0 }) {
 		t.Error("a node counts as a client")
 	}
 	for range 4 {
 		send(t, ts.dial(t), []byte{0})
 	}
-	if !within(func() bool { return ts.clients.Load() == 4 }) {
-		t.Fatalf("%d clients", ts.clients.Load())
+	if !within(func() bool { return ts.conns.clients.Load() == 4 }) {
+		t.Fatalf("%d clients", ts.conns.clients.Load())
 	}
 	if got := ts.ask(t, request(epmdproto.OpNames, "")); got != "" {
 		t.Errorf("beyond the limit: %q", got)

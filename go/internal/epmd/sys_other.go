@@ -3,6 +3,7 @@
 package epmd
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -11,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The same as in sys_linux.go, where the kernel has less to offer.
+// These functions do the same as those in sys_linux.go, as far as the kernel can.
 
-func accept(listener int) (fd int, peer netip.AddrPort, err error) {
+func acceptNow(listener int) (fd int, peer netip.AddrPort, err error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	fd, sa, err := syscall.Accept(listener)
@@ -28,13 +29,32 @@ func accept(listener int) (fd int, peer netip.AddrPort, err error) {
 	return fd, addrPort(sa), nil
 }
 
+func localAddr(fd int) (netip.AddrPort, error) {
+	sa, err := syscall.Getsockname(fd)
+	return addrPort(sa), err
+}
+
+func addrPort(sa syscall.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *syscall.SockaddrInet6:
+		addr := netip.AddrFrom16(sa.Addr)
+		if sa.ZoneId != 0 {
+			addr = addr.WithZone(fmt.Sprint(sa.ZoneId))
+		}
+		return netip.AddrPortFrom(addr, uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
 func readNow(fd int, b []byte) (int, error) { return unix.Read(fd, b) }
 
-func sendLast(fd int, b []byte) (int, error) { return unix.Write(fd, b) }
+func sendLastNow(fd int, b []byte) (int, error) { return unix.Write(fd, b) }
 
-func newAlarm() (in, out *os.File, err error) { return os.Pipe() }
+func newWakeup() (in, out *os.File, err error) { return os.Pipe() }
 
-func closeNow(fd int) { _ = unix.Close(fd) }
+func closeFD(fd int) { _ = unix.Close(fd) }
 
 func deferAccept(int) {}
 

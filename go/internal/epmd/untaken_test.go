@@ -11,17 +11,17 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// large is more than the kernel takes for a connection whose peer does not read.
+// large is more than the kernel buffers for a connection whose peer does not read.
 const large = 16 << 20
 
 // makeLarge makes the answer to NAMES a large one, until the next registration.
 func (ts *testServer) makeLarge() {
 	ts.lists.mu.Lock()
 	defer ts.lists.mu.Unlock()
-	ts.lists.all = list{ts.names.Changes(), bytes.Repeat([]byte("name n at port 1\n"), large/17)}
+	ts.lists.all = cachedList{ts.names.Changes(), bytes.Repeat([]byte("name n at port 1\n"), large/17)}
 }
 
-func (w *waiting) held() (conns, bytes int) {
+func (w *idleConns) held() (conns, bytes int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.local.conns) + len(w.remote.conns), w.bytes
@@ -29,8 +29,8 @@ func (w *waiting) held() (conns, bytes int) {
 
 func (ts *testServer) untakes(t *testing.T, conns, bytes int) {
 	t.Helper()
-	if !within(func() bool { c, b := ts.untaken.held(); return c == conns && b == bytes }) {
-		c, b := ts.untaken.held()
+	if !within(func() bool { c, b := ts.conns.untaken.held(); return c == conns && b == bytes }) {
+		c, b := ts.conns.untaken.held()
 		t.Errorf("%d do not read their answer, of %d bytes; want %d and %d", c, b, conns, bytes)
 	}
 }
@@ -42,8 +42,8 @@ func (ts *testServer) dropped(t *testing.T, want int) {
 	}
 }
 
-// TestUntakenIsBounded: at N-1, N and N+1 connections that do not read their
-// answer, all of which share it; who reads gets all of it.
+// TestUntakenIsBounded: N-1, N, N+1 and more connections that do not read their answer,
+// which they share. A client that reads gets all of it.
 func TestUntakenIsBounded(t *testing.T) {
 	const most = 4
 	for _, n := range []int{most - 1, most, most + 1, 3 * most} {
@@ -56,8 +56,8 @@ func TestUntakenIsBounded(t *testing.T) {
 				ts.untakes(t, min(i+1, most), size)
 			}
 			ts.dropped(t, max(0, n-most))
-			if !within(func() bool { return ts.clients.Load() == int64(min(n, most)) }) {
-				t.Errorf("%d clients", ts.clients.Load())
+			if !within(func() bool { return ts.conns.clients.Load() == int64(min(n, most)) }) {
+				t.Errorf("%d clients", ts.conns.clients.Load())
 			}
 			if n > most {
 				ts.log.says(t, "do not read their answer")
@@ -69,8 +69,8 @@ func TestUntakenIsBounded(t *testing.T) {
 	}
 }
 
-// TestUntakenBytes: different answers, as when names come and go, take no more
-// memory than they may.
+// TestUntakenBytes: different answers, as when names come and go, take no more memory
+// than is allowed.
 func TestUntakenBytes(t *testing.T) {
 	ts := start(t, Options{MaxUntakenBytes: 2 * large})
 	for i := range 5 {
@@ -81,28 +81,28 @@ func TestUntakenBytes(t *testing.T) {
 	}
 }
 
-// TestUntakenOfASource: a source of another host has no more than its share. An
-// answer is let through however large it is.
+// TestUntakenOfASource: a source of another host has no more than its share. A single
+// answer is sent however large it is.
 func TestUntakenOfASource(t *testing.T) {
 	ts := start(t, Options{MaxUntakenBytes: 1, MaxUntakenSource: 2})
 	ts.makeLarge()
 	for i, peer := range []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:3", "192.0.2.2:1"} {
 		ours, theirs := remotePair(t, ts.Server)
 		ours.peer = netip.MustParseAddrPort(peer)
-		ts.wg.Go(func() { ts.serve(ours) })
+		ts.tasks.Go(func() { ts.serve(ours) })
 		send(t, theirs, request(epmdproto.OpNames, ""))
 		ts.dropped(t, []int{0, 0, 1, 1}[i])
 		ts.untakes(t, []int{1, 2, 2, 3}[i], len(ts.lists.all.bytes))
 	}
 }
 
-// TestListsAreShared: the answers to NAMES and DUMP are made once for a state of
-// the registry and each view of it.
+// TestListsAreShared: the answers to NAMES and DUMP are made once for each state of the
+// registry and each policy.
 func TestListsAreShared(t *testing.T) {
 	ts := start(t, Options{})
 	p := policyOf(t, "nodes.hidden = ['a*']")
 	makes := map[string]func() []byte{
-		"names": func() []byte { return ts.namesList(nil) }, "shown": func() []byte { return ts.namesList(p) }, "dump": ts.dumpList,
+		"names": func() []byte { return ts.lists.namesAnswer(nil) }, "shown": func() []byte { return ts.lists.namesAnswer(p) }, "dump": ts.lists.dumpAnswer,
 	}
 	same := func(a, b []byte) bool { return &a[0] == &b[0] }
 	before := make(map[string][]byte)
@@ -124,23 +124,23 @@ func TestListsAreShared(t *testing.T) {
 	if !within(func() bool { return ts.names.Len() == 0 }) {
 		t.Fatal("it stays")
 	}
-	if got := string(ts.dumpList()); same(before["names"], ts.namesList(nil)) || !strings.Contains(got, "old/unused name <a1>") {
+	if got := string(ts.lists.dumpAnswer()); same(before["names"], ts.lists.namesAnswer(nil)) || !strings.Contains(got, "old/unused name <a1>") {
 		t.Errorf("%q", got)
 	}
-	if other := policyOf(t, "nodes.hidden = []"); same(ts.namesList(p), ts.namesList(other)) {
+	if other := policyOf(t, "nodes.hidden = []"); same(ts.lists.namesAnswer(p), ts.lists.namesAnswer(other)) {
 		t.Error("one policy's view shown under another")
 	}
 }
 
 // TestNamesOfAUser: a user registers N-1 and N names of 2 N and not N+1; another user
-// does, and the first one again when one of its nodes has left. However often it
-// tries, the log has few lines of it, with its uid.
+// does, and the first one again when one of its nodes has unregistered. However often it
+// tries, the log has few lines about it, with its uid.
 func TestNamesOfAUser(t *testing.T) {
 	const most = 3
 	var uid atomic.Uint32
 	uid.Store(1001)
 	ts := start(t, Options{MaxNodeFiles: 2 * most}, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
+		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
 	})
 	first, _ := ts.register(t, plainNode("n0"))
 	for i := 1; i < most; i++ {
@@ -182,10 +182,10 @@ func TestNamesOfAUser(t *testing.T) {
 // TestUsersAreForgotten: users without a node are remembered, but not too many.
 func TestUsersAreForgotten(t *testing.T) {
 	s := New(Options{})
-	stays, _ := s.owners.enter(7, 1)
+	stays := firstOf(s.owners.openAccount(7, 1)).owner.Load()
 	for uid := range int64(3 * keptOwners) {
-		if o, _ := s.owners.enter(uid, 1); o != stays {
-			s.owners.leave(newNode(s, &conn{}, plainNode("n"), o))
+		if a, _ := s.owners.openAccount(uid, 1); a.owner.Load() != stays {
+			s.owners.closeAccount(a)
 		}
 	}
 	if n := len(s.owners.byUID); n > keptOwners || s.owners.byUID[7] != stays {

@@ -1,220 +1,162 @@
 package epmd
 
 import (
-	"errors"
-	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"handover/go/internal/epmdproto"
+	"github.com/rs/zerolog"
+
+	"handover/go/internal/registry"
 )
 
-// An upgrade: this server ends, and leaves its open files to another one, which
-// may be another program in the same process.
+// upgrade is what a server knows of its own upgrade. The server ends and leaves its
+// open files to another server, which may be another program in the same process.
 //
-//	serving --Upgrade--> trial --> draining --> frozen --> Serve returns; Left
+//	serving --Upgrade--> trial --> draining --> frozen --> Serve returns; TakeState
 //	   ^                   |
 //	   '----- it failed ---'
 //
-// draining: handovers under way come to their end; new ones are set aside, all
-// else is answered. frozen: nobody reads any more; what was read already goes with
-// the connection. Whoever connects from now on waits in the listener's queue.
+// draining: the handovers that are under way end; new ones are kept for the successor
+// and all other requests are answered. frozen: no goroutine reads any more, and what was
+// read already is kept with its connection. Peers that connect from now on wait in
+// the listener's queue.
+//
+// upgrade is safe for concurrent use.
+type upgrade struct {
+	log       zerolog.Logger
+	busy      atomic.Bool // from the trial on
+	draining  atomic.Bool
+	handovers atomic.Int64  // under way
+	idle      chan struct{} // signalled when handovers may have dropped to zero; capacity 1
 
-var (
-	// errFrozen: the connection, or the wait, is the successor's.
-	errFrozen = errors.New("epmd: making way for the successor")
-	// ErrUpgrading: one upgrade at a time.
-	ErrUpgrading = errors.New("epmd: an upgrade is under way")
-	// ErrNoUpgrade: Options.Trial is not set.
-	ErrNoUpgrade = errors.New("epmd: this EPMD can't be upgraded")
-)
-
-// freezeTimeout bounds the wait for an answer that a peer does not read.
-const freezeTimeout = time.Second
-
-// leaving is what a server knows of its own upgrade.
-type leaving struct {
-	busy     atomic.Bool // from the trial on
-	draining atomic.Bool
-	frozen   atomic.Bool
-	passing  atomic.Int64  // handovers under way
-	idle     chan struct{} // has room for one; there are none, perhaps
-
-	mu      sync.Mutex
-	killed  bool // Close came after frozen
-	clients []ClientState
-	nodes   map[*node]int // heartbeats
-	left    *State
+	mu         sync.Mutex
+	killed     bool // the server was closed
+	clients    []ClientState
+	heartbeats map[*registry.Node]int // descriptors
+	inherited  *State                 // for the successor, until takeState
 }
 
-func (l *leaving) init() {
-	l.idle = make(chan struct{}, 1)
-	l.nodes = make(map[*node]int)
+func newUpgrade(log zerolog.Logger) *upgrade {
+	return &upgrade{log: log, idle: make(chan struct{}, 1), heartbeats: make(map[*registry.Node]int)}
 }
 
-// close: the server was told to end, whatever is under way.
-func (l *leaving) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.killed = true
-	if l.left != nil {
-		closeFDs(l.left.FDs())
-		l.left = nil
-	}
-}
-
-// Upgrade tries the successor out, and if that goes well makes Serve return and
-// [Server.Left] tell what is there to go on with. Else the server goes on.
-func (s *Server) Upgrade() error {
-	if s.o.Trial == nil {
-		return ErrNoUpgrade
-	}
-	if !s.leaving.busy.CompareAndSwap(false, true) {
-		return ErrUpgrading
-	}
-	if err := s.o.Trial(s.state(true)); err != nil {
-		s.leaving.busy.Store(false)
-		s.o.Log.Error().Err(err).Msg("upgrade failed; going on as before")
-		return err
-	}
-	go s.leave()
-	return nil
-}
-
-// Left is what Serve left behind when it returned for an upgrade; else nil. The
-// open files in it are the caller's, who gets it once.
-func (s *Server) Left() *State {
-	s.leaving.mu.Lock()
-	defer s.leaving.mu.Unlock()
-	st := s.leaving.left
-	s.leaving.left = nil
-	return st
-}
-
-// leave drains and then freezes the server.
-func (s *Server) leave() {
-	s.leaving.draining.Store(true)
-	// Each handover has its own deadline, which is this one or an earlier one.
-	patience := time.NewTimer(s.o.HandoverTimeout)
-	defer patience.Stop()
-	for late := false; s.leaving.passing.Load() > 0 && !late; {
-		select {
-		case <-s.leaving.idle:
-		case <-patience.C:
-			late = true
-		case <-s.end:
-			return
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ending {
-		s.leaving.frozen.Store(true)
-		s.ending = true
-		close(s.end)
-	}
-}
-
-// beginHandover says whether one may begin here; endHandover follows a yes.
-func (s *Server) beginHandover() bool {
-	s.leaving.passing.Add(1)
-	if !s.leaving.draining.Load() {
+// beginHandover reports whether a handover may begin in this server. If so, the
+// caller must call endHandover once it has ended.
+func (u *upgrade) beginHandover() bool {
+	u.handovers.Add(1)
+	if !u.draining.Load() {
 		return true
 	}
-	s.endHandover()
+	u.endHandover()
 	return false
 }
 
-func (s *Server) endHandover() {
-	if s.leaving.passing.Add(-1) > 0 || !s.leaving.draining.Load() {
+func (u *upgrade) endHandover() {
+	if u.handovers.Add(-1) > 0 || !u.draining.Load() {
 		return
 	}
 	select {
-	case s.leaving.idle <- struct{}{}:
+	case u.idle <- struct{}{}:
 	default:
 	}
 }
 
-// freeze takes every connection out of its goroutine, and the listeners' files.
-func (s *Server) freeze(a *acceptor) {
-	for _, entry := range s.names.Live() {
-		nodeOf(entry).part()
-	}
-	for _, c := range s.parked() {
-		c.interrupt()
-	}
-	gone := make(chan struct{})
-	go func() {
-		s.wg.Wait()
-		close(gone)
-	}()
-	s.awaitAnswers(gone)
-	st := s.state(false)
-	for _, p := range a.fds[1:] {
-		if fd, err := dupCloexec(int(p.Fd)); err == nil {
-			st.Listeners = append(st.Listeners, fd)
-		}
-	}
-	s.leaving.mu.Lock()
-	defer s.leaving.mu.Unlock()
-	if s.leaving.killed {
-		closeFDs(st.FDs())
-		return
-	}
-	s.leaving.left = st
-}
-
-// awaitAnswers returns when gone is closed, for which it closes connections that
-// have not taken their answer for too long. All others only need a processor, for
-// however long it takes to get one.
-func (s *Server) awaitAnswers(gone <-chan struct{}) {
-	tick := time.NewTicker(freezeTimeout / 4)
-	defer tick.Stop()
-	for {
+// drain refuses new handovers and waits until the others have ended, or for the
+// timeout. It returns false if the server ended meanwhile.
+func (u *upgrade) drain(timeout time.Duration, end <-chan struct{}) bool {
+	u.draining.Store(true)
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for u.handovers.Load() > 0 {
 		select {
-		case <-gone:
-			return
-		case <-tick.C:
-		}
-		for _, c := range s.parked() {
-			if began := c.writing.Load(); began != 0 && time.Since(time.Unix(0, began)) > freezeTimeout {
-				s.o.Log.Warn().Stringer("peer", c.peer).Msg("upgrade: does not read its answer, closing")
-				c.hangUp()
-			}
+		case <-u.idle:
+		case <-timer.C:
+			return true
+		case <-end:
+			return false
 		}
 	}
+	return true
 }
 
-// errNotOwner: whoever may tell EPMD to run a program can run one as its user.
-var errNotOwner = errors.New("epmd: only EPMD's own user and root may upgrade it (or send it SIGUSR2)")
-
-func (s *Server) mayUpgrade(c *conn) error {
-	local, err := c.local()
-	if err != nil {
-		return err
+// keepClient closes c and keeps a copy for the successor, with what was read of its
+// request or with the answer that it waits for.
+func (u *upgrade) keepClient(c *conn, body, answer []byte) {
+	st := ClientState{
+		Peer: c.peer, Patience: time.Until(c.deadline), Header: slices.Clone(c.header[:c.got]),
+		Body: slices.Clone(body), Split: c.split, Answer: answer,
 	}
-	uid, err := s.owner(c.peer, local)
-	if err != nil {
-		return err
-	}
-	if uid != 0 && int(uid) != os.Geteuid() {
-		return errNotOwner
-	}
-	return nil
-}
-
-// upgrade answers UPGRADE_REQ: its success is told by the successor.
-func (s *Server) upgrade(c *conn) {
-	err := s.mayUpgrade(c)
-	if err == nil {
-		err = s.Upgrade()
-	}
-	if err != nil {
-		s.stats.request(kindUpgrade, outcomeRefused)
-		s.reply(c, []byte(epmdproto.UpgradeNo+err.Error()))
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var err error
+	if st.FD, err = c.detach(); err != nil {
+		u.log.Error().Err(err).Stringer("peer", c.peer).Msg("upgrade: cannot keep the connection, closed without an answer")
 		return
 	}
-	s.stats.request(kindUpgrade, outcomeOK)
-	s.setAside(c, nil, []byte(epmdproto.UpgradeOK))
+	u.clients = append(u.clients, st)
+}
+
+// keepHeartbeat closes a node's heartbeat and keeps a copy for the successor.
+func (u *upgrade) keepHeartbeat(entry *registry.Node, c *conn) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	fd, err := c.detach()
+	if err != nil {
+		u.log.Error().Err(err).Str("node", entry.Name).Msg("upgrade: cannot keep the node's heartbeat; the node will register again")
+		return
+	}
+	u.heartbeats[entry] = fd
+}
+
+// takeHeartbeat returns the descriptor of a kept heartbeat. The caller must close it.
+func (u *upgrade) takeHeartbeat(entry *registry.Node) (fd int, kept bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	fd, kept = u.heartbeats[entry]
+	delete(u.heartbeats, entry)
+	return fd, kept
+}
+
+// publish completes st with the kept clients and makes it available to takeState. It
+// closes the heartbeats of nodes that have unregistered meanwhile, or all files of st
+// if the server was closed.
+func (u *upgrade) publish(st *State) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, fd := range u.heartbeats {
+		closeFDs([]int{fd})
+	}
+	clear(u.heartbeats)
+	st.Clients = u.clients
+	u.inherited = st
+	if u.killed {
+		u.closeStateLocked()
+	}
+}
+
+// takeState returns what was published, or nil. The caller must close its files.
+func (u *upgrade) takeState() *State {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	st := u.inherited
+	u.inherited = nil
+	return st
+}
+
+// discard closes what was published, or will be: the server was told to end.
+func (u *upgrade) discard() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.killed = true
+	u.closeStateLocked()
+}
+
+// closeStateLocked is a no-op if nothing was published. u.mu must be held.
+func (u *upgrade) closeStateLocked() {
+	if u.inherited != nil {
+		closeFDs(u.inherited.FDs())
+		u.inherited = nil
+	}
 }

@@ -13,8 +13,8 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// TestUpgradeBusy: where the processors are busy it takes long until every
-// connection is set aside. No name is lost for that.
+// TestUpgradeBusy: if the processors are busy it takes long until every connection is
+// kept for the successor. No name is lost.
 func TestUpgradeBusy(t *testing.T) {
 	ts := upgradable(t, Options{})
 	_, ch := ts.openNode(t, "n")
@@ -30,14 +30,14 @@ func TestUpgradeBusy(t *testing.T) {
 	if err := ts.Upgrade(); err != nil {
 		t.Fatal(err)
 	}
-	if !within(ts.leaving.draining.Load) {
+	if !within(ts.upgrade.draining.Load) {
 		t.Fatal("does not drain")
 	}
-	ts.leaving.mu.Lock() // which nobody can be set aside without
+	ts.upgrade.mu.Lock() // without which no connection can be kept
 	ch.ack(p.ID, epmdproto.OK)
-	frozen := within(ts.leaving.frozen.Load)
+	frozen := within(ts.conns.frozen.Load)
 	time.Sleep(3 * freezeTimeout / 2) // what the busy processors take
-	ts.leaving.mu.Unlock()
+	ts.upgrade.mu.Unlock()
 	if !frozen {
 		t.Fatal("does not freeze")
 	}
@@ -57,17 +57,17 @@ func TestUpgradeBusy(t *testing.T) {
 	}
 }
 
-// TestUpgradeUnread: who does not read his answer holds an upgrade up for a moment,
-// and loses it.
+// TestUpgradeUnread: a peer that does not read its answer delays an upgrade for a moment
+// and loses the answer.
 func TestUpgradeUnread(t *testing.T) {
 	ts := upgradable(t, Options{})
 	ts.register(t, plainNode("n"))
 	ours, theirs := remotePair(t, ts.Server)
-	ts.wg.Go(func() {
+	ts.tasks.Go(func() {
 		defer ours.close()
 		ts.reply(ours, make([]byte, 64<<20)) // no socket takes so much
 	})
-	if !within(func() bool { return ours.writing.Load() != 0 }) {
+	if !within(func() bool { return ours.writeStart.Load() != 0 }) {
 		t.Fatal("the answer finds room")
 	}
 	next := ts.upgraded(t)

@@ -16,7 +16,7 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// upgradable is a server that a successor can follow on the same address.
+// upgradable starts a server that a successor can replace on the same address.
 func upgradable(t *testing.T, o Options) *testServer {
 	o.Trial = func(st *State) error {
 		var b bytes.Buffer
@@ -29,12 +29,12 @@ func upgradable(t *testing.T, o Options) *testServer {
 	return start(t, o)
 }
 
-// succeeded waits for the end of the server and runs another one on what it
-// left, through its bytes.
+// succeeded waits for the end of the server and resumes another one from the bytes of
+// its state.
 func (ts *testServer) succeeded(t *testing.T) *testServer {
 	t.Helper()
 	var st *State
-	if !within(func() bool { st = ts.Left(); return st != nil }) {
+	if !within(func() bool { st = ts.TakeState(); return st != nil }) {
 		t.Fatal("the server does not make way")
 	}
 	var b bytes.Buffer
@@ -50,11 +50,11 @@ func (ts *testServer) succeeded(t *testing.T) *testServer {
 	o.Log = zerolog.New(next.log).Level(zerolog.DebugLevel)
 	next.Server = New(o)
 	served := make(chan error, 1)
-	go func() { served <- next.ServeOn(st) }()
+	go func() { served <- next.Resume(st) }()
 	t.Cleanup(func() {
 		next.Close()
 		if err := <-served; err != nil {
-			t.Errorf("ServeOn: %v", err)
+			t.Errorf("Resume: %v", err)
 		}
 		if t.Failed() {
 			t.Logf("the successor's log:\n%s", next.log)
@@ -71,7 +71,7 @@ func (ts *testServer) upgraded(t *testing.T) *testServer {
 	return ts.succeeded(t)
 }
 
-// TestUpgradeNames: all that a name is outlives an upgrade, and another.
+// TestUpgradeNames: names and their properties survive two upgrades.
 func TestUpgradeNames(t *testing.T) {
 	ts := upgradable(t, Options{})
 	old, creation := ts.register(t, plainNode("old"))
@@ -125,8 +125,8 @@ func TestUpgradeHeartbeats(t *testing.T) {
 	}
 }
 
-// TestUpgradeHalfAsked: a request that has come in part, or not at all, is
-// answered by the successor.
+// TestUpgradeHalfAsked: the successor answers a request that has arrived in part, or not
+// at all.
 func TestUpgradeHalfAsked(t *testing.T) {
 	ts := upgradable(t, Options{})
 	ts.register(t, plainNode("node"))
@@ -136,7 +136,7 @@ func TestUpgradeHalfAsked(t *testing.T) {
 		send(t, c, req[:sent])
 		// Nothing tells that they are read but the kernel: TCP's unacknowledged
 		// queue says only that they have come. Either way they must count.
-		if !within(func() bool { return ts.clients.Load() > 0 }) {
+		if !within(func() bool { return ts.conns.clients.Load() > 0 }) {
 			t.Fatal("not accepted")
 		}
 		next := ts.upgraded(t)
@@ -148,8 +148,8 @@ func TestUpgradeHalfAsked(t *testing.T) {
 	}
 }
 
-// TestUpgradeHandovers: one under way ends as it would have; one that comes
-// meanwhile is the successor's; the channel is opened anew.
+// TestUpgradeHandovers: a handover under way ends as without an upgrade. The successor
+// serves one that begins meanwhile, over a new channel.
 func TestUpgradeHandovers(t *testing.T) {
 	ts := upgradable(t, Options{})
 	n := ts.node(t, "n")
@@ -159,15 +159,15 @@ func TestUpgradeHandovers(t *testing.T) {
 	if err := ts.Upgrade(); err != nil {
 		t.Fatal(err)
 	}
-	if !within(ts.leaving.draining.Load) {
+	if !within(ts.upgrade.draining.Load) {
 		t.Fatal("does not drain")
 	}
 	second := ts.initiate(t, "n")
 	send(t, second, []byte("handshake"))
-	if !within(func() bool { ts.leaving.mu.Lock(); defer ts.leaving.mu.Unlock(); return len(ts.leaving.clients) == 1 }) {
+	if !within(func() bool { ts.upgrade.mu.Lock(); defer ts.upgrade.mu.Unlock(); return len(ts.upgrade.clients) == 1 }) {
 		t.Fatal("the second handover is not set aside")
 	}
-	if ts.Left() != nil {
+	if ts.TakeState() != nil {
 		t.Error("makes way before the ACK")
 	}
 	if got := ts.ask(t, request(epmdproto.OpPort2, "n")); !strings.Contains(got, "n") {
@@ -184,7 +184,7 @@ func TestUpgradeHandovers(t *testing.T) {
 	ch.ack(p.ID, epmdproto.OK)
 }
 
-// TestUpgradeUnanswered: a node that answers nothing, or half, holds up nobody for
+// TestUpgradeUnanswered: a node that answers nothing, or half, delays an upgrade no
 // longer than a handover's deadline. Its answer still counts.
 func TestUpgradeUnanswered(t *testing.T) {
 	ts := upgradable(t, Options{HandoverTimeout: 2 * time.Second})
@@ -215,7 +215,7 @@ func (n *node) isAsked() bool {
 	return n.asked
 }
 
-// TestUpgradeFails: the server goes on as if nothing had been.
+// TestUpgradeFails: the server goes on unchanged.
 func TestUpgradeFails(t *testing.T) {
 	fail := fmt.Errorf("no such program")
 	ts := start(t, Options{Trial: func(*State) error { return fail }})
@@ -241,7 +241,7 @@ func TestUpgradeRequest(t *testing.T) {
 	ts := upgradable(t, Options{})
 	ts.ask(t, request(epmdproto.OpNames, "")) // it runs, all of it, before the next one counts what runs
 	other := start(t, ts.o, func(s *Server) {
-		s.owner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, nil }
+		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, nil }
 	})
 	if got := other.ask(t, request(epmdproto.OpUpgrade, "")); !strings.HasPrefix(got, "NO") || !strings.Contains(got, "own user") {
 		t.Errorf("from another user: %q", got)
@@ -254,7 +254,7 @@ func TestUpgradeRequest(t *testing.T) {
 	}
 }
 
-// TestEndDuringUpgrade: whoever says that it is over is obeyed, and nothing leaks.
+// TestEndDuringUpgrade: Close ends an upgrade too, and nothing leaks.
 func TestEndDuringUpgrade(t *testing.T) {
 	ts := upgradable(t, Options{})
 	n := ts.node(t, "n")
@@ -271,7 +271,7 @@ func TestEndDuringUpgrade(t *testing.T) {
 
 func TestReadState(t *testing.T) {
 	for text, want := range map[string]string{
-		"": "EOF", "{}": "version 0, this epmd knows 1", `{"Version":2}`: "version 2, this epmd knows 1: restart",
+		"": "EOF", "{}": "version 0, this epmd reads 1", `{"Version":2}`: "version 2, this epmd reads 1 (restart",
 		`{"Version":1,"Clients":[{"Header":"AAAAAA=="}]}`: "a request of 4 and 0 bytes", `{"Version":`: "unexpected EOF",
 	} {
 		if _, err := ReadState(strings.NewReader(text)); !errors.Is(err, ErrState) || !strings.Contains(err.Error(), want) {

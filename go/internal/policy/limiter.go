@@ -7,35 +7,35 @@ import (
 	"time"
 )
 
-// MaxSources is how many sources a rate limit knows at once. One more pushes out
-// the one that has not asked for the longest time, which then starts anew.
+// MaxSources is how many sources a rate limit remembers. One more replaces the source
+// that has not asked for the longest time, whose count then starts again.
 const MaxSources = 4096
 
-// limiter is a token bucket a source. golang.org/x/time/rate has the bucket but
-// not the bounded table, which is most of it.
+// limiter has a token bucket for each source. golang.org/x/time/rate has the bucket but
+// not the bounded table, which is most of the work.
 type limiter struct {
 	perSecond, burst float64
 
 	mu       sync.Mutex
 	bySource map[netip.Prefix]*list.Element
-	recent   list.List // of *bucket; the one that asked last is at the front
+	recent   list.List // of *bucket; the source that asked last is at the front
 }
 
 type bucket struct {
 	source netip.Prefix
 	tokens float64
-	at     time.Time // when tokens was right
+	at     time.Time // when tokens was updated
 }
 
 func newLimiter(perSecond float64, burst int) *limiter {
 	return &limiter{perSecond: perSecond, burst: float64(burst), bySource: make(map[netip.Prefix]*list.Element)}
 }
 
-// take says whether the source may ask once more now.
-func (l *limiter) take(source netip.Prefix, now time.Time) bool {
+// allow reports whether the source may ask now, and counts the request if so.
+func (l *limiter) allow(source netip.Prefix, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.bucketOf(source, now)
+	b := l.bucketLocked(source, now)
 	if passed := now.Sub(b.at).Seconds(); passed > 0 {
 		b.tokens = min(l.burst, b.tokens+passed*l.perSecond)
 		b.at = now
@@ -47,7 +47,8 @@ func (l *limiter) take(source netip.Prefix, now time.Time) bool {
 	return true
 }
 
-func (l *limiter) bucketOf(source netip.Prefix, now time.Time) *bucket {
+// bucketLocked returns the source's bucket, perhaps a new one. l.mu must be held.
+func (l *limiter) bucketLocked(source netip.Prefix, now time.Time) *bucket {
 	if e := l.bySource[source]; e != nil {
 		l.recent.MoveToFront(e)
 		return e.Value.(*bucket)

@@ -15,7 +15,7 @@ func TestBurst(t *testing.T) {
 	l := newLimiter(10, 3)
 	now := time.Now()
 	took := func(at time.Time) (n int) {
-		for l.take(source(1), at) {
+		for l.allow(source(1), at) {
 			n++
 		}
 		return n
@@ -31,7 +31,7 @@ func TestBurst(t *testing.T) {
 			t.Errorf("%d after %v, want %d", n, c.after, c.want)
 		}
 	}
-	if !l.take(source(2), now) {
+	if !l.allow(source(2), now) {
 		t.Error("one source's limit is another's")
 	}
 }
@@ -42,16 +42,16 @@ func TestMaxSources(t *testing.T) {
 	l := newLimiter(0.001, 1)
 	now := time.Now()
 	for i := range MaxSources {
-		l.take(source(i), now)
+		l.allow(source(i), now)
 	}
-	if len(l.bySource) != MaxSources || l.take(source(0), now) {
+	if len(l.bySource) != MaxSources || l.allow(source(0), now) {
 		t.Error("forgets before the table is full")
 	}
-	l.take(source(MaxSources), now)
+	l.allow(source(MaxSources), now)
 	if len(l.bySource) != MaxSources || l.recent.Len() != MaxSources {
 		t.Errorf("%d, %d sources", len(l.bySource), l.recent.Len())
 	}
-	if l.take(source(0), now) || !l.take(source(1), now) {
+	if l.allow(source(0), now) || !l.allow(source(1), now) {
 		t.Error("forgets one that asked since")
 	}
 }

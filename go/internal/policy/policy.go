@@ -1,8 +1,8 @@
-// Package policy decides what an EPMD answers to peers of other hosts: who may
-// ask for what, which names they may see, which nodes they may be handed over to,
-// and how often one source may ask. It knows no network and no file.
+// Package policy decides what an EPMD answers to peers of other hosts: which sources
+// may ask for what and how often, which names they see, and which nodes they may be
+// handed over to. It does no I/O.
 //
-//	request --> source allowed? --> rate left? --> name seen? --> node offered? --> answer
+//	request --> source allowed? --> rate left? --> name seen? --> node allowed? --> answer
 //	               | no                | no           | no           | no
 //	               v                   v              v              v
 //	            Source               Rate           Hidden          Node
@@ -16,17 +16,17 @@ import (
 	"time"
 )
 
-// Request is what a peer asks for.
+// Request is the type of a request.
 type Request uint8
 
-// The requests that policy is about.
+// The requests that a policy applies to.
 const (
 	Lookup Request = iota
 	Handover
 	Names
 )
 
-// Reason says why a request is refused.
+// Reason is the reason why a request is refused.
 type Reason uint8
 
 // The reasons. Allowed is the zero value.
@@ -43,51 +43,51 @@ func (r Reason) String() string {
 	return [...]string{"allowed", "source", "rate", "hidden", "node"}[r]
 }
 
-// Rules are the operator's, as the file has them. The zero value allows all.
+// Rules are the operator's rules, as in the file. The zero value allows everything.
 type Rules struct {
 	Allow Allow `toml:"allow"`
 	Nodes Nodes `toml:"nodes"`
 	Rate  Rates `toml:"rate"`
 }
 
-// Allow says who may ask: a list that is nil allows every peer, an empty one none.
+// Allow lists the networks that may ask. A nil list allows every peer, an empty one none.
 type Allow struct {
 	Lookups   []Network `toml:"lookups"`
 	Handovers []Network `toml:"handovers"`
 	Names     []Network `toml:"names"`
 }
 
-// Nodes says which nodes other hosts see and reach.
+// Nodes lists the nodes that other hosts see and reach.
 type Nodes struct {
 	// Hidden names do not exist for other hosts.
 	Hidden []Pattern `toml:"hidden"`
-	// Handover: where it is not nil, only these may be handed over to.
+	// Handover, if not nil, lists the only nodes that peers may be handed over to.
 	Handover []Pattern `toml:"handover"`
 }
 
-// Rates says how often one source may ask.
+// Rates limits how often one source may ask.
 type Rates struct {
-	// PerSecond is in requests; 0 is no limit.
+	// PerSecond is the number of requests per second; 0 means no limit.
 	PerSecond float64 `toml:"per_second"`
-	// Burst is how many at once; 0 is twice PerSecond, and at least 1.
+	// Burst is the number of requests at once; 0 means twice PerSecond, and at least 1.
 	Burst int `toml:"burst"`
 }
 
-// Limits of what a file may ask for.
+// Limits of the values in a file.
 const (
 	MaxEntries = 1024
 	MaxRate    = 1_000_000
 )
 
-// Policy answers for one set of rules. It is safe for concurrent use.
+// Policy applies one set of rules. It is safe for concurrent use.
 type Policy struct {
 	rules Rules
 	rate  *limiter // nil: no limit
 }
 
-// New returns nil where the rules allow everything. The error names the key.
+// New returns nil if the rules allow everything. The error names the key.
 func New(r Rules) (*Policy, error) {
-	if err := r.check(); err != nil {
+	if err := r.validate(); err != nil {
 		return nil, err
 	}
 	p := &Policy{rules: r}
@@ -105,7 +105,7 @@ func New(r Rules) (*Policy, error) {
 	return p, nil
 }
 
-func (r Rules) check() error {
+func (r Rules) validate() error {
 	for _, list := range []struct {
 		key     string
 		entries int
@@ -114,7 +114,7 @@ func (r Rules) check() error {
 		{"nodes.hidden", len(r.Nodes.Hidden)}, {"nodes.handover", len(r.Nodes.Handover)},
 	} {
 		if list.entries > MaxEntries {
-			return fmt.Errorf("%s has %d entries, %d is the most", list.key, list.entries, MaxEntries)
+			return fmt.Errorf("%s has %d entries; the maximum is %d", list.key, list.entries, MaxEntries)
 		}
 	}
 	rate, burst := r.Rate.PerSecond, r.Rate.Burst
@@ -124,37 +124,37 @@ func (r Rules) check() error {
 	case burst < 0 || burst > MaxRate:
 		return fmt.Errorf("rate.burst is %d; it is a number from 0 (twice per_second) to %d", burst, MaxRate)
 	case burst > 0 && rate == 0:
-		return fmt.Errorf("rate.burst is %d and rate.per_second is not set", burst)
+		return fmt.Errorf("rate.burst is %d but rate.per_second is not set", burst)
 	}
 	return nil
 }
 
-// Check says whether a peer of another host may have its request answered. source
-// is what counts as one for the rate limit; name is empty for Names.
+// Check returns Allowed, or the reason why a request of a peer of another host is
+// refused. The rate limit counts per source. name is empty for Names.
 func (p *Policy) Check(what Request, peer netip.Addr, source netip.Prefix, name string) Reason {
 	from := [...][]Network{Lookup: p.rules.Allow.Lookups, Handover: p.rules.Allow.Handovers, Names: p.rules.Allow.Names}[what]
 	switch {
-	case from != nil && !contains(from, peer.Unmap().WithZone("")):
+	case from != nil && !containsAddr(from, peer.Unmap().WithZone("")):
 		return Source
-	case p.rate != nil && !p.rate.take(source, time.Now()):
+	case p.rate != nil && !p.rate.allow(source, time.Now()):
 		return Rate
 	case what == Names:
 		return Allowed
 	case p.Hides(name):
 		return Hidden
-	case what == Handover && p.rules.Nodes.Handover != nil && !matches(p.rules.Nodes.Handover, name):
+	case what == Handover && p.rules.Nodes.Handover != nil && !matchesAny(p.rules.Nodes.Handover, name):
 		return Node
 	}
 	return Allowed
 }
 
-// Hides says whether a name does not exist for other hosts.
-func (p *Policy) Hides(name string) bool { return matches(p.rules.Nodes.Hidden, name) }
+// Hides reports whether a name is hidden from other hosts.
+func (p *Policy) Hides(name string) bool { return matchesAny(p.rules.Nodes.Hidden, name) }
 
-func contains(networks []Network, peer netip.Addr) bool {
+func containsAddr(networks []Network, peer netip.Addr) bool {
 	return slices.ContainsFunc(networks, func(n Network) bool { return n.prefix.Contains(peer) })
 }
 
-func matches(patterns []Pattern, name string) bool {
+func matchesAny(patterns []Pattern, name string) bool {
 	return slices.ContainsFunc(patterns, func(p Pattern) bool { return p.match.MatchString(name) })
 }

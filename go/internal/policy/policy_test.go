@@ -89,8 +89,8 @@ func TestNodes(t *testing.T) {
 
 func TestBadTexts(t *testing.T) {
 	for text, want := range map[string]string{
-		"": "no network", "10.0.0.0/33": "no network", "10.0.0/8": "no network", "host": "no network", "10.0.0.1/8": "is it 10.0.0.0/8?",
-		"::ffff:10.0.0.0/104": "as IPv4", "::ffff:10.0.0.1": "as IPv4", "fe80::1%eth0": "no network", "fe80::%eth0/10": "no network",
+		"": "not a network", "10.0.0.0/33": "not a network", "10.0.0/8": "not a network", "host": "not a network", "10.0.0.1/8": "did you mean 10.0.0.0/8?",
+		"::ffff:10.0.0.0/104": "as IPv4", "::ffff:10.0.0.1": "as IPv4", "fe80::1%eth0": "not a network", "fe80::%eth0/10": "not a network",
 	} {
 		var n Network
 		if err := n.UnmarshalText([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {

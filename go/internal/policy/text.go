@@ -19,21 +19,21 @@ func (n *Network) UnmarshalText(text []byte) error {
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("%q is no network: it is ADDRESS/BITS or an IP address", s)
+		return fmt.Errorf("%q is not a network: write ADDRESS/BITS or an IP address", s)
 	case prefix.Addr().Is4In6():
-		return fmt.Errorf("%q is an IPv4 network in IPv6 clothes: write it as IPv4", s)
+		return fmt.Errorf("%q is an IPv4-mapped IPv6 network: write it as IPv4", s)
 	case prefix != prefix.Masked():
-		return fmt.Errorf("%q has bits set behind its first %d: is it %v?", s, prefix.Bits(), prefix.Masked())
+		return fmt.Errorf("%q has bits set after the first %d: did you mean %v?", s, prefix.Bits(), prefix.Masked())
 	}
 	n.prefix = prefix
 	return nil
 }
 
-// MarshalText is the inverse.
+// MarshalText is the inverse of UnmarshalText.
 func (n Network) MarshalText() ([]byte, error) { return n.prefix.MarshalText() }
 
-// Pattern is a node's name (the part before "@") with "*" for any characters and
-// "?" for one.
+// Pattern matches the part of a node's name before "@": "*" matches any characters,
+// "?" one.
 type Pattern struct {
 	text  string
 	match *regexp.Regexp
@@ -41,7 +41,7 @@ type Pattern struct {
 
 var wildcards = strings.NewReplacer(`\*`, `.*`, `\?`, `.`)
 
-// maxPattern is in bytes: that of the longest name, and some for wildcards.
+// maxPattern is in bytes: the longest name, and some wildcards.
 const maxPattern = 2048
 
 // UnmarshalText reads a pattern. The error names the text and what is wrong.
@@ -49,19 +49,19 @@ func (p *Pattern) UnmarshalText(text []byte) error {
 	s := string(text)
 	switch {
 	case s == "":
-		return fmt.Errorf("an empty pattern matches no node; leave it out")
+		return fmt.Errorf("an empty pattern matches no node; remove it")
 	case strings.Contains(s, "@"):
-		return fmt.Errorf("%q has an @: a pattern is of the name before it, all nodes here are of this host", s)
+		return fmt.Errorf("%q has an @: a pattern matches the part of a name before it; all nodes are on this host", s)
 	case len(s) > maxPattern:
-		return fmt.Errorf("a pattern of %d bytes; %d is the most", len(s), maxPattern)
+		return fmt.Errorf("a pattern has %d bytes; the maximum is %d", len(s), maxPattern)
 	}
 	match, err := regexp.Compile(`(?s)\A` + wildcards.Replace(regexp.QuoteMeta(s)) + `\z`)
 	if err != nil {
-		return fmt.Errorf("%q is no pattern: %w", s, err)
+		return fmt.Errorf("%q is not a valid pattern: %w", s, err)
 	}
 	*p = Pattern{text: s, match: match}
 	return nil
 }
 
-// MarshalText is the inverse.
+// MarshalText is the inverse of UnmarshalText.
 func (p Pattern) MarshalText() ([]byte, error) { return []byte(p.text), nil }

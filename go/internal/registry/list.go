@@ -1,6 +1,6 @@
 package registry
 
-// list is a doubly linked list through Node's own prev and next.
+// list is a doubly linked list of nodes, through their prev and next fields.
 type list struct {
 	front, back *Node
 	len         int

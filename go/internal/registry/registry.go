@@ -1,12 +1,12 @@
-// Package registry keeps EPMD's names: who has one now, who had one before, and
-// the creation that tells one holder of a name from the next. It knows no network
-// and is safe for concurrent use.
+// Package registry keeps EPMD's names: which node has a name now, which had it before,
+// and the creation that distinguishes one holder of a name from the next. It does no
+// network I/O and is safe for concurrent use.
 //
 //	Register ------> live, most recent first ---- Unregister ----> old, oldest first
 //	   ^                                                             |
-//	   '---- the name again: creation + 1 <---- forgotten beyond MaxOld
+//	   '---- the same name: creation + 1 <----- forgotten beyond maxOld
 //
-// Every operation on one name costs the same with ten names and with ten thousand.
+// The cost of an operation on one name does not depend on the number of names.
 package registry
 
 import (
@@ -19,21 +19,21 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// DefaultMaxOld is how many names are remembered after they were given up, with
-// the creation they had; the stock EPMD's number. Names are forgotten when a new
-// one is registered, so that there may be more of them before that.
+// DefaultMaxOld is how many unregistered names are remembered with their creation. It is
+// the stock EPMD's number. Names are forgotten when a new one is registered, so there
+// may be more of them until then.
 const DefaultMaxOld = 1000
 
-// ErrTaken is returned for a name that somebody has.
+// ErrTaken is returned for a name that another node has.
 var ErrTaken = errors.New("registry: name is taken")
 
-// Node is a registered name. Nothing in it changes once Register has returned,
-// so that it can be read without a lock.
+// Node is a registered name. It does not change after Register has returned, so it can
+// be read without a lock.
 type Node struct {
 	epmdproto.Alive2Req
 	// FD is the number that DUMP shows.
 	FD int
-	// Data is the caller's, for instance the connection that holds the name.
+	// Data belongs to the caller, for instance the connection that holds the name.
 	Data any
 
 	creation   uint32
@@ -41,8 +41,8 @@ type Node struct {
 	prev, next *Node
 }
 
-// Creation is never 0: at least 4 for a node of distribution version 6 and up, 1
-// to 3 for an older one.
+// Creation returns the creation: at least 4 for a node of distribution version 6 and up,
+// 1 to 3 for an older one.
 func (n *Node) Creation() uint32 {
 	if n.Highest >= 6 {
 		return n.creation
@@ -50,66 +50,61 @@ func (n *Node) Creation() uint32 {
 	return n.creation%3 + 1
 }
 
-// Registry holds the names. The zero value is not usable; see New.
+// Registry holds the names. Make it with New.
 type Registry struct {
 	maxOld int
 
-	mu     sync.RWMutex
-	byName map[string]*Node // live and old
-	live   list
-	old    list
-	// changes counts what changes Live or Old.
-	changes uint64
+	mu      sync.RWMutex
+	byName  map[string]*Node // live and old
+	live    list
+	old     list
+	changes uint64 // see Changes
 }
 
-// New returns an empty registry that remembers maxOld names that were given up.
+// New returns an empty registry that remembers maxOld unregistered names.
 func New(maxOld int) *Registry {
 	return &Registry{maxOld: maxOld, byName: make(map[string]*Node)}
 }
 
-// Register gives n its name and its creation, or returns an error that wraps
-// ErrTaken. n must not be registered already, nor be used again after Unregister.
+// Register registers n under its name and sets its creation. The error wraps ErrTaken.
+// n must not be registered already, and must not be registered again after Unregister.
 func (r *Registry) Register(n *Node) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before := r.byName[n.Name]
 	switch {
 	case before == nil:
-		r.forgetOldest()
+		r.forgetOldestLocked()
 		n.creation = nextCreation(rand.Uint32())
 	case before.live:
-		return taken(n.Name)
+		return takenError(n.Name)
 	default:
 		r.old.remove(before)
 		n.creation = nextCreation(before.creation)
 	}
-	n.live = true
-	r.byName[n.Name] = n
-	r.live.pushFront(n)
-	r.changes++
+	r.addLiveLocked(n)
 	return nil
 }
 
-// Unregister takes n's name away and says whether n had it.
+// Unregister removes n's name. It reports whether n had it.
 func (r *Registry) Unregister(n *Node) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.retire(n)
+	return r.unregisterLocked(n)
 }
 
-// UnregisterName takes a name away from whoever has it, and returns that node, or
-// nil.
+// UnregisterName removes a name and returns the node that had it, or nil.
 func (r *Registry) UnregisterName(name string) *Node {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.byName[name]
-	if n == nil || !r.retire(n) {
+	if n == nil || !r.unregisterLocked(n) {
 		return nil
 	}
 	return n
 }
 
-// Lookup returns the node of that name, or nil.
+// Lookup returns the registered node of that name, or nil.
 func (r *Registry) Lookup(name []byte) *Node {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -126,8 +121,7 @@ func (r *Registry) Live() []*Node {
 	return r.live.nodes()
 }
 
-// Old returns what is remembered of nodes that gave their name up, the oldest
-// first.
+// Old returns the names that were unregistered, the oldest first.
 func (r *Registry) Old() []*Node {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -136,38 +130,52 @@ func (r *Registry) Old() []*Node {
 	return nodes
 }
 
-// Changes is a number that differs whenever Live or Old have changed.
+// Changes returns a number that changes whenever the result of Live or Old does.
 func (r *Registry) Changes() uint64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.changes
 }
 
-// Len is the number of registered nodes.
+// Len returns the number of registered nodes.
 func (r *Registry) Len() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.live.len
 }
 
-func (r *Registry) retire(n *Node) bool {
+// addLiveLocked makes n the holder of its name. r.mu must be held.
+func (r *Registry) addLiveLocked(n *Node) {
+	n.live = true
+	r.byName[n.Name] = n
+	r.live.pushFront(n)
+	r.changes++
+}
+
+// addOldLocked remembers n as the previous holder of its name. r.mu must be held.
+func (r *Registry) addOldLocked(n *Node) {
+	r.byName[n.Name] = n
+	r.old.pushFront(n)
+	r.changes++
+}
+
+// unregisterLocked reports whether n had its name. r.mu must be held.
+func (r *Registry) unregisterLocked(n *Node) bool {
 	if !n.live || r.byName[n.Name] != n {
 		return false
 	}
 	r.live.remove(n)
-	// What stays is a stone with the name on it, so that a reader of n sees
-	// nothing change, and what n.Data holds can go.
-	stone := &Node{Alive2Req: n.Alive2Req, FD: n.FD, creation: n.creation}
-	stone.Extra = nil
-	r.byName[n.Name] = stone
-	r.old.pushFront(stone)
-	r.changes++
+	// A copy is remembered: readers of n see no change, and n.Data can be freed.
+	old := &Node{Alive2Req: n.Alive2Req, FD: n.FD, creation: n.creation}
+	old.Extra = nil
+	r.addOldLocked(old)
 	return true
 }
 
-func taken(name string) error { return fmt.Errorf("%w: %q", ErrTaken, name) }
+func takenError(name string) error { return fmt.Errorf("%w: %q", ErrTaken, name) }
 
-func (r *Registry) forgetOldest() {
+// forgetOldestLocked keeps the number of old names in bounds. r.mu must be held.
+func (r *Registry) forgetOldestLocked() {
 	for r.old.len > r.maxOld {
 		oldest := r.old.back
 		r.old.remove(oldest)
@@ -175,6 +183,6 @@ func (r *Registry) forgetOldest() {
 	}
 }
 
-// nextCreation is one more, around 0 to 3, which are kept for nodes without a
+// nextCreation increments c and skips 0 to 3, which are reserved for nodes without a
 // creation or with a small one.
 func nextCreation(c uint32) uint32 { return max(c+1, 4) }

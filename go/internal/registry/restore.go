@@ -2,42 +2,37 @@ package registry
 
 import "handover/go/internal/epmdproto"
 
-// Record is a name with its creation as the registry counts it (a Node of an old
-// distribution version shows another one): what a successor needs to go on.
+// Record is what a successor needs of a name. Count is the creation as the registry
+// counts it; Node.Creation differs for old distribution versions.
 type Record struct {
 	epmdproto.Alive2Req
 	Count uint32
 }
 
-// Record returns what [Registry.Restore] takes.
+// Record returns n as a Record, see [Registry.Restore].
 func (n *Node) Record() Record { return Record{Alive2Req: n.Alive2Req, Count: n.creation} }
 
-// Restore registers n with the creation that it had in another registry, as the
-// most recent one. The error wraps ErrTaken.
+// Restore registers n as the most recent node, with the count of its Record in another
+// registry. The error wraps ErrTaken.
 func (r *Registry) Restore(n *Node, count uint32) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byName[n.Name] != nil {
-		return taken(n.Name)
+		return takenError(n.Name)
 	}
-	n.creation, n.live = count, true
-	r.byName[n.Name] = n
-	r.live.pushFront(n)
-	r.changes++
+	n.creation = count
+	r.addLiveLocked(n)
 	return nil
 }
 
-// RestoreOld remembers a name that was given up, as the most recent one. The
-// error wraps ErrTaken.
-func (r *Registry) RestoreOld(old Record, fd int) error {
+// RestoreOld remembers an unregistered name as the most recent one. The error wraps
+// ErrTaken.
+func (r *Registry) RestoreOld(record Record, fd int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.byName[old.Name] != nil {
-		return taken(old.Name)
+	if r.byName[record.Name] != nil {
+		return takenError(record.Name)
 	}
-	stone := &Node{Alive2Req: old.Alive2Req, FD: fd, creation: old.Count}
-	r.byName[old.Name] = stone
-	r.old.pushFront(stone)
-	r.changes++
+	r.addOldLocked(&Node{Alive2Req: record.Alive2Req, FD: fd, creation: record.Count})
 	return nil
 }

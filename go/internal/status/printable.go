@@ -8,11 +8,11 @@ import (
 	"unicode/utf8"
 )
 
-// Printable makes text that has somebody else's names in it fit for a terminal or a
-// log: what does not print, but for line ends, becomes \uXXXX. That is what JSON
-// has for it too, so that JSON stays JSON.
+// Printable makes text that contains foreign names safe for a terminal or a log. It
+// replaces each character that is not printable, except a line end, by \uXXXX. JSON has
+// the same escape, so JSON stays valid.
 func Printable(text string) string {
-	if strings.IndexFunc(text, unprintable) < 0 && utf8.ValidString(text) {
+	if strings.IndexFunc(text, isUnprintable) < 0 && utf8.ValidString(text) {
 		return text
 	}
 	var b strings.Builder
@@ -22,7 +22,7 @@ func Printable(text string) string {
 		switch {
 		case r == utf8.RuneError && size == 1:
 			fmt.Fprintf(&b, `\u%04x`, text[i])
-		case !unprintable(r):
+		case !isUnprintable(r):
 			b.WriteRune(r)
 		default:
 			for _, unit := range utf16.Encode([]rune{r}) {
@@ -33,4 +33,4 @@ func Printable(text string) string {
 	return b.String()
 }
 
-func unprintable(r rune) bool { return !unicode.IsPrint(r) && r != '\n' }
+func isUnprintable(r rune) bool { return !unicode.IsPrint(r) && r != '\n' }

@@ -1,6 +1,5 @@
-// Package status is what an EPMD says of itself: the numbers and their names, the
-// question for them, and how a person reads them. It is EPMD's answer to
-// STATUS_REQ (docs/PROTOCOL.md) and what its metrics are made of.
+// Package status is EPMD's answer to STATUS_REQ (docs/PROTOCOL.md): its numbers and
+// their names, the request, and the answer as text. The metrics have the same numbers.
 package status
 
 import (
@@ -15,12 +14,12 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// Status is the answer, as JSON. Numbers count from the start of the process.
+// Status is the answer, as JSON. Counters start at 0 with the process.
 type Status struct {
 	PID     int     `json:"pid"`
 	Port    int     `json:"port"`
 	Seconds float64 `json:"up_seconds"`
-	// Policy says whether requests of other hosts are checked by one.
+	// Policy reports whether a policy applies to requests of other hosts.
 	Policy bool `json:"policy"`
 
 	Nodes    []Node `json:"nodes"` // the most recent first
@@ -28,58 +27,59 @@ type Status struct {
 
 	Connections Connections `json:"connections"`
 	Channels    Channels    `json:"channels"`
-	// Requests by type, then by result.
+	// Requests counts by type, then by result.
 	Requests map[string]map[string]uint64 `json:"requests"`
-	// Handovers by result.
+	// Handovers counts by result.
 	Handovers map[string]uint64 `json:"handovers"`
-	// HandoverSeconds is of those that came to be, from the request to the ACK.
+	// HandoverSeconds has the successful handovers, from the request to the ACK.
 	HandoverSeconds Histogram `json:"handover_seconds"`
-	// Refusals by reason.
+	// Refusals counts by reason.
 	Refusals map[string]uint64 `json:"refusals"`
 }
 
-// Node is one that is registered.
+// Node is a registered node.
 type Node struct {
 	Name     string `json:"name"`
 	Port     uint16 `json:"port"`
 	Creation uint32 `json:"creation"`
 	Handover bool   `json:"handover"` // takes handovers
-	// Channel is "open", "opening", or "none": not asked for yet, or lost.
+	// Channel is "open", "opening", or "none": not opened yet, or broken.
 	Channel string `json:"channel"`
 	// Unread is how many connections the node may not have read yet.
 	Unread int `json:"unread"`
-	// Queued is how many initiators wait for room.
+	// Queued is how many initiators wait for a slot.
 	Queued int `json:"queued"`
 }
 
-// Connections are those of no node. Accepted ones count nodes' too.
+// Connections counts client connections without heartbeats. Accepted includes heartbeats.
 type Connections struct {
 	Open     int64  `json:"open"`
-	Waiting  int    `json:"waiting"` // have not asked yet
+	Waiting  int    `json:"waiting"` // have not sent their request yet
 	Accepted uint64 `json:"accepted"`
-	// Silent ended without a whole request.
+	// Silent counts those that ended without a complete request.
 	Silent uint64 `json:"silent"`
 }
 
-// Channels are the ways to nodes that take handovers, by state.
+// Channels counts the channels to nodes that take handovers, by state.
 type Channels struct {
 	Open    int `json:"open"`
 	Opening int `json:"opening"`
 	None    int `json:"none"`
-	// Passing is how many connections are on their way, Queued how many wait.
+	// Passing is how many passes wait for their ACK, Queued how many handovers wait for a
+	// slot.
 	Passing int `json:"passing"`
 	Queued  int `json:"queued"`
 }
 
-// Histogram has Counts[i] observations of at most Bounds[i] and more than the
-// bound before; the last of Counts, which has no bound, those beyond.
+// Histogram has Counts[i] observations of at most Bounds[i] and more than the previous
+// bound. The last of Counts, which has no bound, has those beyond.
 type Histogram struct {
 	Bounds []float64 `json:"bounds"`
 	Counts []uint64  `json:"counts"`
 	Sum    float64   `json:"sum"`
 }
 
-// Count is how many observations there are.
+// Count returns the number of observations.
 func (h Histogram) Count() (n uint64) {
 	for _, c := range h.Counts {
 		n += c
@@ -87,16 +87,16 @@ func (h Histogram) Count() (n uint64) {
 	return n
 }
 
-// Timeout bounds a question to the EPMD of this host.
+// Timeout bounds a request to the EPMD of this host.
 const Timeout = 10 * time.Second
 
-// maxAnswer bounds the answer: some 200 bytes a node.
+// maxAnswer bounds the answer, in bytes. A node takes some 200 bytes.
 const maxAnswer = 256 << 20
 
-// ErrStock: what listens closed without a byte, as an EPMD does that has no status.
-var ErrStock = errors.New("the epmd that runs has no status to tell (a stock one, or an older one)")
+// ErrStock: the listener closed without a byte, as an EPMD without status does.
+var ErrStock = errors.New("the running epmd has no status (it is a stock or an older one)")
 
-// Ask asks the EPMD of this host and returns its answer as it is.
+// Ask sends STATUS_REQ to the EPMD of this host and returns its answer unchanged.
 func Ask(port uint16) (answer []byte, err error) {
 	var c net.Conn
 	for _, host := range []string{"127.0.0.1", "::1"} {
@@ -120,7 +120,7 @@ func Ask(port uint16) (answer []byte, err error) {
 	return answer, err
 }
 
-// Parse reads an answer. Unknown fields are a newer EPMD's, and left out.
+// Parse reads an answer. It ignores unknown fields, which a newer EPMD may send.
 func Parse(answer []byte) (Status, error) {
 	var s Status
 	if err := json.Unmarshal(answer, &s); err != nil {
@@ -129,8 +129,8 @@ func Parse(answer []byte) (Status, error) {
 	return s, nil
 }
 
-// Run is `epmd -status` and `handover status`: it asks, and prints for a person or,
-// with asJSON, for a script. What is printed is [Printable].
+// Run is `epmd -status` and `handover status`. It asks and prints the answer as text or,
+// with asJSON, as JSON. The output is [Printable].
 func Run(stdout io.Writer, port uint16, asJSON bool) error {
 	answer, err := Ask(port)
 	if err != nil {

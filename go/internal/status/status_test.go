@@ -47,7 +47,7 @@ n              4001  5         open                1       0
 
 func TestWithin(t *testing.T) {
 	for counts, want := range map[[3]uint64]string{{1, 0, 0}: "1ms", {1, 1, 0}: "1ms", {1, 2, 0}: "10ms", {0, 0, 1}: "no bound that is counted"} {
-		if got := (Histogram{Bounds: []float64{.001, .01}, Counts: counts[:]}).within(0.5); got != want {
+		if got := (Histogram{Bounds: []float64{.001, .01}, Counts: counts[:]}).quantile(0.5); got != want {
 			t.Errorf("%v: %s, want %s", counts, got, want)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Text is the status for a person: what is at work first, then what was counted.
+// Text returns the status as text: first the state, then the counters, then the nodes.
 func (s Status) Text() string {
 	var b strings.Builder
 	up := time.Duration(s.Seconds * float64(time.Second)).Round(time.Second)
@@ -23,23 +23,23 @@ func (s Status) Text() string {
 	fmt.Fprintf(&b, "connections  %d open, %d of them have not asked; %d accepted, %d ended without a request\n", c.Open, c.Waiting, c.Accepted, c.Silent)
 	fmt.Fprintf(&b, "channels     %d open, %d opening, %d none; %d connections under way, %d queued\n", ch.Open, ch.Opening, ch.None, ch.Passing, ch.Queued)
 	for _, request := range slices.Sorted(maps.Keys(s.Requests)) {
-		if line := counts(s.Requests[request]); line != none {
+		if line := countsText(s.Requests[request]); line != none {
 			fmt.Fprintf(&b, "requests     %s: %s\n", request, line)
 		}
 	}
-	fmt.Fprintf(&b, "handovers    %s\n", counts(s.Handovers))
+	fmt.Fprintf(&b, "handovers    %s\n", countsText(s.Handovers))
 	if n := s.HandoverSeconds.Count(); n > 0 {
-		fmt.Fprintf(&b, "             half within %s, 99 %% within %s\n", s.HandoverSeconds.within(0.5), s.HandoverSeconds.within(0.99))
+		fmt.Fprintf(&b, "             half within %s, 99 %% within %s\n", s.HandoverSeconds.quantile(0.5), s.HandoverSeconds.quantile(0.99))
 	}
-	fmt.Fprintf(&b, "refusals     %s\n", counts(s.Refusals))
-	b.WriteString(s.table())
+	fmt.Fprintf(&b, "refusals     %s\n", countsText(s.Refusals))
+	b.WriteString(s.nodeTable())
 	return b.String()
 }
 
 const none = "none"
 
-// counts leaves out what never was.
-func counts(m map[string]uint64) string {
+// countsText omits counters that are zero.
+func countsText(m map[string]uint64) string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		if m[k] > 0 {
@@ -52,8 +52,8 @@ func counts(m map[string]uint64) string {
 	return strings.Join(parts, ", ")
 }
 
-// within is the upper bound of the bucket that has the share's last observation.
-func (h Histogram) within(share float64) string {
+// quantile returns the upper bound of the bucket that has the share's last observation.
+func (h Histogram) quantile(share float64) string {
 	want, seen := share*float64(h.Count()), uint64(0)
 	for i, bound := range h.Bounds {
 		if seen += h.Counts[i]; float64(seen) >= want {
@@ -63,7 +63,7 @@ func (h Histogram) within(share float64) string {
 	return "no bound that is counted"
 }
 
-func (s Status) table() string {
+func (s Status) nodeTable() string {
 	if len(s.Nodes) == 0 {
 		return ""
 	}
@@ -75,14 +75,14 @@ func (s Status) table() string {
 		if n.Handover {
 			channel = n.Channel
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%d\t%d\n", plain(n.Name), n.Port, n.Creation, channel, n.Unread, n.Queued)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%d\t%d\n", quoteName(n.Name), n.Port, n.Creation, channel, n.Unread, n.Queued)
 	}
 	_ = w.Flush()
 	return b.String()
 }
 
-// plain keeps what a node calls itself from moving a terminal's cursor.
-func plain(name string) string {
+// quoteName quotes a name that could move a terminal's cursor.
+func quoteName(name string) string {
 	if quoted := fmt.Sprintf("%q", name); quoted != `"`+name+`"` {
 		return quoted
 	}

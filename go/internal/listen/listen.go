@@ -1,4 +1,6 @@
-package epmd
+// Package listen opens the TCP listeners of an EPMD. Each listener has one
+// address and one family: a node cannot adopt a connection of a dual-stack one.
+package listen
 
 import (
 	"context"
@@ -15,10 +17,10 @@ import (
 // MaxListeners is how many addresses an EPMD listens on, as in the stock one.
 const MaxListeners = 16
 
-// InUseError says that an address has a listener already.
+// InUseError reports an address that has a listener already.
 type InUseError struct {
 	Addr netip.AddrPort
-	// EPMD: what listens there answers as an EPMD does.
+	// EPMD reports whether that listener answers as an EPMD does.
 	EPMD bool
 }
 
@@ -26,15 +28,15 @@ func (e *InUseError) Error() string {
 	if e.EPMD {
 		return fmt.Sprintf("there is already a epmd running at port %d on ipaddr %s", e.Addr.Port(), e.Addr.Addr())
 	}
-	return fmt.Sprintf("port %d on ipaddr %s is taken by something that is not an EPMD (see who: ss -ltnp 'sport = :%d')",
+	return fmt.Sprintf("port %d on ipaddr %s is taken by something that is not an EPMD (to see what: ss -ltnp 'sport = :%d')",
 		e.Addr.Port(), e.Addr.Addr(), e.Addr.Port())
 }
 
-// Listen opens the listeners of an EPMD, one of each family and address, so that
-// no IPv6 one takes IPv4 connections. addresses is a list separated by commas or
-// blanks, to which the loopback addresses are added; an empty one is every
-// address. Where the host has no IPv6 the list goes without it, unless the list
-// names it. The error is an *InUseError where a listener is there already.
+// Listen opens a listener for each address of the list. Addresses are separated
+// by commas or blanks, and the loopback addresses are added. An empty list means
+// every address. If the host has no IPv6, Listen omits IPv6 addresses that the
+// list does not name. The error is an *InUseError if an address has a listener
+// already. The caller must close the listeners.
 func Listen(addresses string, port uint16) ([]*net.TCPListener, error) {
 	addrs, optional, err := ParseAddresses(addresses)
 	if err != nil {
@@ -42,8 +44,8 @@ func Listen(addresses string, port uint16) ([]*net.TCPListener, error) {
 	}
 	var listeners []*net.TCPListener
 	for i, addr := range addrs {
-		l, err := listen(netip.AddrPortFrom(addr, port))
-		if err != nil && i < optional && noFamily(err) {
+		l, err := listenOn(netip.AddrPortFrom(addr, port))
+		if err != nil && i < optional && isNoFamily(err) {
 			continue
 		}
 		if err != nil {
@@ -60,14 +62,14 @@ func Listen(addresses string, port uint16) ([]*net.TCPListener, error) {
 	return listeners, nil
 }
 
-// ParseAddresses gives the addresses that Listen listens on; the first optional
+// ParseAddresses returns the addresses that Listen listens on. The first optional
 // ones may be of a family that the host does not have.
 func ParseAddresses(list string) (addrs []netip.Addr, optional int, err error) {
 	tokens := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 	if len(tokens) == 0 {
 		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, 2, nil
 	}
-	addrs = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	addrs = []netip.Addr{loopback4, netip.IPv6Loopback()}
 	for _, token := range tokens {
 		addr, err := netip.ParseAddr(token)
 		if err != nil {
@@ -83,13 +85,15 @@ func ParseAddresses(list string) (addrs []netip.Addr, optional int, err error) {
 	return addrs, 2, nil
 }
 
-func listen(addr netip.AddrPort) (*net.TCPListener, error) {
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+func listenOn(addr netip.AddrPort) (*net.TCPListener, error) {
 	network := "tcp4"
 	if addr.Addr().Is6() {
 		network = "tcp6" // sets IPV6_V6ONLY
 	}
 	var config net.ListenConfig
-	// An MPTCP listener would accept sockets that a node can't adopt.
+	// An MPTCP listener would accept sockets that a node cannot adopt.
 	config.SetMultipathTCP(false)
 	l, err := config.Listen(context.Background(), network, addr.String())
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -101,6 +105,7 @@ func listen(addr netip.AddrPort) (*net.TCPListener, error) {
 	return l.(*net.TCPListener), nil
 }
 
-func noFamily(err error) bool {
-	return isAny(err, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EADDRNOTAVAIL)
+// isNoFamily reports whether the host does not have the address's family.
+func isNoFamily(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
 }

@@ -1,4 +1,4 @@
-package epmd
+package listen_test
 
 import (
 	"errors"
@@ -6,6 +6,10 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"handover/go/internal/epmd"
+	"handover/go/internal/listen"
+	"handover/go/internal/testenv"
 )
 
 func TestParseAddresses(t *testing.T) {
@@ -27,7 +31,7 @@ func TestParseAddresses(t *testing.T) {
 		strings.Join(many, ","):            "cannot listen on more than 16 IP addresses",
 		strings.Join(many[:13], ",") + ",": "",
 	} {
-		addrs, _, err := ParseAddresses(list)
+		addrs, _, err := listen.ParseAddresses(list)
 		got := fmt.Sprint(addrs)
 		if err != nil {
 			got = err.Error()
@@ -38,9 +42,22 @@ func TestParseAddresses(t *testing.T) {
 	}
 }
 
-// TestInUse: who holds the port makes the difference.
+// TestInUse: the error reports whether the port's listener is an EPMD.
 func TestInUse(t *testing.T) {
-	ts := start(t, Options{})
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	server := epmd.New(epmd.Options{Port: port})
+	served := make(chan error, 1)
+	go func() { served <- server.Serve([]*net.TCPListener{l.(*net.TCPListener)}) }()
+	defer func() {
+		server.Close()
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	}()
 	other, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -61,11 +78,11 @@ func TestInUse(t *testing.T) {
 		epmd bool
 		text string
 	}{
-		"an EPMD":        {uint16(ts.o.Port), true, "there is already a epmd running at port"},
+		"an EPMD":        {uint16(port), true, "there is already a epmd running at port"},
 		"something else": {uint16(other.Addr().(*net.TCPAddr).Port), false, "not an EPMD"},
 	} {
-		_, err := Listen("127.0.0.1", c.port)
-		var inUse *InUseError
+		_, err := listen.Listen("127.0.0.1", c.port)
+		var inUse *listen.InUseError
 		if !errors.As(err, &inUse) || inUse.EPMD != c.epmd || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -74,14 +91,17 @@ func TestInUse(t *testing.T) {
 
 // TestListen: both families, each on a listener of its own.
 func TestListen(t *testing.T) {
-	noLeaks(t)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := uint16(free.Addr().(*net.TCPAddr).Port)
 	_ = free.Close()
-	listeners, err := Listen("", port)
+	before, err := testenv.OpenFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listeners, err := listen.Listen("", port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +120,10 @@ func TestListen(t *testing.T) {
 	if families[false] != 1 || families[true] != want {
 		t.Errorf("listeners: %v", listeners)
 	}
-	if _, err := Listen("192.0.2.77", port); err == nil || !strings.Contains(err.Error(), "192.0.2.77") {
-		t.Errorf("an address that is not this host's: %v", err)
+	if _, err := listen.Listen("192.0.2.77", port); err == nil || !strings.Contains(err.Error(), "192.0.2.77") {
+		t.Errorf("an address of another host: %v", err)
+	}
+	if opened, err := before.Since(); err != nil || len(opened) > 0 {
+		t.Errorf("open files are left: %v, %v", opened, err)
 	}
 }

@@ -24,7 +24,7 @@ func (ts *testServer) silent(t *testing.T, n int) []net.Conn {
 	return conns
 }
 
-func (w *waiting) count() (local, remote int) {
+func (w *idleConns) counts() (local, remote int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.local.conns), len(w.remote.conns)
@@ -32,13 +32,13 @@ func (w *waiting) count() (local, remote int) {
 
 func (ts *testServer) waits(t *testing.T, local, remote int) {
 	t.Helper()
-	if !within(func() bool { l, r := ts.waiting.count(); return l == local && r == remote }) {
-		l, r := ts.waiting.count()
+	if !within(func() bool { l, r := ts.conns.waiting.counts(); return l == local && r == remote }) {
+		l, r := ts.conns.waiting.counts()
 		t.Fatalf("waiting: %d local and %d remote, want %d and %d", l, r, local, remote)
 	}
 }
 
-// closed is how many of the connections the server has ended.
+// closed returns how many of the connections the server has ended.
 func closed(t *testing.T, conns []net.Conn) (n int) {
 	t.Helper()
 	for _, c := range conns {
@@ -50,8 +50,8 @@ func closed(t *testing.T, conns []net.Conn) (n int) {
 	return n
 }
 
-// TestWaitingIsBounded: at N-1, N and N+1 silent connections; who asks gets an
-// answer, at once or in pieces.
+// TestWaitingIsBounded: with N-1, N, N+1 and more silent connections, a client that sends
+// a request gets an answer.
 func TestWaitingIsBounded(t *testing.T) {
 	const most = 8
 	for _, n := range []int{most - 1, most, most + 1, 5 * most} {
@@ -59,8 +59,8 @@ func TestWaitingIsBounded(t *testing.T) {
 			ts := start(t, Options{MaxWaiting: most})
 			ts.register(t, plainNode("n"))
 			conns := ts.silent(t, n)
-			if !within(func() bool { return ts.clients.Load() == int64(min(n, most)) }) {
-				t.Fatalf("%d clients", ts.clients.Load())
+			if !within(func() bool { return ts.conns.clients.Load() == int64(min(n, most)) }) {
+				t.Fatalf("%d clients", ts.conns.clients.Load())
 			}
 			ts.waits(t, min(n, most), 0)
 			if !within(func() bool { return closed(t, conns) == max(0, n-most) }) {
@@ -72,20 +72,20 @@ func TestWaitingIsBounded(t *testing.T) {
 				}
 			}
 			if n > most {
-				ts.log.says(t, "too many connections that ask nothing")
+				ts.log.says(t, "too many connections without a request")
 			}
 		})
 	}
 }
 
-// TestWaitingOfOthers: connections from elsewhere make way for those of this host
-// and never the other way round; a source has no more than its share.
+// TestWaitingOfOthers: a local connection can make the server drop one of another host,
+// and never the other way round. A source has no more than its share.
 func TestWaitingOfOthers(t *testing.T) {
 	ts := start(t, Options{MaxWaiting: 8, MaxWaitingSource: 3})
 	from := func(peer string) net.Conn {
 		ours, theirs := remotePair(t, ts.Server)
 		ours.peer = netip.MustParseAddrPort(peer)
-		ts.wg.Go(func() { ts.serve(ours) })
+		ts.tasks.Go(func() { ts.serve(ours) })
 		return theirs
 	}
 	var first []net.Conn
@@ -112,7 +112,8 @@ func TestWaitingOfOthers(t *testing.T) {
 	}
 }
 
-// TestRefusedMakesWay: what stays open after a refused registration waits too.
+// TestRefusedMakesWay: a connection that stays open after a refused registration counts
+// as waiting too.
 func TestRefusedMakesWay(t *testing.T) {
 	ts := start(t, Options{MaxWaiting: 2})
 	ts.register(t, plainNode("n"))
@@ -128,7 +129,7 @@ func TestRefusedMakesWay(t *testing.T) {
 	ts.register(t, plainNode("m"))
 }
 
-// TestWaitingIsForgotten: whoever asks or goes is no longer among those who wait.
+// TestWaitingIsForgotten: a connection that sends its request or closes counts no longer.
 func TestWaitingIsForgotten(t *testing.T) {
 	ts := start(t, Options{})
 	for _, c := range ts.silent(t, 10) {
@@ -143,30 +144,30 @@ func TestWaitingIsForgotten(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	ts.waits(t, 0, 0)
-	if len(ts.waiting.source) != 0 || len(ts.waiting.local.index) != 0 {
-		t.Errorf("kept: %v, %v", ts.waiting.source, ts.waiting.local.index)
+	if len(ts.conns.waiting.bySource) != 0 || len(ts.conns.waiting.local.index) != 0 {
+		t.Errorf("kept: %v, %v", ts.conns.waiting.bySource, ts.conns.waiting.local.index)
 	}
 }
 
-// TestLocalReserve: other hosts can't take the last places; this host's own peers
-// can, and no more than those.
+// TestLocalReserve: peers of other hosts cannot use the reserve. Local peers can, and no
+// more than that.
 func TestLocalReserve(t *testing.T) {
 	ts := start(t, Options{MaxClients: 4, LocalReserve: 2, MaxWaiting: 4, MaxWaitingSource: 4})
 	for i := range 3 {
 		ours, theirs := remotePair(t, ts.Server)
-		ts.enter(ours)
+		ts.startServing(ours)
 		if i < 2 {
 			continue
 		}
-		if got := readAll(t, theirs); got != "" || ts.clients.Load() != 2 {
-			t.Errorf("a third one of another host: %q, %d clients", got, ts.clients.Load())
+		if got := readAll(t, theirs); got != "" || ts.conns.clients.Load() != 2 {
+			t.Errorf("a third one of another host: %q, %d clients", got, ts.conns.clients.Load())
 		}
 	}
 	for range 2 {
 		send(t, ts.dial(t), []byte{0})
 	}
-	if !within(func() bool { return ts.clients.Load() == 4 }) {
-		t.Errorf("%d clients, with two of this host", ts.clients.Load())
+	if !within(func() bool { return ts.conns.clients.Load() == 4 }) {
+		t.Errorf("%d clients, with two of this host", ts.conns.clients.Load())
 	}
 	if n := ts.stats.refusals[refusedClients].Load(); n != 1 {
 		t.Errorf("%d refused", n)

@@ -1,4 +1,4 @@
-package epmd
+package listen
 
 import (
 	"encoding/binary"
@@ -10,15 +10,15 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// probeTimeout bounds the question to what holds EPMD's port.
+// probeTimeout bounds each step of isEPMD.
 const probeTimeout = 5 * time.Second
 
-// isEPMD asks what listens at addr for its names: an EPMD answers with the port
-// that it listens on.
+// isEPMD reports whether the listener at addr is an EPMD. It sends NAMES: an EPMD
+// answers with the port that it listens on.
 func isEPMD(addr netip.AddrPort) bool {
 	switch addr.Addr() {
 	case netip.IPv4Unspecified():
-		addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), addr.Port())
+		addr = netip.AddrPortFrom(loopback4, addr.Port())
 	case netip.IPv6Unspecified():
 		addr = netip.AddrPortFrom(netip.IPv6Loopback(), addr.Port())
 	}
