@@ -17,5 +17,5 @@ got() ->
 
 %% Lets go of all that hang.
 release() ->
-    [P ! release || P <- processes(), {initial_call, {handover_telemetry, run, 3}} =:= process_info(P, initial_call)],
+    [P ! release || P <- processes(), {initial_call, {handover_telemetry, run, 4}} =:= process_info(P, initial_call)],
     ok.

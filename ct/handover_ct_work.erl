@@ -176,7 +176,7 @@ stay_full(Pids, Until) ->
 
 %% A process of handover's in this node.
 process(guard) ->
-    case whereis(handover_sup) of
+    case whereis(handover_guard) of
         undefined -> none;
         Pid -> Pid
     end;
@@ -242,7 +242,7 @@ link_of(Node) ->
     {maps:get(via, Info, missing), maps:get(direction, Info, missing)}.
 
 log_events(Count) ->
-    _ = [handover_log:event(warning, setup_failed, #{node => list_to_atom("n@" ++ integer_to_list(N)), reason => timeout,
+    _ = [handover_event:emit(warning, setup_failed, #{node => list_to_atom("n@" ++ integer_to_list(N)), reason => timeout,
                                                      detail => <<>>, duration => 1}) || N <- lists:seq(1, Count)],
     ok.
 
@@ -286,7 +286,7 @@ log_reports() ->
     logger:error("a text ~tp ~ts", [#{a => 1.5}, "ü"]),
     logger:error(#{label => {some, report}, reason => {badarg, []}}),
     error_logger:error_msg("** ~w **", [text]),
-    handover_log:event(warning, unsupported_option, #{option => {a, make_ref()}, reason => {erlang:unique_integer(), einval}}),
+    handover_event:emit(warning, unsupported_option, #{option => {a, make_ref()}, reason => {erlang:unique_integer(), einval}}),
     _ = logger_std_h:filesync(default),
     ok.
 
@@ -295,7 +295,7 @@ stop_and_start(_, 0) ->
     ok;
 stop_and_start(Name, N) ->
     {ok, _} = net_kernel:start([list_to_atom(lists:concat([Name, N, "@127.0.0.1"])), longnames]),
-    true = exit(whereis(handover_sup), kill),
+    true = exit(whereis(handover_guard), kill),
     %% every other time it is being started again, or is there, when all stops
     N rem 2 =:= 0 orelse handover_ct:until(fun() -> is_pid(process(worker)) end),
     case net_kernel:stop() of

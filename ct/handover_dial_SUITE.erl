@@ -36,7 +36,7 @@ peername(Peer, Node) ->
 %% the map as it is written
 
 maps(_) ->
-    [?assertEqual({Map, {ok, Entries}}, {Map, handover_dial:parse(Map)})
+    [?assertEqual({Map, {ok, Entries}}, {Map, handover_dial_map:parse(Map)})
      || {Map, Entries} <-
             [{[], []},
              {"a@b=c", [{"a@b", "c", default}]},
@@ -50,7 +50,7 @@ maps(_) ->
               [{"a@b", {10,0,0,1}, default}, {"c@?", "h", 65535}, {"*@*", {10,0,0,2}, 1}]}]].
 
 bad_maps(_) ->
-    [?assertMatch({Map, {bad, _}}, {Map, handover_dial:parse(Map)})
+    [?assertMatch({Map, {bad, _}}, {Map, handover_dial_map:parse(Map)})
      || Map <- [7, "a@b", "a@b=", "=c", "a=c", "a@b=c:0", "a@b=c:65536", "a@b=c:x", "a@b=[::1", "a@b=c d@e",
                 [{"a@b"}], [{"a@b", 7}], [{"a@b", {1,2,3}}], [{"a@b", {"h", -1}}], [{7, "h"}], [{"a@b", "x@y"}]]],
     application:set_env(handover, dial_map, "a@b=c:0"),

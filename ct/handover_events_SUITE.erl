@@ -196,7 +196,7 @@ floods(Config) ->
                               [{N, R} || #{node := N, reason := R} <- Reports(setup_failed)]),
                  [?assertMatch({Event, [_]}, {Event, Reports(Event)}) || Event <- [acceptance_failed, carrier_ended]],
                  %% A minute later.
-                 [call(A, erlang, send, [handover_sup, {log_minute_over, element(1, Row)}])
+                 [call(A, erlang, send, [handover_guard, {log_minute_over, element(1, Row)}])
                   || Row <- call(A, ets, tab2list, [handover_log_limit])],
                  Repeated = fun(Pattern) -> [T || T <- [text(R) || R <- Reports(repeated)], re:run(T, Pattern) =/= nomatch] end,
                  [handover_ct:until(fun() -> length(Repeated(Pattern)) =:= 1 end)
@@ -253,13 +253,13 @@ hanging_telemetry(Config) ->
                  Mode = fun(M) -> ok = call(A, application, set_env, [kernel, handover_ct_telemetry, M]) end,
                  Mode(hang),
                  Processes = call(A, erlang, system_info, [process_count]),
-                 [ok = call(A, handover_log, event, [info, epmd_up, #{kind => handover}]) || _ <- lists:seq(1, 150)],
+                 [ok = call(A, handover_event, emit, [info, epmd_up, #{kind => handover}]) || _ <- lists:seq(1, 150)],
                  ?assertEqual(50, maps:get(telemetry_failed, counters(A))),
                  ?assert(call(A, erlang, system_info, [process_count]) < Processes + 110),
                  ok = call(A, handover_ct_telemetry, release, []),
                  Mode(keep),
                  handover_ct:until(fun() ->
-                                           ok = call(A, handover_log, event, [info, epmd_up, #{kind => stock}]),
+                                           ok = call(A, handover_event, emit, [info, epmd_up, #{kind => stock}]),
                                            call(A, handover_ct_telemetry, got, []) =/= []
                                    end)
          end).

@@ -129,7 +129,7 @@ owner_killed(Config) ->
                  Node = handover_ct:connect(A, B),
                  Link = handover_ct:dist_port(A, Node),
                  Carrier = handover_ct:carrier(A),
-                 {links, Links} = call(A, erlang, process_info, [call(A, erlang, whereis, [handover_sup]), links]),
+                 {links, Links} = call(A, erlang, process_info, [call(A, erlang, whereis, [handover_guard]), links]),
                  [call(A, erlang, exit, [P, kill]) || P <- Links, P =/= call(A, erlang, whereis, [net_sup])],
                  handover_ct:until(fun() -> maps:get(epmd, call(A, handover, info, [])) =:= handover end),
                  handover_ct:until(fun() -> not handover_ct:alive(Carrier) end),

@@ -57,7 +57,7 @@ connect_node(Node) ->
     case net_kernel:connect_node(Node) of
         true -> {ok, Node};
         ignored -> {error, {not_alive, ""}};
-        false -> {error, handover_sup:last_failure(Node, Since)}
+        false -> {error, handover_guard:last_failure(Node, Since)}
     end.
 
 %% @doc Checks the way from this host to Node and prints it, a line a step, with what to do about the first that fails
@@ -70,12 +70,12 @@ doctor(Node) when is_atom(Node) ->
 %% it has done since it started.
 -spec info() -> info().
 info() ->
-    (handover_sup:info())#{counters => handover_stats:counters()}.
+    (handover_guard:info())#{counters => handover_stats:counters()}.
 
 %% @doc What is known of the link to Node, or of the way to it.
 -spec info(node()) -> node_info().
 info(Node) when is_atom(Node) ->
-    maps:merge(link_info(handover_stats:link_of(Node)), maps:merge(route(Node), last_failure(handover_sup:failure(Node)))).
+    maps:merge(link_info(handover_stats:link_of(Node)), maps:merge(route(Node), last_failure(handover_guard:failure(Node)))).
 
 link_info(none) ->
     #{connected => false};

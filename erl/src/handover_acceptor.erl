@@ -1,6 +1,6 @@
 %% @doc What net_kernel starts to take connections, and restarts when it ends. It does nothing itself that can fail or block
 %% net_kernel: it keeps two others running, each with a backoff. They are the loop that accepts at the ordinary listen port, and
-%% the guard handover_sup, which net_sup never restarts.
+%% the guard handover_guard, which net_sup never restarts.
 -module(handover_acceptor).
 
 -export([start/1]).
@@ -62,14 +62,14 @@ start_loop(#st{kernel = Kernel, listen = Listen, loop_backoff = Backoff} = S) ->
     end.
 
 loop_ended({accept, Reason}, S) ->
-    handover_log:event(warning, bad_fd, #{reason => {accept, Reason}}),
+    handover_event:emit(warning, bad_fd, #{reason => {accept, Reason}}),
     S#st{loop = none};
 loop_ended(_, S) ->
     S#st{loop = none}.
 
 %% net_sup may take its time to answer: while it starts, and while it stops, after which net_kernel's 'EXIT' is in the mailbox.
 attach_guard(#st{kernel = Kernel, listen = Listen, guard_backoff = Backoff} = S) ->
-    case handover_sup:accept(Kernel, handover_dist:registration(Listen)) of
+    case handover_guard:accept(Kernel, handover_dist:registration(Listen)) of
         {ok, Guard} -> S#st{guard = monitor(process, Guard), guard_backoff = Backoff#backoff{started = now_ms()}};
         {error, _} -> later(guard, S)
     end.

@@ -3,7 +3,7 @@
 %%
 %% It closes one number after another: the dirty schedulers that this takes may be busy, and closing on all of them at once slows
 %% everything else down. Nobody waits for it: the connection has been shut down before. Whoever needs this process starts it; if it
-%% is killed, the keepers and handover_port start it again and tell it what they had told the last one.
+%% is killed, the keepers and handover_carrier start it again and tell it what they had told the last one.
 -module(handover_closer).
 
 -export([start/0, watch/3, watch_again/4, carrier/3, close/2]).
@@ -136,7 +136,7 @@ unwatch(Keeper, Fd, Connection, Watched) ->
 
 close_now(Fd, Connection) ->
     case Connection of
-        #{carrier := Carrier, kind := Kind, id := Id} -> handover_port:closed(Carrier, Kind, Id);
+        #{carrier := Carrier, kind := Kind, id := Id} -> handover_carrier:closed(Carrier, Kind, Id);
         #{} -> ok
     end,
     handover_fd:close(Fd).

@@ -37,7 +37,7 @@ check() ->
     complaint(Unknown, Bad).
 
 %% @doc The value of Key, or its default where the configured one is no good: {@link check/0} has said so by then.
--spec get(key()) -> boolean() | string() | atom() | [handover_dial:entry()].
+-spec get(key()) -> boolean() | string() | atom() | [handover_dial_map:entry()].
 get(start_epmd) -> configured(start_epmd) andalso init:get_argument(no_epmd) =:= error;
 get(Key) -> configured(Key).
 
@@ -102,7 +102,7 @@ names(Atoms) ->
 expected(boolean) -> "true or false";
 expected(level) -> names(?LEVELS);
 expected(module) -> "the name of a module";
-expected(dial_map) -> handover_dial:expected().
+expected(dial_map) -> handover_dial_map:expected().
 
 lookup(Key, Variable, Default, Type) ->
     case os:getenv(Variable) of
@@ -119,7 +119,7 @@ lookup(Key, Variable, Default, Type) ->
 value(boolean, Value) when is_boolean(Value) -> {ok, Value};
 value(boolean, "true") -> {ok, true};
 value(boolean, "false") -> {ok, false};
-value(dial_map, Value) -> handover_dial:parse(Value);
+value(dial_map, Value) -> handover_dial_map:parse(Value);
 value(module, Module) when is_atom(Module) -> {ok, Module};
 value(module, [_ | _] = Text) -> {ok, list_to_atom(Text)};
 value(level, Value) ->

@@ -5,15 +5,13 @@
 %% The name is never changed on the way: a node is reached under its true name, at another address.
 -module(handover_dial).
 
--export([route/1, parse/1, expected/0]).
+-export([route/1]).
 -export([new/0, with_address/3, take_route/1]).
 
--export_type([route/0, entry/0, source/0]).
+-export_type([route/0, source/0]).
 
 -type source() :: name | dial_map | dial_module | given | dial_srv.
--type host() :: string() | inet:ip_address().
--type route() :: {source(), host(), EpmdPort :: inet:port_number()}.
--type entry() :: {Pattern :: string(), host(), EpmdPort :: default | inet:port_number()}.
+-type route() :: {source(), handover_dial_map:host(), EpmdPort :: inet:port_number()}.
 
 -define(TABLE, ?MODULE).
 -define(MAX_GIVEN, 1024).            % calls of handover:connect/1 at once that give an address
@@ -32,7 +30,7 @@ take_route(Node) ->
 
 route(Node, Given) ->
     Name = atom_to_list(Node),
-    first([fun() -> mapped(Name, handover_config:get(dial_map)) end,
+    first([fun() -> handover_dial_map:find(Name, handover_config:get(dial_map)) end,
            fun() -> called(handover_config:get(dial_module), Node) end,
            Given,
            fun() -> srv(handover_config:get(dial_srv), host(Name)) end,
@@ -45,79 +43,6 @@ first([Source | Sources]) ->
         {From, Host, default} -> {ok, {From, Host, handover_config:epmd_port()}};
         {_, _, _} = Route -> {ok, Route}
     end.
-
-%% dial_map
-
-%% @doc Reads a dial map: a list of `{Pattern, Address}', or text, `"Pattern=Address ..."', as it is in an environment
-%% variable. A pattern is a node's name with `*' for any characters and `?' for one; an address is a host name or an IP
-%% address, with EPMD's port behind a colon where that is not the usual one; an IPv6 address with a port is in brackets.
--spec parse(term()) -> {ok, [entry()]} | {bad, term()}.
-parse(Text) when is_atom(Text); is_binary(Text) ->
-    parse(unicode:characters_to_list(if is_atom(Text) -> atom_to_binary(Text); true -> Text end));
-parse([C | _] = Text) when is_integer(C) ->
-    parse([list_to_tuple(string:split(Word, "=")) || Word <- string:lexemes(Text, ", \t\n")]);
-parse(Entries) when is_list(Entries) ->
-    Read = [{entry(Entry), Entry} || Entry <- Entries],
-    case [Entry || {bad, Entry} <- Read] of
-        [] -> {ok, [Entry || {Entry, _} <- Read]};
-        [Bad | _] -> {bad, Bad}
-    end;
-parse(Other) ->
-    {bad, Other}.
-
-%% @doc What a dial map must be, for error messages.
--spec expected() -> string().
-expected() ->
-    "a list of {\"name@host\", \"address[:port]\"}, or text, \"name@host=address[:port] ...\", with * and ? in names".
-
-entry({Pattern, Address}) when is_atom(Pattern) -> entry({atom_to_list(Pattern), Address});
-entry({Pattern, Address}) ->
-    try {lists:member($@, text(Pattern)), address(Address)} of
-        {true, {Host, Port}} -> {text(Pattern), Host, Port};
-        _ -> bad
-    catch
-        error:_ -> bad
-    end;
-entry(_) -> bad.
-
-text(Text) -> [_ | _] = unicode:characters_to_list(Text).
-
-address({Host, Port}) when is_integer(Port), Port > 0, Port < 65536 -> {host_or_ip(Host), Port};
-address(Ip) when is_tuple(Ip) -> {host_or_ip(Ip), default};
-address(Address) -> split(text(Address)).
-
-split("[" ++ Rest) ->
-    case string:split(Rest, "]") of
-        [Ip, ""] -> {host_or_ip(Ip), default};
-        [Ip, ":" ++ Port] -> address({Ip, list_to_integer(Port)})
-    end;
-split(Address) ->
-    case string:split(Address, ":", all) of
-        [Host, Port] -> address({Host, list_to_integer(Port)});
-        _ -> {host_or_ip(Address), default}
-    end.
-
-host_or_ip(Ip) when is_tuple(Ip) -> true = is_list(inet:ntoa(Ip)), Ip;
-host_or_ip(Host) ->
-    case inet:parse_address(text(Host)) of
-        {ok, Ip} -> Ip;
-        {error, _} -> false = lists:any(fun(C) -> lists:member(C, " :/@[]*") end, text(Host)), text(Host)
-    end.
-
-mapped(Name, Map) ->
-    case [{dial_map, Host, Port} || {Pattern, Host, Port} <- Map, matches(Pattern, Name)] of
-        [First | _] -> First;
-        [] -> none
-    end.
-
-%% After a `*' that fails to match here there is no need to try an earlier one again, so this is never exponential.
-matches(Pattern, Name) -> matches(Pattern, Name, none).
-
-matches([$* | Pattern], Name, _) -> matches(Pattern, Name, {Pattern, Name});
-matches([C | Pattern], [D | Name], Star) when C =:= D; C =:= $? -> matches(Pattern, Name, Star);
-matches([], [], _) -> true;
-matches(_, _, {Pattern, [_ | Name]}) -> matches(Pattern, Name, {Pattern, Name});
-matches(_, _, _) -> false.
 
 %% dial_module
 
@@ -139,8 +64,8 @@ answered(Answer, Module, Node) ->
         error:_ -> bad_route("~tp:route(~tp) returned ~0tP", [Module, Node, Answer, 20])
     end.
 
-at({ok, Host}) -> {host_or_ip(Host), default};
-at({ok, Host, Port}) -> address({Host, Port}).
+at({ok, Host}) -> {handover_dial_map:host(Host), default};
+at({ok, Host, Port}) -> handover_dial_map:address({Host, Port}).
 
 bad_route(Format, Args) ->
     {error, {bad_route, handover_log:text(io_lib:format(Format, Args))}}.

@@ -39,7 +39,7 @@ childspecs(Protocol) ->
 
 childspecs() ->
     _ = persistent_term:erase(?USES_EPMD),
-    {ok, [handover_sup:child_spec()]}.
+    {ok, [handover_guard:child_spec()]}.
 
 -spec listen(module(), atom(), string()) -> {ok, {listen(), tuple(), integer()}} | {error, term()}.
 listen(Driver, Name, Host) ->
@@ -306,7 +306,7 @@ registered(erl_epmd, Listen, Bound, Name) ->
 registered(Module, #listen{driver = Driver} = Listen, {_, Port} = Bound, Name) ->
     case Module:register_node(Name, Port, Driver) of
         {ok, Creation} ->
-            handover_log:event(notice, not_registered, #{name => Name, reason => "-epmd_module has registered it elsewhere"}),
+            handover_event:emit(notice, not_registered, #{name => Name, reason => "-epmd_module has registered it elsewhere"}),
             {ok, Listen, Creation};
         {error, already_registered} -> by_carrier(Listen, Bound, Name);
         {error, _} = Error -> Error;
@@ -315,14 +315,14 @@ registered(Module, #listen{driver = Driver} = Listen, {_, Port} = Bound, Name) -
 
 by_carrier(#listen{driver = Driver} = Listen, {Ip, Port}, Name) ->
     Registration = registration(Driver, Name, Ip, Port),
-    case handover_sup:register(Registration) of
+    case handover_guard:register(Registration) of
         {ok, Creation} -> {ok, Listen#listen{registration = Registration}, Creation};
         {error, Reason} -> without_epmd(has_node_port(Name, ""), Listen, Name, Reason)
     end.
 
 %% A node that can be reached without EPMD starts without it, as OTP's does.
 without_epmd(true, Listen, Name, Reason) ->
-    handover_log:event(warning, not_registered, #{name => Name, reason => Reason}),
+    handover_event:emit(warning, not_registered, #{name => Name, reason => Reason}),
     {ok, Listen, -1};
 without_epmd(false, _, _, Reason) ->
     {error, Reason}.
@@ -344,7 +344,7 @@ extra() ->
         [] ->
             <<"handover/1">>;
         [Option | _] ->
-            handover_log:event(warning, unsupported_option,
+            handover_event:emit(warning, unsupported_option,
                                #{option => Option, reason => "this node takes no handovers, which could come from elsewhere"}),
             <<>>
     end.

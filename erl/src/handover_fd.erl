@@ -99,7 +99,7 @@ adopt(Driver, Fd, Options) ->
 set(Socket, Option) ->
     case inet:setopts(Socket, [Option]) of
         ok -> ok;
-        {error, Reason} -> handover_log:event(warning, unsupported_option, #{option => Option, reason => Reason})
+        {error, Reason} -> handover_event:emit(warning, unsupported_option, #{option => Option, reason => Reason})
     end.
 
 %% @doc Waits until Socket is really gone, output queue included.

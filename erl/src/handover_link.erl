@@ -11,7 +11,7 @@
                 node :: node(),
                 stage = started :: atom(),
                 since :: integer(),
-                said = false :: boolean(),        % a failure was reported or there is none
+                reported = false :: boolean(),        % a failure was reported or there is none
                 port = none :: none | reference(),    % monitor; its 'DOWN' says `process' when a signal ended the port
                 socket :: port() | undefined,
                 fd :: non_neg_integer() | undefined,
@@ -64,7 +64,7 @@ accept(Kernel, Fd, Connection) ->
     catch
         error:Reason ->
             handover_closer:close(Fd, Connection),
-            handover_log:event(warning, bad_fd, #{reason => Reason})
+            handover_event:emit(warning, bad_fd, #{reason => Reason})
     end.
 
 %% @doc Keeps the descriptor of a link whose keeper was killed.
@@ -84,9 +84,9 @@ setup(#setup{pid = Pid, monitor = Monitor, port = PortMonitor} = S) ->
     receive
         {dial, Pid, Request} -> setup(do_dial(Request, closed(S)));
         {stage, Stage} -> setup(S#setup{stage = Stage});
-        {failed, Reason, Detail} -> setup(say(Reason, Detail, S));
+        {failed, Reason, Detail} -> setup(report_failure(Reason, Detail, S));
         {up, Socket, Via} -> ended(is_up(Socket, Via, S));
-        {'DOWN', Monitor, process, Pid, Reason} -> ended(say_death(Reason, S));
+        {'DOWN', Monitor, process, Pid, Reason} -> ended(report_exit(Reason, S));
         {'DOWN', PortMonitor, _, _, _} -> setup(close(S));
         {copied, Fd, Connection} -> setup(copied(Fd, Connection, S));
         {'DOWN', Watch, _, _, _} when Watch =:= S#setup.watch -> setup(watch_again(S))
@@ -108,21 +108,21 @@ ended(#setup{port = PortMonitor} = S) ->
     end.
 
 do_dial(Request, #setup{pid = Pid} = S) ->
-    case handover_sup:connect(Request) of
+    case handover_guard:connect(Request) of
         {ok, Fd, Connection} ->
-            own(Fd, Connection, S);
+            adopt_and_transfer(Fd, Connection, S);
         {error, Reason, Detail} ->
             Pid ! {self(), {error, Reason, Detail}},
             S
     end.
 
-own(Fd, #{family := Family} = Connection, #setup{pid = Pid} = S) ->
+adopt_and_transfer(Fd, #{family := Family} = Connection, #setup{pid = Pid} = S) ->
     Driver = driver(Family),
     case handover_fd:adopt(Driver, Fd, handover_dist:socket_options(inet_dist_connect_options, [])) of
         {ok, Socket} ->
             Monitor = erlang:monitor(port, Socket),
             Watch = handover_closer:watch(Socket, Fd, Connection),
-            give(Driver, Socket, Pid),
+            transfer_owner(Driver, Socket, Pid),
             Pid ! {self(), {ok, Socket}},
             S#setup{port = Monitor, socket = Socket, fd = Fd, connection = Connection, watch = Watch};
         {error, Reason} ->
@@ -156,37 +156,37 @@ close_and_end(Socket, Fd, Connection) ->
     handover_closer:close(Fd, Connection).
 
 is_up(Socket, Via, #setup{node = Node, since = Since} = S) ->
-    handover_log:event(info, connected, #{node => Node, via => Via, peer => handover_handshake:peer(Socket),
+    handover_event:emit(info, connected, #{node => Node, via => Via, peer => handover_handshake:peer(Socket),
                                           duration => erlang:monotonic_time() - Since}),
-    S#setup{said = true}.
+    S#setup{reported = true}.
 
-say(_Reason, _Detail, #setup{said = true} = S) ->
+report_failure(_Reason, _Detail, #setup{reported = true} = S) ->
     S;
-say(Reason, Detail, #setup{node = Node, since = Since} = S) ->
-    handover_sup:failed(Node, Reason, Detail),
+report_failure(Reason, Detail, #setup{node = Node, since = Since} = S) ->
+    handover_guard:failed(Node, Reason, Detail),
     Fields = #{node => Node, duration => erlang:monotonic_time() - Since},
     case {Reason, Detail} of
-        {other_name, {Name, Peer}} -> handover_log:event(warning, other_name, Fields#{name => Name, peer => Peer});
-        _ -> handover_log:event(warning, setup_failed, Fields#{reason => Reason, detail => handover_log:text(Detail)})
+        {other_name, {Name, Peer}} -> handover_event:emit(warning, other_name, Fields#{name => Name, peer => Peer});
+        _ -> handover_event:emit(warning, setup_failed, Fields#{reason => Reason, detail => handover_log:text(Detail)})
     end,
-    S#setup{said = true}.
+    S#setup{reported = true}.
 
 %% When both nodes connect at once net_kernel ends one of the two setups: remarked. A link that is taken down the moment it
 %% is up ends with disconnect. Some end with shutdown just before the other is up, or before this process could look (noproc):
 %% worth a moment's wait, since these are the reasons of failures as well.
-say_death(_Reason, #setup{said = true} = S) ->
+report_exit(_Reason, #setup{reported = true} = S) ->
     S;
-say_death(Reason, S) when Reason =:= remarked; Reason =:= disconnect ->
-    S#setup{said = true};
-say_death(Reason, #setup{node = Node} = S) when Reason =:= shutdown; Reason =:= noproc ->
+report_exit(Reason, S) when Reason =:= remarked; Reason =:= disconnect ->
+    S#setup{reported = true};
+report_exit(Reason, #setup{node = Node} = S) when Reason =:= shutdown; Reason =:= noproc ->
     case is_connected_soon(Node, ?SUPERSEDED_POLLS) of
-        true -> S#setup{said = true};
-        false -> say(handshake, "closed by the other node", S)
+        true -> S#setup{reported = true};
+        false -> report_failure(handshake, "closed by the other node", S)
     end;
-say_death(setup_timer_timeout, #setup{stage = Stage} = S) ->
-    say(timeout, io_lib:format("while ~ts", [Stage]), S);
-say_death(Reason, #setup{stage = Stage} = S) ->
-    say(handshake, io_lib:format("~ts: ~0tp", [Stage, Reason]), S).
+report_exit(setup_timer_timeout, #setup{stage = Stage} = S) ->
+    report_failure(timeout, io_lib:format("while ~ts", [Stage]), S);
+report_exit(Reason, #setup{stage = Stage} = S) ->
+    report_failure(handshake, io_lib:format("~ts: ~0tp", [Stage, Reason]), S).
 
 is_connected_soon(Node, Polls) ->
     case lists:member(Node, nodes(connected)) of
@@ -210,7 +210,7 @@ init_accept(Kernel, Fd, #{family := Family, peer := Peer} = Connection) ->
             accepted(#accepted{monitor = Monitor, socket = Socket, fd = Fd, connection = Connection, watch = Watch});
         {error, Reason} ->
             handover_closer:close(Fd, Connection),
-            handover_log:event(warning, bad_fd, #{reason => {Reason, Peer}})
+            handover_event:emit(warning, bad_fd, #{reason => {Reason, Peer}})
     end.
 
 %% @private
@@ -237,7 +237,7 @@ controller(Kernel, Driver, Socket) ->
     Kernel ! {accept, self(), Socket, Driver:family(), handover_dist:protocol()},
     receive
         {Kernel, controller, Pid} ->
-            give(Driver, Socket, Pid),
+            transfer_owner(Driver, Socket, Pid),
             Pid ! {self(), controller, handover};
         {Kernel, unsupported_protocol} ->
             Driver:close(Socket);
@@ -249,7 +249,7 @@ controller(Kernel, Driver, Socket) ->
     demonitor(Monitor, [flush]).
 
 %% A process that has ended can't own the port: it would stay with this one, and open.
-give(Driver, Socket, Pid) ->
+transfer_owner(Driver, Socket, Pid) ->
     case Driver:controlling_process(Socket, Pid) of
         ok -> ok;
         {error, _} -> Driver:close(Socket)

@@ -1,61 +1,16 @@
-%% @doc Everything that handover says: to logger, as structured reports with a sentence for people, to the counters of
-%% handover:info/0, and to the module that `telemetry' names. As OTP's own, the reports have the domain [otp], which the
-%% default handler prints (it drops domains it does not know), and a label: `{handover, Event}'. Safe before the applications
-%% are up.
+%% @doc The sentences of the reports that {@link handover_event} logs.
 %%
-%% Much of what is said comes from other hosts. Nothing of it may move a terminal's cursor or look like another line: a name
-%% that is not plain is quoted, and every other text is escaped. And nobody may fill the log: see handover_log_limit.
+%% Much of what is logged comes from other hosts. Nothing of it may move a terminal's cursor or look like another line: a name
+%% that is not plain is quoted, and every other text is escaped.
 -module(handover_log).
 
--export([event/3, ended/1, format/1, text/1, name/1]).
-
--export_type([event/0]).
+-export([format/1, sentence/1, text/1, name/1]).
 
 -define(MAX_TEXT, 2000).            % characters; the rest of a longer one is left out
 -define(QUOTE, 16#22).
 
--type event() :: connected | accepted | setup_failed | acceptance_failed | fell_back | other_name | telemetry_failed
-               | carrier_ended | carrier_log | directory_gone | repeated | stock_epmd | epmd_down | epmd_up
-               | not_registered | bad_message | bad_fd | unsupported_option.
-
-%% @doc Logs, counts and passes on one event.
--spec event(debug | info | notice | warning | error, event(), map()) -> ok.
-event(Level, Event, Fields) ->
-    _ = logger:allow(Level, ?MODULE) andalso limited(Level, Event, Fields#{label => {handover, Event}}),
-    handover_stats:count(Event, Fields),
-    handover_telemetry:event(Event, Fields).
-
-%% @doc Called when the time is over in which an event like the first one was only counted.
--spec ended(handover_log_limit:key()) -> ok.
-ended(Key) ->
-    case handover_log_limit:ended(Key) of
-        {Count, {Level, Event, Text}} ->
-            log(Level, #{label => {handover, repeated}, event => Event, text => Text, count => Count});
-        none ->
-            ok
-    end.
-
-limited(Level, Event, Report) ->
-    case handover_log_limit:admit(key(Event, Report), fun() -> {Level, Event, sentence(Report)} end) of
-        true -> log(Level, Report);
-        false -> ok
-    end.
-
-log(Level, Report) ->
-    logger:log(Level, Report, #{domain => [otp], report_cb => fun ?MODULE:format/1}).
-
-%% What is alike: the event, the node, and the reason without its details. Each connection that comes up is said.
-key(connected, _) -> none;
-key(accepted, _) -> none;
-key(acceptance_failed, #{peer := {Ip, _}, reason := Reason}) -> {acceptance_failed, Ip, kind(Reason)};
-key(carrier_log, #{text := Text}) -> {carrier_log, none, erlang:md5(Text)};
-key(Event, Report) -> {Event, maps:get(node, Report, none), kind(maps:get(reason, Report, none))}.
-
-kind(Reason) when is_atom(Reason) -> Reason;
-kind(Reason) when is_tuple(Reason), tuple_size(Reason) > 0 -> {kind(element(1, Reason)), kind(element(tuple_size(Reason), Reason))};
-kind(_) -> other.
-
-%% A logger does the same later, where it may fail: in a node that can't load a module at the moment.
+%% @doc The sentence of a report as a text. A logger does the same later, when it may fail: in a node that cannot load a module then.
+-spec sentence(map()) -> binary().
 sentence(Report) ->
     try
         {Format, Args} = format(Report),
@@ -64,7 +19,7 @@ sentence(Report) ->
         _:_ -> <<"handover: an event that could not be printed">>
     end.
 
-%% @doc The sentence of a report.
+%% @doc The sentence of a report, as format and arguments: the report_cb of logger.
 -spec format(map()) -> {io:format(), [term()]}.
 format(Report) ->
     {Format, Args} = words(Report),

@@ -7,7 +7,7 @@
 
 -export_type([key/0]).
 
--type key() :: {handover_log:event(), term(), term()}.
+-type key() :: {handover_event:event(), term(), term()}.
 
 -define(TABLE, ?MODULE).
 -define(WINDOW_MS, 60000).
@@ -39,7 +39,7 @@ count(Key, What) ->
     case ets:update_counter(?TABLE, Key, {2, 1}, {Key, -1, none}) of
         0 ->
             _ = ets:update_element(?TABLE, Key, {3, What()}),
-            _ = erlang:send_after(?WINDOW_MS, handover_sup, {log_minute_over, Key}),
+            _ = erlang:send_after(?WINDOW_MS, handover_guard, {log_minute_over, Key}),
             true;
         _ ->
             false

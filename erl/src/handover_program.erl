@@ -14,7 +14,7 @@ open(Path, Options) ->
 
 open_elsewhere({error, enoent}, Path, Options) ->
     ok = prim_file:set_cwd("/"),
-    handover_log:event(warning, directory_gone, #{}),
+    handover_event:emit(warning, directory_gone, #{}),
     spawn_port(Path, Options);
 open_elsewhere(_, _, _) ->
     error(enoent).                       % it is the program that is missing

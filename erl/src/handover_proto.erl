@@ -32,7 +32,7 @@
 
 -type connection() :: #{kind := kind(), id := non_neg_integer(), family := inet | inet6,
                         peer := {inet:ip_address(), inet:port_number()},
-                        carrier => pid()}.      % the handover_port whose program has a copy
+                        carrier => pid()}.      % the handover_carrier whose program has a copy
 
 -spec version() -> pos_integer().
 version() -> ?VERSION.

@@ -180,7 +180,7 @@ direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S) ->
         {port, 0, _} when Reason =:= overloaded; Reason =:= cannot_pass ->
             fail(Reason, "", S);
         {port, Port, Version} ->
-            Reason =:= none orelse handover_log:event(info, fell_back, #{node => Node, reason => Reason}),
+            Reason =:= none orelse handover_event:emit(info, fell_back, #{node => Node, reason => Reason}),
             dial_direct(Ip, Port, Version, S);
         noport ->
             fail(no_such_node, "", S);

@@ -25,7 +25,7 @@ new() ->
         _ -> ok
     end.
 
-%% @doc Counts an event of {@link handover_log} of those that are counted.
+%% @doc Counts an event of {@link handover_event} of those that are counted.
 -spec count(atom(), map()) -> ok.
 count(connected, #{via := handover}) -> add(connected_handover);
 count(connected, #{via := direct}) -> add(connected_direct);

@@ -23,9 +23,9 @@ init(Pid, Socket, Via, Since) ->
     Fields = #{via => Via, peer => handover_handshake:peer(Socket)},
     receive
         {up, Pid, Node} ->
-            handover_log:event(info, accepted, Fields#{node => Node, duration => erlang:monotonic_time() - Since});
+            handover_event:emit(info, accepted, Fields#{node => Node, duration => erlang:monotonic_time() - Since});
         {'DOWN', Monitor, process, Pid, Reason} ->
-            handover_log:event(info, acceptance_failed,
+            handover_event:emit(info, acceptance_failed,
                                Fields#{reason => reason(Reason), duration => erlang:monotonic_time() - Since})
     end.
 

@@ -89,7 +89,7 @@ func tables(t *testing.T) (nodes, failing, epmd string) {
 // has another one. docs/CONFIGURATION.md's table has the same events.
 func TestEvents(t *testing.T) {
 	module := source(t, "erl/src/handover_log.erl")
-	_, kinds, _ := strings.Cut(module, "-type event() ::")
+	_, kinds, _ := strings.Cut(source(t, "erl/src/handover_event.erl"), "-type event() ::")
 	kinds, _, _ = strings.Cut(kinds, ".")
 	events := all(`(\w+)`, kinds)
 	reasons := map[string]string{}

@@ -1,6 +1,6 @@
 %% The owner of the carrier program and its guard, with programs that misbehave in each way: the node says what is wrong and,
 %% once it is up, never dies of it.
--module(handover_port_SUITE).
+-module(handover_carrier_SUITE).
 
 -include_lib("common_test/include/ct.hrl").
 -include_lib("stdlib/include/assert.hrl").
@@ -66,7 +66,7 @@ refused(Config) ->
                "refused,unknown_version,<<\"only 2\">>").
 
 wrong_process_at_the_fd_socket(Config) ->
-    Name = "handover_port_SUITE." ++ os:getpid(),
+    Name = "handover_carrier_SUITE." ++ os:getpid(),
     {ok, Listener} = socket:open(local, seqpacket, default),
     ok = socket:bind(Listener, #{family => local, path => [0 | Name]}),
     ok = socket:listen(Listener),

@@ -1,6 +1,6 @@
 %% @doc The worker: owns the carrier program and the fd socket, speaks the control protocol, matches answers to questions
-%% by Id. It ends when the program ends or says what this version does not know; handover_sup starts another.
--module(handover_port).
+%% by Id. It ends when the program ends or says what this version does not know; handover_guard starts another.
+-module(handover_carrier).
 
 -behaviour(gen_server).
 
@@ -27,10 +27,10 @@
              closer :: reference() | undefined,         % monitor of handover_closer
              next = 1 :: pos_integer(),
              register = none :: none | pos_integer(),   % Id of a registration that nobody waits for
-             complained = none :: atom(),               % why that failed last: each reason is logged once
+             last_register_error = none :: atom(),               % why that failed last: each reason is logged once
              asked = #{} :: #{pos_integer() => #asked{}}}).
 
-%% @doc Starts the program. Guard is told with handover_sup:ready/3 when both have said hello.
+%% @doc Starts the program. Guard is told with handover_guard:ready/3 when both have said hello.
 -spec start_link(pid(), none | map(), none | pid()) -> {ok, pid()} | {error, term()}.
 start_link(Guard, Registration, Kernel) ->
     gen_server:start_link(?MODULE, {Guard, Registration, Kernel}, []).
@@ -75,7 +75,7 @@ init({Guard, Registration, Kernel}) ->
 handle_continue(hello, #st{guard = Guard} = S) ->
     case hello(S) of
         {ok, #st{os_pid = OsPid} = Ready} ->
-            handover_sup:ready(Guard, self(), OsPid),
+            handover_guard:ready(Guard, self(), OsPid),
             {noreply, receive_fds(register_again(copy_links(Ready)))};
         {error, Reason, Failed} ->
             {stop, {shutdown, Reason}, Failed}
@@ -107,7 +107,7 @@ handle_info({Port, {data, Frame}}, #st{port = Port} = S) ->
     case handover_proto:decode(Frame) of
         {ok, Event} -> {noreply, event(Event, S)};
         {error, {bad_message, Message}} ->
-            handover_log:event(error, bad_message, #{message => Message}),
+            handover_event:emit(error, bad_message, #{message => Message}),
             {stop, {shutdown, bad_message}, S}
     end;
 handle_info({'$socket', Fds, select, _}, #st{fds = Fds} = S) ->
@@ -214,38 +214,38 @@ command(Command, #st{port = Port}) ->
 
 event({registered, Id, _Creation, Kind}, #st{register = Id} = S) ->
     registered(Kind),
-    handover_log:event(notice, epmd_up, #{kind => Kind}),
-    S#st{register = none, complained = none};
+    handover_event:emit(notice, epmd_up, #{kind => Kind}),
+    S#st{register = none, last_register_error = none};
 event({registered, Id, Creation, Kind}, S) ->
     registered(Kind),
     answer(Id, {ok, Creation, Kind}, S);
-event({error, Id, Reason, Detail}, #st{register = Id, complained = Complained} = S) ->
-    Reason =:= Complained orelse handover_log:event(warning, epmd_down, #{detail => [atom_to_list(Reason), ": ", Detail]}),
+event({error, Id, Reason, Detail}, #st{register = Id, last_register_error = LastError} = S) ->
+    Reason =:= LastError orelse handover_event:emit(warning, epmd_down, #{detail => [atom_to_list(Reason), ": ", Detail]}),
     erlang:send_after(?AGAIN_MS, self(), register_again),
-    S#st{register = none, complained = Reason};
+    S#st{register = none, last_register_error = Reason};
 event({error, Id, Reason, Detail}, S) ->
     answer(Id, {error, Reason, Detail}, S);
 event({epmd, up, Kind}, S) ->
     registered(Kind),
-    handover_log:event(notice, epmd_up, #{kind => Kind}),
+    handover_event:emit(notice, epmd_up, #{kind => Kind}),
     S;
 event({epmd, down, Detail}, S) ->
-    handover_sup:registration_changed(down),
-    handover_log:event(warning, epmd_down, #{detail => Detail}),
+    handover_guard:registration_changed(down),
+    handover_event:emit(warning, epmd_down, #{detail => Detail}),
     S;
 event({log, Level, Text, Fields}, S) ->
     log(Level, Text, Fields),
     S;
 event(Other, S) ->
-    handover_log:event(error, bad_message, #{message => Other}),
+    handover_event:emit(error, bad_message, #{message => Other}),
     S.
 
 registered(Kind) ->
-    Kind =:= stock andalso handover_log:event(warning, stock_epmd, #{port => handover_config:epmd_port()}),
-    handover_sup:registration_changed(Kind).
+    Kind =:= stock andalso handover_event:emit(warning, stock_epmd, #{port => handover_config:epmd_port()}),
+    handover_guard:registration_changed(Kind).
 
 log(Level, Text, Fields) ->
-    handover_log:event(Level, carrier_log, #{text => Text, fields => Fields}).
+    handover_event:emit(Level, carrier_log, #{text => Text, fields => Fields}).
 
 register_again(#st{registration = none} = S) ->
     S;
@@ -264,7 +264,7 @@ receive_fds(#st{fds = Fds} = S) ->
         {ok, Header, Fd} ->
             receive_fds(connection(parse(Header), Fd, S));
         {no_fd, Header} ->
-            handover_log:event(error, bad_fd, #{reason => emfile}),
+            handover_event:emit(error, bad_fd, #{reason => emfile}),
             receive_fds(lost(parse(Header), S));
         select ->
             S;
@@ -272,7 +272,7 @@ receive_fds(#st{fds = Fds} = S) ->
             self() ! fds_closed,
             S;
         {error, Reason} ->
-            handover_log:event(error, bad_fd, #{reason => Reason}),
+            handover_event:emit(error, bad_fd, #{reason => Reason}),
             self() ! fds_closed,
             S
     end.
@@ -285,7 +285,7 @@ parse(Header) ->
     end.
 
 connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = none} = S) ->
-    handover_sup:handed_over(Fd, Connection),
+    handover_guard:handed_over(Fd, Connection),
     S;
 connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = Kernel} = S) ->
     handover_link:accept(Kernel, Fd, Connection),
@@ -296,7 +296,7 @@ connection({ok, #{kind := asked} = Connection}, Fd, S) ->
     handover_closer:close(Fd, Connection),           % its asker is gone
     S;
 connection({error, Reason}, Fd, S) ->
-    handover_log:event(error, bad_fd, #{reason => Reason}),
+    handover_event:emit(error, bad_fd, #{reason => Reason}),
     handover_closer:close(Fd, #{}),
     S.
 

@@ -1,11 +1,11 @@
-%% @doc The guard: the child that net_sup starts before the distribution. It keeps one handover_port running, and what must
+%% @doc The guard: the child that net_sup starts before the distribution. It keeps one handover_carrier running, and what must
 %% outlive a restart of it: the registration, net_kernel's pid, connections handed over before net_kernel took any, and why
 %% recent connections failed.
 %%
 %% net_sup is one_for_all with intensity 0, so a permanent child that crashed would take the node down. This one traps
 %% exits, does nothing that can fail, and is a temporary child. If it ends all the same, handover_acceptor starts it again; on a node
 %% that does not listen, the next process that needs it does.
--module(handover_sup).
+-module(handover_guard).
 
 -behaviour(gen_server).
 
@@ -21,7 +21,7 @@
 -define(MAX_FAILURES, 128).         % nodes whose last failure is remembered
 -define(FAILURE_WAIT_MS, 500).
 
--record(st, {worker = none :: none | pid(),          % a handover_port that said hello
+-record(st, {worker = none :: none | pid(),          % a handover_carrier that said hello
              os_pid = 0 :: non_neg_integer(),         % of the worker's program
              starting = none :: none | pid(),
              started = 0 :: integer(),
@@ -33,7 +33,7 @@
              kernel = none :: none | pid(),
              early = [] :: [{non_neg_integer(), handover_proto:connection()}],
              failures = #{} :: #{node() => {integer(), {atom(), term()}}},
-             curious = [] :: [{node(), integer(), gen_server:from()}]}).
+             failure_waiters = [] :: [{node(), integer(), gen_server:from()}]}).
 
 %% @doc The child of net_sup.
 -spec child_spec() -> supervisor:child_spec().
@@ -52,7 +52,7 @@ start_link() ->
 %% @doc Registers the node with the local EPMD, and again whenever that becomes necessary. Called while net_sup starts.
 -spec register(map()) -> {ok, Creation :: integer()} | {error, duplicate_name | {atom(), term()}}.
 register(Registration) ->
-    case with_worker(fun(Worker) -> {Worker, handover_port:register(Worker, Registration)} end) of
+    case with_worker(fun(Worker) -> {Worker, handover_carrier:register(Worker, Registration)} end) of
         {Worker, {ok, Creation, Kind}} ->
             _ = ask({keep, Registration, Kind, Worker}, ok),
             {ok, Creation};
@@ -82,7 +82,7 @@ accept(Kernel, Registration) ->
 -spec connect(map()) -> {ok, non_neg_integer(), handover_proto:connection()} | {error, atom(), term()}.
 connect(Request) ->
     _ = ensure_started(),
-    with_worker(fun(Worker) -> handover_port:connect(Worker, Request) end).
+    with_worker(fun(Worker) -> handover_carrier:connect(Worker, Request) end).
 
 %% @doc Remembers why a connection failed.
 -spec failed(node(), atom(), term()) -> ok.
@@ -103,7 +103,7 @@ failure(Node) ->
 info() ->
     ask(info, info(#st{})).
 
-%% from handover_port
+%% from handover_carrier
 
 %% @private
 -spec ready(pid(), pid(), OsPid :: pos_integer()) -> ok.
@@ -136,7 +136,7 @@ handle_call(worker, _From, #st{worker = Worker} = S) ->
     {reply, {ok, Worker}, S};
 handle_call({accept, Kernel, Registration}, _From, #st{early = Early} = S) ->
     lists:foreach(fun({Fd, Connection}) -> handover_link:accept(Kernel, Fd, Connection) end, lists:reverse(Early)),
-    lists:foreach(fun(Worker) -> handover_port:accept(Worker, Kernel) end, workers(S)),
+    lists:foreach(fun(Worker) -> handover_carrier:accept(Worker, Kernel) end, workers(S)),
     {reply, ok, keep(Registration, S#st{kernel = Kernel, early = []})};
 handle_call({keep, Registration, Kind, Worker}, _From, #st{worker = Worker} = S) ->
     {reply, ok, S#st{registration = Registration, epmd = Kind}};
@@ -171,16 +171,16 @@ handle_info({'EXIT', Pid, Reason}, #st{worker = Worker, starting = Starting} = S
 handle_info(start_worker, S) ->
     {noreply, start_worker(S)};
 handle_info({log_minute_over, Key}, S) ->
-    handover_log:ended(Key),
+    handover_event:minute_over(Key),
     {noreply, S};
-handle_info({waited, From}, #st{curious = Curious} = S) ->
-    {noreply, S#st{curious = answer_curious(fun({_, _, F}) -> F =:= From end, {timeout, ""}, Curious)}};
+handle_info({waited, From}, #st{failure_waiters = Waiters} = S) ->
+    {noreply, S#st{failure_waiters = answer_waiters(fun({_, _, F}) -> F =:= From end, {timeout, ""}, Waiters)}};
 handle_info(_, S) ->
     {noreply, S}.
 
 %% @private
 terminate(_Reason, S) ->
-    lists:foreach(fun handover_port:stop/1, workers(S)).
+    lists:foreach(fun handover_carrier:stop/1, workers(S)).
 
 %% internal: the guard itself
 
@@ -210,7 +210,7 @@ keep(none, S) ->
 keep(_, #st{registration = Registration} = S) when Registration =/= none ->
     S;
 keep(Registration, S) ->
-    lists:foreach(fun(Worker) -> handover_port:keep(Worker, Registration) end, workers(S)),
+    lists:foreach(fun(Worker) -> handover_carrier:keep(Worker, Registration) end, workers(S)),
     S#st{registration = Registration}.
 
 workers(#st{worker = Worker, starting = Starting}) ->
@@ -227,7 +227,7 @@ with_worker(Fun) ->
     end.
 
 start_worker(#st{registration = Registration, kernel = Kernel} = S) ->
-    try handover_port:start_link(self(), Registration, Kernel) of
+    try handover_carrier:start_link(self(), Registration, Kernel) of
         {ok, Worker} -> S#st{starting = Worker, started = now_ms()};
         {error, Reason} -> restart_later(Reason, S#st{started = now_ms()})
     catch
@@ -241,7 +241,7 @@ restart_later(Reason, #st{started = Started, backoff = Backoff, restarts = Resta
              true -> ?BACKOFF_FIRST_MS;
              false -> Backoff
          end,
-    handover_log:event(warning, carrier_ended, #{reason => Reason, restart_ms => Ms}),
+    handover_event:emit(warning, carrier_ended, #{reason => Reason, restart_ms => Ms}),
     erlang:send_after(Ms, self(), start_worker),
     S#st{worker = none, starting = none, waiting = [], epmd = down, restarts = Restarts + 1,
          backoff = min(Ms * 2, ?BACKOFF_LAST_MS)}.
@@ -264,20 +264,20 @@ take(Fd, Connection, S) ->
 
 last_failure({Time, Failure}, _Node, Since, _From, S) when Time >= Since ->
     {reply, Failure, S};
-last_failure(_, Node, Since, From, #st{curious = Curious} = S) ->
+last_failure(_, Node, Since, From, #st{failure_waiters = Waiters} = S) ->
     erlang:send_after(?FAILURE_WAIT_MS, self(), {waited, From}),
-    {noreply, S#st{curious = [{Node, Since, From} | Curious]}}.
+    {noreply, S#st{failure_waiters = [{Node, Since, From} | Waiters]}}.
 
-remember(Node, Time, Failure, #st{failures = Failures, curious = Curious} = S) ->
+remember(Node, Time, Failure, #st{failures = Failures, failure_waiters = Waiters} = S) ->
     Kept = case maps:size(Failures) < ?MAX_FAILURES of
                true -> Failures;
                false -> #{}
            end,
-    Answered = answer_curious(fun({N, Since, _}) -> N =:= Node andalso Time >= Since end, Failure, Curious),
-    S#st{failures = Kept#{Node => {Time, Failure}}, curious = Answered}.
+    Answered = answer_waiters(fun({N, Since, _}) -> N =:= Node andalso Time >= Since end, Failure, Waiters),
+    S#st{failures = Kept#{Node => {Time, Failure}}, failure_waiters = Answered}.
 
-answer_curious(Which, Answer, Curious) ->
-    {Now, Later} = lists:partition(Which, Curious),
+answer_waiters(Which, Answer, Waiters) ->
+    {Now, Later} = lists:partition(Which, Waiters),
     lists:foreach(fun({_, _, From}) -> gen_server:reply(From, Answer) end, Now),
     Later.
 
