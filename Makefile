@@ -32,7 +32,7 @@ demo: deps build ## two hosts, a firewall that lets nothing but port 4369 throug
 journeys: deps build ## rebar3, Elixir and RabbitMQ users' ways, each in a folder of its own (of what is committed)
 	@scripts/test.sh journeys
 
-bench: deps build ## measure beside inet_tcp, inet_tls and OTP's epmd: bench/RESULTS.md (under ten minutes)
+bench: deps build ## measure beside inet_tcp, inet_tls and OTP's epmd: bench/RESULTS.md (some 20 minutes)
 	@scripts/deps.sh openssl=openssl && bench/run.sh
 
 matrix: deps build ## build and test on OTP 27 and 29, in Debian chroots under a cache folder

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures handover beside its rivals: OTP's inet_tcp, inet_tls and epmd, in the same run, in turns. Under ten minutes.
+# Measures handover beside its rivals: OTP's inet_tcp, inet_tls and epmd, in the same run, in turns. Some 20 minutes.
 #   bench/run.sh [PART …]      PART: path, connect, ends, mesh, epmd, handovers or rest; the rows of some parts are only printed
 # Writes bench/results.json, bench/RESULTS.md and the plots in docs/img. As root it also measures over a delay line.
 # Everything that it started is ended, and the hosts are removed, also when it is interrupted.
