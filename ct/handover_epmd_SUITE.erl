@@ -95,7 +95,7 @@ application_registers(Config) ->
                                    end)
          end).
 
-%% RabbitMQ also starts the distribution anew, under another name. Nothing crashes at the end of the old one.
+%% RabbitMQ also starts the distribution again, under another name. Nothing crashes at the end of the old one.
 application_registers_after_restart(Config) ->
     with(handover, [{p, #{undistributed => true}}], Config,
          fun(P) ->

@@ -232,7 +232,7 @@ telemetry(Config) ->
                  ?assertMatch([{#{count := 1, duration := _}, #{node := 'x@127.0.0.1', reason := no_such_node}}], Got(setup_failed))
          end).
 
-%% A callback that is no good: one line in the log, the rest is counted, connections are as ever.
+%% If the callback fails, the log has one line, all failures are counted, and connections are not affected.
 bad_telemetry(Config) ->
     with(handover, [{a, #{args => ["-handover", "telemetry", "no_such_module"]}}, b], Config,
          fun(A, B) ->

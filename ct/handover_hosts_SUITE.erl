@@ -127,7 +127,7 @@ behind_nat(Config) ->
                  ?assertEqual({'DOWN', link_noticed}, call(C, handover_ct_work, link_and_monitor, [name(B)]))
          end).
 
-%% A stock EPMD over there: the fallback is tried, the firewall drops it, and the log says so in time.
+%% The other host runs a stock EPMD: the fallback is tried, the firewall drops it, and the log has both in time.
 fallback_is_blocked(Config) ->
     start_stock_epmd(2, Config),
     with([node(a, 1, Config, #{args => ["-kernel", "net_setuptime", "7"]}), node(b, 2, Config, #{proto => "inet_tcp"})],

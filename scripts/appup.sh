@@ -3,7 +3,7 @@
 # run (`rebar3 relup`): from and to any version 0.x. rebar3 itself does nothing for appup files.
 #
 # All there is to do is to load the modules: no process of handover's stays in its code, but for the acceptor, which
-# net_kernel starts anew when it ends. soft_purge: should another one be in old code after all, it is a link's, and lives.
+# net_kernel starts again when it ends. soft_purge: should another one be in old code after all, it is a link's, and lives.
 set -eu
 cd "$(dirname "$0")/.."
 vsn=$(sed -n 's/.*{vsn, *"\(.*\)"}.*/\1/p' erl/src/handover.app.src)

@@ -26,7 +26,7 @@ shell_scripts() {
     git ls-files -co --exclude-standard '*.sh' '*.bash' .ci/run packaging/debian/handover.p* packaging/completions/bash
 }
 
-# govulncheck asks a server that some machines can't reach: no finding, then, and a skip that says so
+# govulncheck asks a server that some machines cannot reach. Then this gate is skipped, with the reason.
 # shellcheck disable=SC2317 # try calls it
 vulnerabilities() {
     if go run "$govulncheck" ./... >"$work/found" 2>&1; then return; fi

@@ -8,7 +8,7 @@
 
 -define(BACKOFF_FIRST_MS, 50).
 -define(BACKOFF_LAST_MS, 5000).
--define(STABLE_MS, 10000).          % what lived so long starts the backoff anew
+-define(STABLE_MS, 10000).          % what lived this long resets the backoff
 
 -record(backoff, {ms = ?BACKOFF_FIRST_MS :: pos_integer(),
                   started = 0 :: integer()}).

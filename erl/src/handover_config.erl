@@ -36,7 +36,7 @@ check() ->
                                  {bad, Value} <- [lookup(Key, Variable, Default, Type)]],
     complaint(Unknown, Bad).
 
-%% @doc The value of Key, or its default where the configured one is no good: {@link check/0} has said so by then.
+%% @doc The value of Key, or its default if the configured one is not valid, which {@link check/0} has reported by then.
 -spec get(key()) -> boolean() | string() | atom() | [handover_dial_map:entry()].
 get(start_epmd) -> configured(start_epmd) andalso init:get_argument(no_epmd) =:= error;
 get(Key) -> configured(Key).

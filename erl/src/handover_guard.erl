@@ -15,7 +15,7 @@
 
 -define(BACKOFF_FIRST_MS, 50).
 -define(BACKOFF_LAST_MS, 5000).
--define(STABLE_MS, 10000).          % a worker that lived so long starts the backoff anew
+-define(STABLE_MS, 10000).          % a worker that lived this long resets the backoff
 -define(REGISTER_MS, 15000).
 -define(MAX_EARLY, 64).             % connections kept until net_kernel takes them; more are closed
 -define(MAX_FAILURES, 128).         % nodes whose last failure is remembered

@@ -131,7 +131,7 @@ no_handover(Answer, #st{driver = Driver, socket = Socket} = S) ->
         Reason -> fail(Reason, "", S)
     end.
 
-%% With the same alive name it may be the node, under its true name. That it says so is no proof: the caller decides.
+%% With the same alive name it may be the node, under its true name. Its word is no proof: the caller decides.
 -spec other_name(string(), #st{}) -> no_return().
 other_name(True, #st{name = Name, ip = Ip, epmd_port = EpmdPort} = S) ->
     case EpmdPort =/= none andalso is_name_of(Name, True) of

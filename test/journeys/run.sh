@@ -9,7 +9,7 @@ report=${1:-/dev/null}
 [ $# -eq 0 ] || shift
 if [ $# -eq 0 ]; then
     for example in examples/*_project examples/rabbitmq; do set -- "$@" "test/journeys/${example#examples/}.sh"; done
-    scripts/deps.sh mix=elixir || true # what is missing is skipped, and says so
+    scripts/deps.sh mix=elixir || true # a journey whose program is missing is skipped, with the reason
 else
     for name; do
         set -- "$@" "test/journeys/$name.sh"

@@ -109,21 +109,7 @@ func registerAs(port uint16, name string) (net.Conn, error) {
 func TestCrowd(t *testing.T) {
 	needRoot(t)
 	port := freePort(t)
-	cmd := exec.Command("sh", "-c", `ulimit -n 1024; exec "$0" "$@"`, built(t, "epmd"), "-port", fmt.Sprint(port), "-address", "127.0.0.1")
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: epmdUID, Gid: epmdUID}}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { kill9(cmd) })
-	within(t, "epmd to listen", func() bool {
-		c, err := net.Dial("tcp4", loopback(port).String())
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	cmd, log := startLimitedEPMD(t, port, 1024)
 	startFake(t, app1UID, port, "crowd", "-", "-")
 	for i := range 20 {
 		name, socket := fmt.Sprint("ears", i), epmdproto.NewSocketName()

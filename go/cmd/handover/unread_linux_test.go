@@ -14,18 +14,14 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// TestTooManyReferences: the kernel bounds what a plain user has passed and nobody
-// has read, EPMD's user. Nodes of app1 that read nothing fill app1's share and no
-// more, however many they are and however long they wait: app2's node gets its
-// connections, and the log names app1.
-func TestTooManyReferences(t *testing.T) {
-	needRoot(t)
-	port := freePort(t)
-	const files = 320
-	cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files),
-		built(t, "epmd"), "-d", "-port", fmt.Sprint(port), "-address", "127.0.0.1")
-	var log bytes.Buffer
-	cmd.Stderr = &log
+// startLimitedEPMD starts an EPMD that may have so many files open, as a user of its
+// own, and waits until it listens. The log may be read when the EPMD has ended.
+func startLimitedEPMD(t *testing.T, port uint16, files int, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	args = append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files), built(t, "epmd"), "-port", fmt.Sprint(port), "-address", "127.0.0.1"}, args...)
+	cmd := exec.Command("sh", args...)
+	log := new(bytes.Buffer)
+	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: epmdUID, Gid: epmdUID}}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -38,6 +34,18 @@ func TestTooManyReferences(t *testing.T) {
 		}
 		return err == nil
 	})
+	return cmd, log
+}
+
+// TestTooManyReferences: the kernel bounds what a plain user has passed and nobody
+// has read, EPMD's user. Nodes of app1 that read nothing fill app1's share and no
+// more, however many they are and however long they wait: app2's node gets its
+// connections, and the log names app1.
+func TestTooManyReferences(t *testing.T) {
+	needRoot(t)
+	port := freePort(t)
+	const files = 320
+	cmd, log := startLimitedEPMD(t, port, files, "-d")
 	socket := epmdproto.NewSocketName()
 	ears := startFake(t, app2UID, port, "ears", socket, socket)
 	// More in all than the kernel would let lie unread, were they let.

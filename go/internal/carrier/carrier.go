@@ -200,7 +200,7 @@ func (c *carrier) command(b []byte) error {
 }
 
 // start runs a request in its own goroutine and answers it if it fails. It
-// returns false where it could not, and has said so.
+// returns false if it could not; then it has answered.
 func (c *carrier) start(id uint64, timeout time.Duration, do func(context.Context) error) bool {
 	ctx, done, err := c.requests.begin(c.ctx, id, timeout, c.o.MaxRequests)
 	if err != nil {

@@ -169,7 +169,7 @@ func TestPassReset(t *testing.T) {
 	}
 }
 
-// takeAll receives n connections from the fd socket, closes them and says so.
+// takeAll receives n connections from the fd socket, closes them and tells the carrier.
 func (b *beam) takeAll(n int) {
 	b.t.Helper()
 	for range n {

@@ -17,15 +17,22 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// A carrier that ends while its BEAM goes on leaves the connections up.
-func TestLinksOutliveCarrier(t *testing.T) {
+// handedOver is a carrier whose BEAM has one connection that was handed over.
+func handedOver(t *testing.T) (b *beam, m portproto.Connection, node, initiator *net.TCPConn) {
+	t.Helper()
 	b, _, heartbeat := registered(t, Options{})
 	ch := openChannel(t, heartbeat)
 	c1, initiator := tcpPair(t)
 	pass(t, ch, 1, c1)
 	readAck(t, ch)
 	c1.Close()
-	_, node := b.receive()
+	m, node = b.receive()
+	return b, m, node, initiator
+}
+
+// A carrier that ends while its BEAM goes on leaves the connections up.
+func TestLinksOutliveCarrier(t *testing.T) {
+	b, _, node, initiator := handedOver(t)
 	b.stdin.Close()
 	b.fds.Close()
 	if err := b.expectEnd(); err != nil {
@@ -37,13 +44,7 @@ func TestLinksOutliveCarrier(t *testing.T) {
 
 // Closed ends the carrier's copy: the far end sees that the BEAM has closed its own.
 func TestLinkClosed(t *testing.T) {
-	b, _, heartbeat := registered(t, Options{})
-	ch := openChannel(t, heartbeat)
-	c1, initiator := tcpPair(t)
-	pass(t, ch, 1, c1)
-	readAck(t, ch)
-	c1.Close()
-	m, node := b.receive()
+	b, m, node, initiator := handedOver(t)
 	readString(t, initiator, "i\x00\x00\x06")
 	node.Close()
 	b.say(portproto.Closed{Kind: m.Kind, ID: m.ID})
@@ -77,13 +78,7 @@ func TestTooManyLinks(t *testing.T) {
 // Nor does stop wait for the connections: the BEAM that says it waits for the
 // carrier's end.
 func TestStopWithLinks(t *testing.T) {
-	b, _, heartbeat := registered(t, Options{})
-	ch := openChannel(t, heartbeat)
-	c1, initiator := tcpPair(t)
-	pass(t, ch, 1, c1)
-	readAck(t, ch)
-	c1.Close()
-	_, node := b.receive()
+	b, _, node, initiator := handedOver(t)
 	b.say(portproto.Stop{})
 	if err := b.expectEnd(); err != nil {
 		t.Error(err)
@@ -180,13 +175,7 @@ func keep(t *testing.T, b *beam, id uint64, c *net.TCPConn) {
 // A carrier that ends for a reason of its own does not wait for a BEAM that goes
 // on, and waits for it to end.
 func TestEndForOwnReason(t *testing.T) {
-	b, _, heartbeat := registered(t, Options{})
-	ch := openChannel(t, heartbeat)
-	c1, initiator := tcpPair(t)
-	pass(t, ch, 1, c1)
-	readAck(t, ch)
-	c1.Close()
-	_, node := b.receive()
+	b, _, node, initiator := handedOver(t)
 	b.sayBytes([]byte{255, 255, 255, 255}) // a frame of an impossible length
 	select {
 	case err := <-b.ended:

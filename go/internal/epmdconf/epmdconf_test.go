@@ -108,13 +108,13 @@ func TestInstalled(t *testing.T) {
 	}
 }
 
-// FuzzParse: no file makes it panic, and an error says something.
+// FuzzParse: no file makes it panic, and an error has a text.
 func FuzzParse(f *testing.F) {
 	example, err := os.ReadFile("../../../examples/epmd.toml")
 	if err != nil {
 		f.Fatal(err)
 	}
-	// The reader's caches are filled first, lest what fills them looks new.
+	// The reader's caches are filled first, so that what fills them is not new.
 	_, _ = Parse(example)
 	f.Add(example)
 	for _, s := range []string{"", "a=1", "[allow]\nlookups=[1]", "[rate]\nper_second=nan", "allow.names=[]", "[[allow]]"} {
