@@ -117,7 +117,7 @@ type carrier struct {
 	o        Options
 	hello    portproto.Hello
 	log      zerolog.Logger
-	out      *writer
+	out      *eventWriter
 	fds      *fdSocket
 	requests requests
 	channels channels
@@ -127,8 +127,8 @@ type carrier struct {
 	end      context.CancelCauseFunc
 	wg       sync.WaitGroup
 
-	busy    sync.Mutex // held to do one message of the BEAM
-	greeted bool       // guarded by busy
+	handling sync.Mutex // held to do one message of the BEAM
+	greeted  bool       // guarded by busy
 
 	mu         sync.Mutex
 	registered bool // or about to be
@@ -140,38 +140,38 @@ type carrier struct {
 // Write to stdout that blocks.
 func Run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, o Options) error {
 	ctx, end := context.WithCancelCause(ctx)
-	out := newWriter(ctx, stdout, end)
+	out := newEventWriter(ctx, stdout, end)
 	c := &carrier{o: o.withDefaults(), log: zerolog.New(stderr).With().Timestamp().Logger(), out: out, ctx: ctx, end: end}
 	c.links.max = c.o.MaxLinks
-	go c.obey(stdin)
+	go c.readCommands(stdin)
 	<-ctx.Done()
 	c.endLinks()
 	err := context.Cause(ctx)
-	c.close(err)
-	out.close()
+	c.waitAndClose(err)
+	out.flush()
 	if errors.Is(err, errStop) || errors.Is(err, errEOF) {
 		return nil
 	}
 	return err
 }
 
-// do is greet for the first message, then command.
-func (c *carrier) do(b []byte) error {
-	c.busy.Lock()
-	defer c.busy.Unlock()
+// handleMessage is greet for the first message, then command.
+func (c *carrier) handleMessage(b []byte) error {
+	c.handling.Lock()
+	defer c.handling.Unlock()
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
 	if c.greeted {
-		return c.command(b)
+		return c.handleCommand(b)
 	}
-	err := c.greet(b)
+	err := c.handleHello(b)
 	c.greeted = err == nil
 	return err
 }
 
-// command does one message of the BEAM. The error ends the carrier.
-func (c *carrier) command(b []byte) error {
+// handleCommand does one message of the BEAM. The error ends the carrier.
+func (c *carrier) handleCommand(b []byte) error {
 	m, err := portproto.ParseCommand(b)
 	var bad *portproto.RequestError
 	switch {
@@ -186,77 +186,77 @@ func (c *carrier) command(b []byte) error {
 	case portproto.Hello:
 		c.log.Error().Msg("a second hello from the BEAM")
 	case portproto.Register:
-		c.start(m.ID, c.o.RegisterTimeout+c.o.StartTimeout, func(ctx context.Context) error { return c.register(ctx, m) })
+		c.startRequest(m.ID, c.o.RegisterTimeout+c.o.StartTimeout, func(ctx context.Context) error { return c.handleRegister(ctx, m) })
 	case portproto.Connect:
-		c.connect(m)
+		c.handleConnect(m)
 	case portproto.Cancel:
 		c.requests.cancel(m.ID)
 	case portproto.Closed:
-		c.links.release(link{m.Kind, m.ID})
+		c.links.closeCopy(link{m.Kind, m.ID})
 	case portproto.Stop:
 		return errStop
 	}
 	return nil
 }
 
-// start runs a request in its own goroutine and answers it if it fails. It
+// startRequest runs a request in its own goroutine and answers it if it fails. It
 // returns false where it could not, and has said so.
-func (c *carrier) start(id uint64, timeout time.Duration, do func(context.Context) error) bool {
+func (c *carrier) startRequest(id uint64, timeout time.Duration, do func(context.Context) error) bool {
 	ctx, done, err := c.requests.begin(c.ctx, id, timeout, c.o.MaxRequests)
 	if err != nil {
-		c.fail(id, err)
+		c.sendError(id, err)
 		return false
 	}
 	c.wg.Go(func() {
 		err := do(ctx)
 		done() // before the answer: then the BEAM may use the ID again
 		if err != nil {
-			c.fail(id, err)
+			c.sendError(id, err)
 		}
 	})
 	return true
 }
 
-func (c *carrier) fail(id uint64, err error) {
+func (c *carrier) sendError(id uint64, err error) {
 	c.out.send(portproto.Error{ID: id, Reason: reasonOf(err), Detail: err.Error()})
 }
 
-// close waits for every goroutine but those of stdin and stdout. end has been
+// waitAndClose waits for every goroutine but those of stdin and stdout. end has been
 // called: everything that they wait for gives way.
-func (c *carrier) close(why error) {
-	c.busy.Lock() // from now on no message is done
-	defer c.busy.Unlock()
+func (c *carrier) waitAndClose(why error) {
+	c.handling.Lock() // from now on no message is done
+	defer c.handling.Unlock()
 	if c.greeted && !errors.Is(why, errStop) && !errors.Is(why, errEOF) {
 		c.log.Error().Err(why).Msg("the carrier ends")
 	}
 	if c.fds != nil {
-		c.fds.close()
+		c.fds.closeWhenReady()
 	}
 	c.wg.Wait()
 	c.links.closeAll()
 	c.links.beam.close()
-	c.lifeline.set(nil)
+	c.lifeline.setConn(nil)
 }
 
-// greet answers hello.
-func (c *carrier) greet(b []byte) error {
+// handleHello answers hello.
+func (c *carrier) handleHello(b []byte) error {
 	m, err := portproto.ParseCommand(b)
 	hello, ok := m.(portproto.Hello)
 	if err == nil && !ok {
 		err = fmt.Errorf("the first message is %T instead of hello", m)
 	}
 	if err == nil {
-		err = c.setUp(hello)
+		err = c.applyHello(hello)
 	}
 	if err != nil {
-		c.refuse(err)
+		c.refuseHello(err)
 		return err
 	}
 	c.out.send(portproto.HelloReply{FDSocket: c.fds.name, Program: c.o.Program})
 	return nil
 }
 
-func (c *carrier) refuse(err error) {
+func (c *carrier) refuseHello(err error) {
 	reason := portproto.BadHello
 	var version *portproto.VersionError
 	if errors.As(err, &version) {
@@ -266,13 +266,13 @@ func (c *carrier) refuse(err error) {
 	c.out.send(portproto.Refused{Reason: reason, Detail: err.Error()})
 }
 
-// setUp makes what hello asks for.
-func (c *carrier) setUp(hello portproto.Hello) (err error) {
+// applyHello makes what hello asks for.
+func (c *carrier) applyHello(hello portproto.Hello) (err error) {
 	c.hello = hello
 	c.links.beam = findProcess(hello.OSPid)
 	stderr := c.log
 	c.log = newLogger(c.out, hello.LogLevel)
-	if c.fds, err = c.listenFD(); err == nil {
+	if c.fds, err = c.listenFDSocket(); err == nil {
 		err = c.listenLifeline(c.fds.name)
 	}
 	if err != nil {

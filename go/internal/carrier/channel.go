@@ -32,9 +32,9 @@ type channels struct {
 	lastID  atomic.Uint64   // of the accepted connections
 }
 
-// offer opens a socket for EPMD to connect to and returns its name, or "" if it
+// offerSocket opens a socket for EPMD to connect to and returns its name, or "" if it
 // can open none.
-func (c *carrier) offer(h *heartbeat) string {
+func (c *carrier) offerSocket(h *heartbeat) string {
 	name := epmdproto.NewSocketName()
 	l, err := c.openOffer(name)
 	if err != nil {
@@ -109,7 +109,7 @@ func vetEPMD(conn *net.UnixConn, h *heartbeat) error {
 	if err != nil || cred.UID == 0 {
 		return err
 	}
-	epmd, own := h.ends()
+	epmd, own := h.addresses()
 	uid, err := peercred.TCPOwner(epmd, own)
 	if err != nil {
 		return fmt.Errorf("carrier: which user EPMD is: %w", err)
@@ -120,8 +120,8 @@ func vetEPMD(conn *net.UnixConn, h *heartbeat) error {
 	return nil
 }
 
-// enter adds a channel and closes the oldest one if there are too many.
-func (cs *channels) enter(conn *net.UnixConn, most int) {
+// addChannel adds a channel and closes the oldest one if there are too many.
+func (cs *channels) addChannel(conn *net.UnixConn, most int) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if len(cs.open) >= most {
@@ -131,7 +131,7 @@ func (cs *channels) enter(conn *net.UnixConn, most int) {
 	cs.open = append(cs.open, conn)
 }
 
-func (cs *channels) leave(conn *net.UnixConn) {
+func (cs *channels) removeChannel(conn *net.UnixConn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	for i, other := range cs.open {
@@ -144,11 +144,11 @@ func (cs *channels) leave(conn *net.UnixConn) {
 
 // serveChannel takes connections until EPMD closes the channel.
 func (c *carrier) serveChannel(conn *net.UnixConn, h *heartbeat) {
-	c.channels.enter(conn, c.o.MaxChannels)
-	defer c.channels.leave(conn)
+	c.channels.addChannel(conn, c.o.MaxChannels)
+	defer c.channels.removeChannel(conn)
 	defer context.AfterFunc(c.ctx, func() { _ = conn.Close() })()
 	for {
-		err := c.takeOne(conn, h)
+		err := c.handlePass(conn, h)
 		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -159,15 +159,15 @@ func (c *carrier) serveChannel(conn *net.UnixConn, h *heartbeat) {
 	}
 }
 
-// takeOne receives one message and answers it. The error ends the channel.
-func (c *carrier) takeOne(conn *net.UnixConn, h *heartbeat) error {
+// handlePass receives one message and answers it. The error ends the channel.
+func (c *carrier) handlePass(conn *net.UnixConn, h *heartbeat) error {
 	var buf [epmdproto.MaxPass + 1]byte
 	n, fd, err := fdpass.Receive(conn, buf[:])
 	if err != nil && !isMessageError(err) {
 		return err
 	}
 	if err == nil {
-		err = c.take(buf[:n], fd, h)
+		err = c.deliverPassed(buf[:n], fd, h)
 	}
 	id, known := passID(buf[:n])
 	if err != nil {
@@ -180,7 +180,7 @@ func (c *carrier) takeOne(conn *net.UnixConn, h *heartbeat) error {
 	if !known {
 		return fmt.Errorf("carrier: a message that can't be answered: %w", err)
 	}
-	return c.ack(conn, epmdproto.Ack{ID: id, Result: resultOf(err)})
+	return c.sendAck(conn, epmdproto.Ack{ID: id, Result: resultOf(err)})
 }
 
 func isMessageError(err error) bool {
@@ -205,7 +205,7 @@ func resultOf(err error) epmdproto.Result {
 	return epmdproto.Refused
 }
 
-func (c *carrier) ack(conn *net.UnixConn, a epmdproto.Ack) error {
+func (c *carrier) sendAck(conn *net.UnixConn, a epmdproto.Ack) error {
 	b := epmdproto.AppendAck(nil, a)
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -224,11 +224,11 @@ func (c *carrier) ack(conn *net.UnixConn, a epmdproto.Ack) error {
 	return nil
 }
 
-// take queues a passed connection for the BEAM, or tells the initiator why not.
+// deliverPassed queues a passed connection for the BEAM, or tells the initiator why not.
 // It owns fd. HANDOVER_RESP and the ACK do not wait for the BEAM: one that is
 // stopped for a while finds its connections when it goes on, as those in a listen
 // queue.
-func (c *carrier) take(msg []byte, fd int, h *heartbeat) error {
+func (c *carrier) deliverPassed(msg []byte, fd int, h *heartbeat) error {
 	peer, err := vetPassed(msg, fd)
 	var vet *fdpass.VetError
 	if errors.As(err, &vet) && !vet.TCP {
@@ -239,15 +239,15 @@ func (c *carrier) take(msg []byte, fd int, h *heartbeat) error {
 		err = vetLocal(fd, h.bind)
 	}
 	if err == nil {
-		err = c.fds.reserve()
+		err = c.fds.reserveSlot()
 	}
 	if err != nil {
-		turnAway(fd, resultOf(err))
+		refuseInitiator(fd, resultOf(err))
 		_ = unix.Close(fd)
 		return err
 	}
 	if err := writeNow(fd, epmdproto.AppendHandoverOK(nil, h.highest)); err != nil {
-		c.fds.unreserve()
+		c.fds.releaseSlot()
 		_ = unix.Close(fd)
 		return fmt.Errorf("carrier: HANDOVER_RESP: %w", err)
 	}
@@ -307,9 +307,9 @@ func writeNow(fd int, b []byte) error {
 // drainLimit bounds what turnAway throws away, in bytes.
 const drainLimit = 64 << 10
 
-// turnAway tells the initiator that there is no handover. What it has sent
+// refuseInitiator tells the initiator that there is no handover. What it has sent
 // meanwhile is read away: else the close makes a reset that overtakes the answer.
-func turnAway(fd int, r epmdproto.Result) {
+func refuseInitiator(fd int, r epmdproto.Result) {
 	if writeNow(fd, epmdproto.AppendHandoverResult(nil, r)) != nil {
 		return
 	}

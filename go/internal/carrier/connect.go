@@ -16,31 +16,31 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// connect dials EPMD, asks for the node, and gives the connection to the BEAM,
+// handleConnect dials EPMD, asks for the node, and gives the connection to the BEAM,
 // which reads the answer. That it arrives there is the BEAM's answer.
 //
 // What takes no waiting, as on this host, is done at once and by bare calls: a
 // dial of package net takes goroutines, timers and the poller, and several times
 // as long. The rest goes on in a goroutine.
-func (c *carrier) connect(req portproto.Connect) {
+func (c *carrier) handleConnect(req portproto.Connect) {
 	ask, err := epmdproto.AppendHandoverReq(nil, req.Name)
 	if err != nil {
-		c.fail(req.ID, because(portproto.BadRequest, err))
+		c.sendError(req.ID, withReason(portproto.BadRequest, err))
 		return
 	}
 	fd, err := beginDial(req.EPMD, req.Bind)
 	if err == nil {
 		if err = writeNow(fd, ask); err == nil {
 			ask = nil
-			if c.deliverNow(connected(req), fd) {
+			if c.deliverNow(connectionOf(req), fd) {
 				return
 			}
 		}
 	}
 	switch {
 	case err != nil && !errors.Is(err, unix.EAGAIN): // EAGAIN: not connected yet
-		c.fail(req.ID, whyTalk(c.ctx, dialError(req.EPMD, err)))
-	case c.start(req.ID, req.Timeout, func(ctx context.Context) error { return c.connectLater(ctx, req, fd, ask) }):
+		c.sendError(req.ID, ioReason(c.ctx, dialError(req.EPMD, err)))
+	case c.startRequest(req.ID, req.Timeout, func(ctx context.Context) error { return c.finishConnect(ctx, req, fd, ask) }):
 		return
 	}
 	if fd >= 0 {
@@ -48,14 +48,14 @@ func (c *carrier) connect(req portproto.Connect) {
 	}
 }
 
-// connectLater waits until fd is connected and takes what is left of the
+// finishConnect waits until fd is connected and takes what is left of the
 // question, then until the BEAM takes it. It closes fd.
-func (c *carrier) connectLater(ctx context.Context, req portproto.Connect, fd int, ask []byte) error {
+func (c *carrier) finishConnect(ctx context.Context, req portproto.Connect, fd int, ask []byte) error {
 	f := os.NewFile(uintptr(fd), "EPMD") // fd is non-blocking: the poller has it
 	defer f.Close()
 	raw, err := f.SyscallConn()
 	if err == nil && ask != nil {
-		err = talk(ctx, f, req.EPMD, func() error {
+		err = boundIO(ctx, f, req.EPMD, func() error {
 			var sendErr error
 			err := raw.Write(func(fd uintptr) bool {
 				sendErr = writeNow(int(fd), ask)
@@ -69,14 +69,14 @@ func (c *carrier) connectLater(ctx context.Context, req portproto.Connect, fd in
 	}
 	// Not Fd(), which may take O_NONBLOCK from what the BEAM shares. Control keeps f
 	// open meanwhile.
-	ctlErr := raw.Control(func(fd uintptr) { err = c.deliverCopy(connected(req), int(fd)) })
+	ctlErr := raw.Control(func(fd uintptr) { err = c.deliverCopy(connectionOf(req), int(fd)) })
 	if err = errors.Join(err, ctlErr); errors.Is(err, errBusy) {
-		return because(portproto.Overloaded, err)
+		return withReason(portproto.Overloaded, err)
 	}
 	return err
 }
 
-func connected(req portproto.Connect) portproto.Connection {
+func connectionOf(req portproto.Connect) portproto.Connection {
 	peer := netip.AddrPortFrom(req.EPMD.Addr().WithZone(""), req.EPMD.Port())
 	return portproto.Connection{Kind: portproto.Connected, ID: req.ID, Peer: peer}
 }
@@ -88,12 +88,12 @@ func dialError(to netip.AddrPort, err error) error {
 // beginDial gives a non-blocking socket, with no option set, that is connected or
 // about to be; from bind, if that is valid. fd is -1 with an error.
 func beginDial(to netip.AddrPort, bind netip.Addr) (fd int, err error) {
-	family, sa := sockaddr(to)
+	family, sa := sockaddrOf(to)
 	if fd, err = newSocket(family); err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
 	if bind.IsValid() {
-		_, own := sockaddr(netip.AddrPortFrom(bind, 0))
+		_, own := sockaddrOf(netip.AddrPortFrom(bind, 0))
 		err = os.NewSyscallError("bind", unix.Bind(fd, own))
 	}
 	if err == nil {
@@ -128,7 +128,7 @@ func isOwnAddress(fd int, to netip.AddrPort) bool {
 	return false
 }
 
-func sockaddr(a netip.AddrPort) (family int, sa unix.Sockaddr) {
+func sockaddrOf(a netip.AddrPort) (family int, sa unix.Sockaddr) {
 	if addr := a.Addr(); addr.Is4() {
 		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: addr.As4()}
 	}

@@ -20,11 +20,11 @@ const (
 	stdinBuffer  = 4096
 )
 
-// obey does what the BEAM says until stdin ends, which ends the carrier at once.
+// readCommands does what the BEAM says until stdin ends, which ends the carrier at once.
 // Nothing is read ahead of its turn: a stop that comes right before the end of
 // stdin is done first. Nor does a message wait for another goroutine: where a
 // processor is idle, to wake one takes longer than what it is to do.
-func (c *carrier) obey(stdin io.Reader) {
+func (c *carrier) readCommands(stdin io.Reader) {
 	r := bufio.NewReaderSize(stdin, stdinBuffer)
 	for {
 		b, err := portproto.ReadFrame(r)
@@ -38,35 +38,35 @@ func (c *carrier) obey(stdin io.Reader) {
 			c.end(fmt.Errorf("carrier: stdin: %w", err))
 			return
 		}
-		if err := c.do(b); err != nil {
+		if err := c.handleMessage(b); err != nil {
 			c.end(err)
 			return
 		}
 	}
 }
 
-// writer owns stdout.
-type writer struct {
+// eventWriter owns stdout.
+type eventWriter struct {
 	events chan portproto.Event
 	ctx    context.Context
 	last   chan struct{} // closed: what is in events is all there will be
 	done   chan struct{} // closed: nothing is written any more
 }
 
-func newWriter(ctx context.Context, stdout io.Writer, end context.CancelCauseFunc) *writer {
-	w := &writer{
+func newEventWriter(ctx context.Context, stdout io.Writer, end context.CancelCauseFunc) *eventWriter {
+	w := &eventWriter{
 		events: make(chan portproto.Event, maxEvents), ctx: ctx,
 		last: make(chan struct{}), done: make(chan struct{}),
 	}
-	go w.run(stdout, end)
+	go w.writeEvents(stdout, end)
 	return w
 }
 
-func (w *writer) run(stdout io.Writer, end context.CancelCauseFunc) {
+func (w *eventWriter) writeEvents(stdout io.Writer, end context.CancelCauseFunc) {
 	defer close(w.done)
 	var buf []byte
 	for {
-		e, ok := w.next()
+		e, ok := w.nextEvent()
 		if !ok {
 			return
 		}
@@ -82,7 +82,7 @@ func (w *writer) run(stdout io.Writer, end context.CancelCauseFunc) {
 	}
 }
 
-func (w *writer) next() (portproto.Event, bool) {
+func (w *eventWriter) nextEvent() (portproto.Event, bool) {
 	select {
 	case e := <-w.events:
 		return e, true
@@ -97,8 +97,8 @@ func (w *writer) next() (portproto.Event, bool) {
 }
 
 // send waits for room as long as the carrier runs.
-func (w *writer) send(e portproto.Event) {
-	if w.trySend(e) {
+func (w *eventWriter) send(e portproto.Event) {
+	if w.sendNow(e) {
 		return
 	}
 	select {
@@ -107,7 +107,7 @@ func (w *writer) send(e portproto.Event) {
 	}
 }
 
-func (w *writer) trySend(e portproto.Event) bool {
+func (w *eventWriter) sendNow(e portproto.Event) bool {
 	select {
 	case w.events <- e:
 		return true
@@ -116,8 +116,8 @@ func (w *writer) trySend(e portproto.Event) bool {
 	}
 }
 
-// close writes what was sent, unless the BEAM does not read it in time.
-func (w *writer) close() {
+// flush writes what was sent, unless the BEAM does not read it in time.
+func (w *eventWriter) flush() {
 	close(w.last)
 	select {
 	case <-w.done:

@@ -33,18 +33,18 @@ func (c *carrier) listenLifeline(name string) error {
 			if err != nil {
 				return
 			}
-			if err := c.isBEAM(conn); err != nil {
+			if err := c.checkBEAM(conn); err != nil {
 				c.log.Warn().Err(err).Msg("refusing who connects to the lifeline")
 				_ = conn.Close()
 				continue
 			}
-			c.lifeline.set(conn)
+			c.lifeline.setConn(conn)
 		}
 	})
 	return nil
 }
 
-func (l *lifeline) set(conn *net.UnixConn) {
+func (l *lifeline) setConn(conn *net.UnixConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn != nil {
@@ -62,13 +62,13 @@ func (l *lifeline) isCut() bool {
 	}
 	cut := false
 	if raw, err := l.conn.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { cut = hasEvents(fd, unix.POLLHUP) })
+		_ = raw.Control(func(fd uintptr) { cut = hasEvent(fd, unix.POLLHUP) })
 	}
 	return cut
 }
 
-// hasEvents reports whether poll(2) says one of events of fd, or fails.
-func hasEvents(fd uintptr, events int16) bool {
+// hasEvent reports whether poll(2) says one of events of fd, or fails.
+func hasEvent(fd uintptr, events int16) bool {
 	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
 	n, err := unix.Poll(p, 0)
 	if err != nil {

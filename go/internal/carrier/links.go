@@ -36,8 +36,8 @@ type link struct {
 	id   uint64
 }
 
-// keep takes fd over until release, and reports whether there was room for it.
-func (ls *links) keep(l link, fd int) bool {
+// addCopy takes fd over until release, and reports whether there was room for it.
+func (ls *links) addCopy(l link, fd int) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if len(ls.fds) >= ls.max {
@@ -47,9 +47,9 @@ func (ls *links) keep(l link, fd int) bool {
 	return true
 }
 
-// keepEarlier takes over fd, or -1, of the KEEP of that ID. KEEP and closed go
+// addKept takes over fd, or -1, of the KEEP of that ID. KEEP and closed go
 // different ways: closed may have been read before it.
-func (ls *links) keepEarlier(id uint64, fd int) {
+func (ls *links) addKept(id uint64, fd int) {
 	l := link{portproto.Kept, id}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -72,16 +72,16 @@ func (ls *links) putLocked(l link, fd int) {
 	ls.fds[l] = fd
 }
 
-// forget gives the descriptor back to the caller of keep.
-func (ls *links) forget(l link) {
+// removeCopy gives the descriptor back to the caller of keep.
+func (ls *links) removeCopy(l link) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	delete(ls.fds, l)
 }
 
-// release closes the copy of a connection that the BEAM has closed. It is a no-op
+// closeCopy closes the copy of a connection that the BEAM has closed. It is a no-op
 // if there is none.
-func (ls *links) release(l link) {
+func (ls *links) closeCopy(l link) {
 	ls.mu.Lock()
 	fd, kept := ls.fds[l]
 	delete(ls.fds, l)
@@ -97,7 +97,7 @@ func (ls *links) release(l link) {
 	}
 }
 
-func (ls *links) empty() bool {
+func (ls *links) isEmpty() bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	return len(ls.fds) == 0
@@ -139,15 +139,15 @@ func (c *carrier) endLinks() {
 	}
 	if !errors.Is(cause, errEOF) && !errors.Is(cause, unix.EPIPE) {
 		// The carrier ends for a reason of its own: a BEAM that goes on waits for its end.
-		if c.links.beam.ending() {
+		if c.links.beam.isEnding() {
 			c.links.shutdownAll()
 		}
 		return
 	}
 	pause := firstLook
-	for deadline := time.Now().Add(endTimeout); !c.links.empty() && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(endTimeout); !c.links.isEmpty() && time.Now().Before(deadline); {
 		left := c.fds.closedByBEAM() // before the look at the process
-		if c.lifeline.isCut() || c.links.beam.ending() {
+		if c.lifeline.isCut() || c.links.beam.isEnding() {
 			c.links.shutdownAll()
 			return
 		}

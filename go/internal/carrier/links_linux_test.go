@@ -111,7 +111,7 @@ func TestBEAMEnds(t *testing.T) {
 	_ = raw.Control(func(fd uintptr) {
 		var copied int
 		copied, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-		c.links.keep(link{portproto.Accepted, 1}, copied)
+		c.links.addCopy(link{portproto.Accepted, 1}, copied)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -207,21 +207,21 @@ func TestProcessEnding(t *testing.T) {
 	}
 	pid := int32(cmd.Process.Pid)
 	for _, p := range []process{findProcess(pid), {pid: int(pid)}} { // with /proc and without
-		if p.ending() {
+		if p.isEnding() {
 			t.Errorf("%+v: a process that runs is ending", p)
 		}
 	}
 	p := findProcess(pid)
 	defer p.close()
 	withoutFiles(t, func() {
-		if p.ending() {
+		if p.isEnding() {
 			t.Error("without a free descriptor a process that runs is ending")
 		}
 	})
 	_ = cmd.Process.Signal(syscall.SIGKILL)
-	waitFor(t, "a killed process to be ending", p.ending) // a zombie
+	waitFor(t, "a killed process to be ending", p.isEnding) // a zombie
 	_ = cmd.Wait()
-	if !p.ending() || !(process{pid: int(pid)}).ending() {
+	if !p.isEnding() || !(process{pid: int(pid)}).isEnding() {
 		t.Error("a process that is gone is not ending")
 	}
 }

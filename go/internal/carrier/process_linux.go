@@ -34,9 +34,9 @@ func (p process) close() {
 // exiting is PF_EXITING of linux/sched.h: the process can't come back.
 const exiting = 0x4
 
-// ending reports whether the process has ended or is ending, which nothing can undo. Without
+// isEnding reports whether the process has ended or is ending, which nothing can undo. Without
 // /proc it knows only of those that have ended. A look that fails is no sign of an end.
-func (p process) ending() bool {
+func (p process) isEnding() bool {
 	if p.stat == nil {
 		return unix.Kill(p.pid, 0) == unix.ESRCH
 	}

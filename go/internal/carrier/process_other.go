@@ -9,4 +9,4 @@ func findProcess(int32) process { return process{} }
 
 func (process) close() {}
 
-func (process) ending() bool { return false }
+func (process) isEnding() bool { return false }

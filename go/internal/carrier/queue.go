@@ -10,9 +10,9 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// reserve makes room in the queue for one connection that was handed over. The
+// reserveSlot makes room in the queue for one connection that was handed over. The
 // caller must call unreserve once it has left the queue. The error is errBusy.
-func (s *fdSocket) reserve() error {
+func (s *fdSocket) reserveSlot() error {
 	if s.queued.Add(1) > int64(cap(s.queue)) {
 		s.queued.Add(-1)
 		return fmt.Errorf("%w: %d wait already", errBusy, cap(s.queue))
@@ -20,25 +20,25 @@ func (s *fdSocket) reserve() error {
 	return nil
 }
 
-func (s *fdSocket) unreserve() { s.queued.Add(-1) }
+func (s *fdSocket) releaseSlot() { s.queued.Add(-1) }
 
 // deliverAccepted brings the BEAM a connection, for which room is reserved: at
 // once if nothing waits before it, else by the queue. It owns fd.
 func (c *carrier) deliverAccepted(m portproto.Connection, fd int) {
 	if c.fds.queued.Load() > 1 || !c.deliverNow(m, fd) {
-		c.fds.queue <- queued{m, fd}
+		c.fds.queue <- queuedConn{m, fd}
 		return
 	}
-	c.fds.unreserve()
+	c.fds.releaseSlot()
 }
 
 // deliverNow gives the BEAM a connection and owns fd from then on, or does
 // nothing and returns false.
 func (c *carrier) deliverNow(m portproto.Connection, fd int) bool {
-	kept := c.links.keep(link{m.Kind, m.ID}, fd)
-	if !c.fds.deliverNow(m, fd) {
+	kept := c.links.addCopy(link{m.Kind, m.ID}, fd)
+	if !c.fds.sendConnectionNow(m, fd) {
 		if kept {
-			c.links.forget(link{m.Kind, m.ID})
+			c.links.removeCopy(link{m.Kind, m.ID})
 		}
 		return false
 	}
@@ -55,10 +55,10 @@ func (c *carrier) deliverCopy(m portproto.Connection, fd int) error {
 	if err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
-	kept := c.links.keep(link{m.Kind, m.ID}, copied)
-	err = c.fds.deliver(m, fd)
+	kept := c.links.addCopy(link{m.Kind, m.ID}, copied)
+	err = c.fds.sendConnection(m, fd)
 	if err != nil && kept {
-		c.links.forget(link{m.Kind, m.ID})
+		c.links.removeCopy(link{m.Kind, m.ID})
 	}
 	if err != nil || !kept {
 		_ = unix.Close(copied)
@@ -70,32 +70,32 @@ func (c *carrier) deliverCopy(m portproto.Connection, fd int) error {
 // waits for a BEAM that is stopped as long as that lasts.
 func (c *carrier) deliverQueued(s *fdSocket) {
 	for {
-		var q queued
+		var q queuedConn
 		select {
 		case q = <-s.queue:
 		case <-c.ctx.Done():
 			closeQueue(s.queue)
 			return
 		}
-		kept := c.links.keep(link{q.m.Kind, q.m.ID}, q.fd)
-		err := s.deliver(q.m, q.fd)
+		kept := c.links.addCopy(link{q.m.Kind, q.m.ID}, q.fd)
+		err := s.sendConnection(q.m, q.fd)
 		for errors.Is(err, errBusy) && c.ctx.Err() == nil {
-			err = s.deliver(q.m, q.fd)
+			err = s.sendConnection(q.m, q.fd)
 		}
 		switch {
 		case !kept:
 			_ = unix.Close(q.fd)
 		case err != nil: // the BEAM has nothing that it could close
-			c.links.release(link{q.m.Kind, q.m.ID})
+			c.links.closeCopy(link{q.m.Kind, q.m.ID})
 		}
-		s.unreserve()
+		s.releaseSlot()
 		if err != nil && c.ctx.Err() == nil {
 			c.log.Error().Err(err).Stringer("peer", q.m.Peer).Msg("the BEAM did not get a connection that was handed over")
 		}
 	}
 }
 
-func closeQueue(queue chan queued) {
+func closeQueue(queue chan queuedConn) {
 	for {
 		select {
 		case q := <-queue:

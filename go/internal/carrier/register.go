@@ -21,18 +21,18 @@ const (
 	maxBackoff = 900 * time.Millisecond
 )
 
-// register answers the BEAM once; a success is kept up from then on.
-func (c *carrier) register(ctx context.Context, req portproto.Register) error {
+// handleRegister answers the BEAM once; a success is kept up from then on.
+func (c *carrier) handleRegister(ctx context.Context, req portproto.Register) error {
 	if !c.claimRegistration(true) {
-		return because(portproto.BadRequest, errors.New("carrier: registered already; a carrier serves one name"))
+		return withReason(portproto.BadRequest, errors.New("carrier: registered already; a carrier serves one name"))
 	}
-	h, err := c.startAlive(ctx, req)
+	h, err := c.registerStartingEPMD(ctx, req)
 	if err != nil {
 		c.claimRegistration(false)
 		return err
 	}
 	c.out.send(portproto.Registered{ID: req.ID, Creation: h.creation, Kind: h.kind})
-	c.wg.Go(func() { c.keep(h, req) })
+	c.wg.Go(func() { c.serveHeartbeat(h, req) })
 	return nil
 }
 
@@ -45,19 +45,19 @@ func (c *carrier) claimRegistration(wanted bool) bool {
 	return changed
 }
 
-// startAlive is tryAlive, but starts EPMD if nothing listens on this host's port.
-func (c *carrier) startAlive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
-	h, err := c.tryAlive(ctx, req)
+// registerStartingEPMD is tryAlive, but starts EPMD if nothing listens on this host's port.
+func (c *carrier) registerStartingEPMD(ctx context.Context, req portproto.Register) (*heartbeat, error) {
+	h, err := c.tryRegister(ctx, req)
 	if !errors.Is(err, syscall.ECONNREFUSED) || c.hello.EPMD == "" || !req.EPMD.Addr().IsLoopback() {
 		return h, err
 	}
 	if err := c.startEPMD(ctx, req.EPMD); err != nil {
 		return nil, err
 	}
-	return c.tryAlive(ctx, req)
+	return c.tryRegister(ctx, req)
 }
 
-func (c *carrier) tryAlive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
+func (c *carrier) tryRegister(ctx context.Context, req portproto.Register) (*heartbeat, error) {
 	ctx, release := context.WithTimeout(ctx, c.o.RegisterTimeout)
 	defer release()
 	// Any other error may be over when EPMD asks.
@@ -67,33 +67,33 @@ func (c *carrier) tryAlive(ctx context.Context, req portproto.Register) (*heartb
 		c.log.Warn().Err(err).Msg("registering as a node that takes no handovers")
 		req.Extra = nil
 	}
-	return alive(ctx, req)
+	return registerOnce(ctx, req)
 }
 
-// keep serves the heartbeat, and gets it back when it is lost.
-func (c *carrier) keep(h *heartbeat, req portproto.Register) {
+// serveHeartbeat serves the heartbeat, and gets it back when it is lost.
+func (c *carrier) serveHeartbeat(h *heartbeat, req portproto.Register) {
 	for {
 		offer := func() string {
 			if h.kind == portproto.KindStock { // it was full when it was asked
 				h.kind = portproto.KindHandover
 				c.out.send(portproto.EPMDUp{Kind: h.kind})
 			}
-			return c.offer(h)
+			return c.offerSocket(h)
 		}
-		err := h.serve(c.ctx, offer, func() { c.leave(h.conn) })
+		err := h.answerAsks(c.ctx, offer, func() { c.closeHeartbeat(h.conn) })
 		if c.ctx.Err() != nil {
 			return
 		}
 		c.out.send(portproto.EPMDDown{Detail: err.Error()})
-		if h = c.aliveAgain(req); h == nil {
+		if h = c.reregister(req); h == nil {
 			return
 		}
 		c.out.send(portproto.EPMDUp{Kind: h.kind})
 	}
 }
 
-// aliveAgain tries until it works, or the carrier ends (nil).
-func (c *carrier) aliveAgain(req portproto.Register) *heartbeat {
+// reregister tries until it works, or the carrier ends (nil).
+func (c *carrier) reregister(req portproto.Register) *heartbeat {
 	said := portproto.Reason("")
 	for pause := minBackoff; ; pause = min(2*pause, maxBackoff) {
 		select {
@@ -101,7 +101,7 @@ func (c *carrier) aliveAgain(req portproto.Register) *heartbeat {
 		case <-c.ctx.Done():
 			return nil
 		}
-		h, err := c.startAlive(c.ctx, req)
+		h, err := c.registerStartingEPMD(c.ctx, req)
 		if err == nil {
 			return h
 		}
@@ -112,9 +112,9 @@ func (c *carrier) aliveAgain(req portproto.Register) *heartbeat {
 	}
 }
 
-// leave closes the heartbeat, which unregisters the node. After stop it gives
+// closeHeartbeat closes the heartbeat, which unregisters the node. After stop it gives
 // EPMD a moment to say that it has: then the name is free for the next.
-func (c *carrier) leave(conn *net.TCPConn) {
+func (c *carrier) closeHeartbeat(conn *net.TCPConn) {
 	if context.Cause(c.ctx) != errStop {
 		_ = conn.Close()
 		return
@@ -123,7 +123,7 @@ func (c *carrier) leave(conn *net.TCPConn) {
 	_ = conn.CloseWrite()
 }
 
-// unstarted is the answer when EPMD was to be started and is not there.
-func unstarted(program string, err error) error {
-	return because(portproto.EPMDNotStarted, fmt.Errorf("carrier: nothing listened on EPMD's port, and starting %s failed: %w", program, err))
+// notStartedError is the answer when EPMD was to be started and is not there.
+func notStartedError(program string, err error) error {
+	return withReason(portproto.EPMDNotStarted, fmt.Errorf("carrier: nothing listened on EPMD's port, and starting %s failed: %w", program, err))
 }

@@ -28,10 +28,10 @@ func (r *requests) begin(parent context.Context, id uint64, timeout time.Duratio
 		r.stops = make(map[uint64]context.CancelCauseFunc)
 	}
 	if _, taken := r.stops[id]; taken {
-		return nil, nil, because(portproto.BadRequest, fmt.Errorf("carrier: request %d is under way already", id))
+		return nil, nil, withReason(portproto.BadRequest, fmt.Errorf("carrier: request %d is under way already", id))
 	}
 	if len(r.stops) >= most {
-		return nil, nil, because(portproto.Overloaded, fmt.Errorf("carrier: %d requests under way", most))
+		return nil, nil, withReason(portproto.Overloaded, fmt.Errorf("carrier: %d requests under way", most))
 	}
 	ctx, stop := context.WithCancelCause(parent)
 	ctx, release := context.WithTimeout(ctx, timeout)
@@ -65,7 +65,7 @@ type reasonError struct {
 func (e *reasonError) Error() string { return e.err.Error() }
 func (e *reasonError) Unwrap() error { return e.err }
 
-func because(r portproto.Reason, err error) error { return &reasonError{r, err} }
+func withReason(r portproto.Reason, err error) error { return &reasonError{r, err} }
 
 func reasonOf(err error) portproto.Reason {
 	var r *reasonError
@@ -75,35 +75,35 @@ func reasonOf(err error) portproto.Reason {
 	return portproto.EPMDUnreachable
 }
 
-// whyDial gives the reason of a dial that failed.
-func whyDial(ctx context.Context, err error) error {
+// dialReason gives the reason of a dial that failed.
+func dialReason(ctx context.Context, err error) error {
 	switch {
 	case context.Cause(ctx) == errCancelled:
-		return because(portproto.Cancelled, err)
+		return withReason(portproto.Cancelled, err)
 	case isTimeout(err):
-		return because(portproto.Timeout, err)
+		return withReason(portproto.Timeout, err)
 	case errors.Is(err, syscall.ECONNRESET): // it accepted and hung up
-		return because(portproto.EPMDClosed, err)
+		return withReason(portproto.EPMDClosed, err)
 	}
-	return because(portproto.EPMDUnreachable, err)
+	return withReason(portproto.EPMDUnreachable, err)
 }
 
-// whyTalk gives the reason of a failure after the dial.
-func whyTalk(ctx context.Context, err error) error {
+// ioReason gives the reason of a failure after the dial.
+func ioReason(ctx context.Context, err error) error {
 	var known *reasonError
 	switch {
 	case errors.As(err, &known):
 		return err
 	case context.Cause(ctx) == errCancelled:
-		return because(portproto.Cancelled, err)
+		return withReason(portproto.Cancelled, err)
 	case isTimeout(err):
-		return because(portproto.Timeout, err)
+		return withReason(portproto.Timeout, err)
 	case errors.Is(err, epmdproto.ErrAnswer):
-		return because(portproto.EPMDBadAnswer, err)
-	case hungUp(err):
-		return because(portproto.EPMDClosed, err)
+		return withReason(portproto.EPMDBadAnswer, err)
+	case isHungUp(err):
+		return withReason(portproto.EPMDClosed, err)
 	}
-	return because(portproto.EPMDUnreachable, err)
+	return withReason(portproto.EPMDUnreachable, err)
 }
 
 // isTimeout: our own deadline, not the kernel's ETIMEDOUT.
@@ -111,7 +111,7 @@ func isTimeout(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 }
 
-func hungUp(err error) bool {
+func isHungUp(err error) bool {
 	return isAny(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE)
 }
 

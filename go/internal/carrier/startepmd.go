@@ -34,7 +34,7 @@ func (c *carrier) startEPMD(ctx context.Context, addr netip.AddrPort) error {
 			return nil
 		}
 		if startErr != nil {
-			return unstarted(c.hello.EPMD, startErr)
+			return notStartedError(c.hello.EPMD, startErr)
 		}
 		if last == nil || !isTimeout(err) {
 			last = err // the very last one only says that time is up
@@ -42,13 +42,13 @@ func (c *carrier) startEPMD(ctx context.Context, addr netip.AddrPort) error {
 		select {
 		case <-time.After(listenPause):
 		case <-ctx.Done():
-			return unstarted(c.hello.EPMD, last)
+			return notStartedError(c.hello.EPMD, last)
 		}
 	}
 }
 
 func runDaemon(ctx context.Context, program string, port uint16) error {
-	said := &head{}
+	said := &headBuffer{}
 	cmd := exec.CommandContext(ctx, program, "-port", strconv.Itoa(int(port)), "-daemon")
 	cmd.Stderr, cmd.WaitDelay = said, pipeGrace
 	err := cmd.Run()
@@ -63,10 +63,10 @@ func runDaemon(ctx context.Context, program string, port uint16) error {
 	return err
 }
 
-// head keeps the beginning of what is written.
-type head struct{ b []byte }
+// headBuffer keeps the beginning of what is written.
+type headBuffer struct{ b []byte }
 
-func (h *head) Write(p []byte) (int, error) {
+func (h *headBuffer) Write(p []byte) (int, error) {
 	h.b = append(h.b, p[:min(len(p), maxStartOutput-len(h.b))]...)
 	return len(p), nil
 }
