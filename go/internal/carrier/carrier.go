@@ -23,6 +23,7 @@
 package carrier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,16 +76,16 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	setDefault(&o.HelloTimeout, 5*time.Second)
-	setDefault(&o.AcceptTimeout, 5*time.Second)
-	setDefault(&o.RegisterTimeout, 5*time.Second)
-	setDefault(&o.StartTimeout, 5*time.Second)
-	setDefault(&o.SendTimeout, 2*time.Second)
-	setDefault(&o.StopTimeout, 200*time.Millisecond)
-	setDefault(&o.MaxRequests, 1024)
-	setDefault(&o.MaxChannels, 4)
-	setDefault(&o.MaxQueued, min(1024, maxFiles()/4))
-	setDefault(&o.MaxLinks, maxFiles()/2)
+	o.HelloTimeout = cmp.Or(o.HelloTimeout, 5*time.Second)
+	o.AcceptTimeout = cmp.Or(o.AcceptTimeout, 5*time.Second)
+	o.RegisterTimeout = cmp.Or(o.RegisterTimeout, 5*time.Second)
+	o.StartTimeout = cmp.Or(o.StartTimeout, 5*time.Second)
+	o.SendTimeout = cmp.Or(o.SendTimeout, 2*time.Second)
+	o.StopTimeout = cmp.Or(o.StopTimeout, 200*time.Millisecond)
+	o.MaxRequests = cmp.Or(o.MaxRequests, 1024)
+	o.MaxChannels = cmp.Or(o.MaxChannels, 4)
+	o.MaxQueued = cmp.Or(o.MaxQueued, min(1024, maxFiles()/4))
+	o.MaxLinks = cmp.Or(o.MaxLinks, maxFiles()/2)
 	if o.available == nil {
 		o.available = peercred.Available
 	}
@@ -98,12 +99,6 @@ func maxFiles() int {
 		return 1024
 	}
 	return int(min(uint64(limit.Cur), 1<<20)) // signed on FreeBSD
-}
-
-func setDefault[T int | time.Duration](v *T, otherwise T) {
-	if *v == 0 {
-		*v = otherwise
-	}
 }
 
 // Why a carrier ends in good order.

@@ -293,32 +293,3 @@ func vetPassed(msg []byte, fd int) (netip.AddrPort, error) {
 	}
 	return peer, nil
 }
-
-// writeNow writes without waiting: a connection that has sent nothing yet has
-// room. It must not block, whatever the fd's mode is, nor change that mode. The
-// error wraps EAGAIN where fd is not connected yet.
-func writeNow(fd int, b []byte) error {
-	if err := unix.Sendto(fd, b, unix.MSG_DONTWAIT, nil); err != nil {
-		return os.NewSyscallError("send", err)
-	}
-	return nil
-}
-
-// drainLimit bounds what turnAway throws away, in bytes.
-const drainLimit = 64 << 10
-
-// refuseInitiator tells the initiator that there is no handover. What it has sent
-// meanwhile is read away: else the close makes a reset that overtakes the answer.
-func refuseInitiator(fd int, r epmdproto.Result) {
-	if writeNow(fd, epmdproto.AppendHandoverResult(nil, r)) != nil {
-		return
-	}
-	_ = unix.Shutdown(fd, unix.SHUT_WR)
-	var buf [4096]byte
-	for range drainLimit / len(buf) {
-		n, _, err := unix.Recvfrom(fd, buf[:], unix.MSG_DONTWAIT)
-		if n <= 0 || err != nil {
-			return
-		}
-	}
-}

@@ -275,3 +275,15 @@ func (s *fdSocket) sendFD(msg []byte, fd int, deadline time.Time) error {
 		}
 	}
 }
+
+// reserveSlot makes room in the queue for one connection that was handed over. The
+// caller must call unreserve once it has left the queue. The error is errBusy.
+func (s *fdSocket) reserveSlot() error {
+	if s.queued.Add(1) > int64(cap(s.queue)) {
+		s.queued.Add(-1)
+		return fmt.Errorf("%w: %d wait already", errBusy, cap(s.queue))
+	}
+	return nil
+}
+
+func (s *fdSocket) releaseSlot() { s.queued.Add(-1) }

@@ -66,13 +66,3 @@ func (l *lifeline) isCut() bool {
 	}
 	return cut
 }
-
-// hasEvent reports whether poll(2) says one of events of fd, or fails.
-func hasEvent(fd uintptr, events int16) bool {
-	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
-	n, err := unix.Poll(p, 0)
-	if err != nil {
-		return err != unix.EINTR
-	}
-	return n > 0 && p[0].Revents&events != 0
-}

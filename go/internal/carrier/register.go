@@ -3,7 +3,6 @@ package carrier
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"syscall"
@@ -121,9 +120,4 @@ func (c *carrier) closeHeartbeat(conn *net.TCPConn) {
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(c.o.StopTimeout))
 	_ = conn.CloseWrite()
-}
-
-// notStartedError is the answer when EPMD was to be started and is not there.
-func notStartedError(program string, err error) error {
-	return withReason(portproto.EPMDNotStarted, fmt.Errorf("carrier: nothing listened on EPMD's port, and starting %s failed: %w", program, err))
 }

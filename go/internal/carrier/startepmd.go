@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"handover/go/internal/portproto"
 )
 
 const (
@@ -69,4 +71,9 @@ type headBuffer struct{ b []byte }
 func (h *headBuffer) Write(p []byte) (int, error) {
 	h.b = append(h.b, p[:min(len(p), maxStartOutput-len(h.b))]...)
 	return len(p), nil
+}
+
+// notStartedError is the answer when EPMD was to be started and is not there.
+func notStartedError(program string, err error) error {
+	return withReason(portproto.EPMDNotStarted, fmt.Errorf("carrier: nothing listened on EPMD's port, and starting %s failed: %w", program, err))
 }

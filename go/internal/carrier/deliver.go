@@ -2,25 +2,12 @@ package carrier
 
 import (
 	"errors"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/portproto"
 )
-
-// reserveSlot makes room in the queue for one connection that was handed over. The
-// caller must call unreserve once it has left the queue. The error is errBusy.
-func (s *fdSocket) reserveSlot() error {
-	if s.queued.Add(1) > int64(cap(s.queue)) {
-		s.queued.Add(-1)
-		return fmt.Errorf("%w: %d wait already", errBusy, cap(s.queue))
-	}
-	return nil
-}
-
-func (s *fdSocket) releaseSlot() { s.queued.Add(-1) }
 
 // deliverAccepted brings the BEAM a connection, for which room is reserved: at
 // once if nothing waits before it, else by the queue. It owns fd.
