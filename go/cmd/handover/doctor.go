@@ -16,20 +16,20 @@ import (
 )
 
 // Exit statuses of doctor, beside 2 for wrong usage.
-var doctorStatus = map[doctor.Outcome]int{doctor.ByHandover: 0, doctor.Unreachable: 1, doctor.Direct: 3}
+var doctorExitStatus = map[doctor.Outcome]int{doctor.ByHandover: 0, doctor.Unreachable: 1, doctor.Direct: 3}
 
 // runDoctor checks the way to a node.
 func runDoctor(ctx context.Context, args []string) int {
-	return diagnose(ctx, args, os.Stdout, os.Stderr)
+	return runDoctorTo(ctx, args, os.Stdout, os.Stderr)
 }
 
-func diagnose(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+func runDoctorTo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	target, o, asJSON, err := doctorArgs(args)
 	if err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintf(stderr, "handover: %v\n", err)
 		}
-		return misused(stderr)
+		return printUsage(stderr)
 	}
 	each := func(s doctor.Step) { fmt.Fprintln(stdout, s.Line()) }
 	if asJSON {
@@ -45,7 +45,7 @@ func diagnose(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "handover: %v\n", err)
 		return 1
 	}
-	return doctorStatus[report.Result]
+	return doctorExitStatus[report.Result]
 }
 
 func doctorArgs(args []string) (target string, o doctor.Options, asJSON bool, err error) {

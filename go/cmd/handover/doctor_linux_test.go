@@ -119,7 +119,7 @@ func TestDoctorArgs(t *testing.T) {
 		}
 	}
 	var out, errs bytes.Buffer
-	if status := diagnose(t.Context(), []string{"-h"}, &out, &errs); status != 2 || out.Len() > 0 || errs.String() != usage {
+	if status := runDoctorTo(t.Context(), []string{"-h"}, &out, &errs); status != 2 || out.Len() > 0 || errs.String() != usage {
 		t.Errorf("-h: %d, %q, %q", status, out.String(), errs.String())
 	}
 	t.Setenv("ERL_EPMD_PORT", "x")
@@ -139,7 +139,7 @@ func TestDoctorDocs(t *testing.T) {
 	for _, s := range report.Steps {
 		words = append(words, "| `"+s.Name+"` |")
 	}
-	for _, status := range doctorStatus {
+	for _, status := range doctorExitStatus {
 		words = append(words, fmt.Sprintf("\n| %d |", status))
 	}
 	asJSON, err := json.Marshal(report)
@@ -161,7 +161,7 @@ func TestDoctorNoReader(t *testing.T) {
 	r, w := net.Pipe()
 	r.Close()
 	var errs bytes.Buffer
-	if status := diagnose(t.Context(), []string{"--json", "n1"}, w, &errs); status != 1 || errs.Len() == 0 {
+	if status := runDoctorTo(t.Context(), []string{"--json", "n1"}, w, &errs); status != 1 || errs.Len() == 0 {
 		t.Errorf("%d, %q", status, errs.String())
 	}
 }

@@ -27,42 +27,42 @@ const usage = `usage: handover port      the carrier: started by the BEAM, speak
        handover version   name and version
 `
 
-// commands take the arguments behind their name and return the exit status.
-var commands = map[string]func(ctx context.Context, args []string) int{
+// subcommands take the arguments behind their name and return the exit status.
+var subcommands = map[string]func(ctx context.Context, args []string) int{
 	"doctor":  runDoctor,
-	"port":    port,
-	"status":  status,
-	"version": version,
+	"port":    runPort,
+	"status":  runStatus,
+	"version": printVersion,
 }
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Stderr))
+	os.Exit(runSubcommand(context.Background(), os.Args[1:], os.Stderr))
 }
 
-func run(ctx context.Context, args []string, stderr io.Writer) int {
+func runSubcommand(ctx context.Context, args []string, stderr io.Writer) int {
 	if len(args) > 0 {
-		if command := commands[args[0]]; command != nil {
+		if command := subcommands[args[0]]; command != nil {
 			return command(ctx, args[1:])
 		}
 	}
-	return misused(stderr)
+	return printUsage(stderr)
 }
 
-func misused(stderr io.Writer) int {
+func printUsage(stderr io.Writer) int {
 	fmt.Fprint(stderr, usage)
 	return 2
 }
 
-func version(_ context.Context, args []string) int {
+func printVersion(_ context.Context, args []string) int {
 	if len(args) > 0 {
-		return misused(os.Stderr)
+		return printUsage(os.Stderr)
 	}
-	fmt.Println(program())
+	fmt.Println(programVersion())
 	return 0
 }
 
-// program is name and version.
-func program() string {
+// programVersion is name and version.
+func programVersion() string {
 	v := fallbackVersion
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
 		v = info.Main.Version

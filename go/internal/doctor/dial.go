@@ -20,37 +20,37 @@ func (c *check) checkName(context.Context) finding {
 	c.name, c.host, whole = strings.Cut(c.target, "@")
 	const advice = "give the node's name as its node() shows it, as in n1@host1.example"
 	if !whole || c.name == "" || c.host == "" || strings.Contains(c.host, "@") {
-		return failed(show(c.target)+" is not of the form name@host", advice)
+		return failed(printable(c.target)+" is not of the form name@host", advice)
 	}
 	if err := epmdproto.ValidName(c.name); err != nil {
-		return failed(cause(err), advice)
+		return failed(causeText(err), advice)
 	}
-	return ok(fmt.Sprintf("%s on %s", show(c.name), show(c.host)))
+	return ok(fmt.Sprintf("%s on %s", printable(c.name), printable(c.host)))
 }
 
-// resolve takes the first address, as a node does.
-func (c *check) resolve(ctx context.Context) finding {
+// resolveHost takes the first address, as a node does.
+func (c *check) resolveHost(ctx context.Context) finding {
 	host, note := c.host, ""
 	if c.o.Host != "" && c.o.Host != c.host {
 		host, note = c.o.Host, ", the host to dial in place of the name's"
 	}
-	addrs, err := lookup(ctx, host)
+	addrs, err := lookupAddrs(ctx, host)
 	if err != nil {
-		return failed(fmt.Sprintf("%s has no address here: %s", show(host), show(cause(err))),
+		return failed(fmt.Sprintf("%s has no address here: %s", printable(host), printable(causeText(err))),
 			"correct the host, or make its name known in /etc/hosts or DNS")
 	}
 	mine := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is4() == c.o.Inet6 })
 	if len(mine) == 0 {
-		return failed(fmt.Sprintf("%s has no %s address, only %s", show(host), family(c.o.Inet6), list(addrs)), otherFamily(c.o.Inet6))
+		return failed(fmt.Sprintf("%s has no %s address, only %s", printable(host), familyName(c.o.Inet6), joinTexts(addrs)), otherFamily(c.o.Inet6))
 	}
 	c.addr = netip.AddrPortFrom(mine[0], c.o.Port)
 	if len(mine) > 1 {
-		note += fmt.Sprintf(", the first of %d: %s", len(mine), list(mine))
+		note += fmt.Sprintf(", the first of %d: %s", len(mine), joinTexts(mine))
 	}
 	return ok(mine[0].String() + note)
 }
 
-func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+func lookupAddrs(ctx context.Context, host string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr.Unmap()}, nil
 	}
@@ -61,7 +61,7 @@ func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return addrs, err
 }
 
-func family(inet6 bool) string {
+func familyName(inet6 bool) string {
 	if inet6 {
 		return "IPv6"
 	}
@@ -76,9 +76,9 @@ func otherFamily(inet6 bool) string {
 }
 
 func (c *check) dialEPMD(ctx context.Context) finding {
-	conn, err := dial(ctx, c.addr)
+	conn, err := dialBounded(ctx, c.addr)
 	if err != nil {
-		return failed(fmt.Sprintf("%s: %s", c.addr, cause(err)), dialAdvice(err, c.addr.Port()))
+		return failed(fmt.Sprintf("%s: %s", c.addr, causeText(err)), dialAdvice(err, c.addr.Port()))
 	}
 	c.conn = conn
 	return ok("connected to " + c.addr.String())
@@ -99,24 +99,24 @@ func dialAdvice(err error, port uint16) string {
 	return "look at the address and the network of this host"
 }
 
-// dial connects to addr; reads and writes on the connection end with ctx.
-func dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+// dialBounded connects to addr; reads and writes on the connection end with ctx.
+func dialBounded(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
 	if err == nil {
-		err = until(ctx, conn)
+		err = applyDeadline(ctx, conn)
 	}
 	return conn, err
 }
 
-func until(ctx context.Context, conn net.Conn) error {
+func applyDeadline(ctx context.Context, conn net.Conn) error {
 	deadline, _ := ctx.Deadline()
 	return conn.SetDeadline(deadline)
 }
 
-// ask sends EPMD a request on a connection of its own, which is the caller's to close.
-func (c *check) ask(ctx context.Context, request []byte) (net.Conn, error) {
-	conn, err := dial(ctx, c.addr)
+// sendRequest sends EPMD a request on a connection of its own, which is the caller's to close.
+func (c *check) sendRequest(ctx context.Context, request []byte) (net.Conn, error) {
+	conn, err := dialBounded(ctx, c.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -136,8 +136,8 @@ func isClosed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// cause is the reason without the operations and addresses around it.
-func cause(err error) string {
+// causeText is the reason without the operations and addresses around it.
+func causeText(err error) string {
 	var errno syscall.Errno
 	var dns *net.DNSError
 	switch {
@@ -155,7 +155,7 @@ func cause(err error) string {
 	return strings.TrimPrefix(err.Error(), "epmdproto: ")
 }
 
-func list[T fmt.Stringer](items []T) string {
+func joinTexts[T fmt.Stringer](items []T) string {
 	texts := make([]string, len(items))
 	for i, item := range items {
 		texts[i] = item.String()

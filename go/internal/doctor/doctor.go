@@ -97,18 +97,18 @@ func skipped(detail, advice string) finding {
 
 const stepDirect = "direct"
 
-var steps = []struct {
+var allSteps = []struct {
 	name string
 	run  func(*check, context.Context) finding
 }{
 	{"name", (*check).checkName},
-	{"resolve", (*check).resolve},
+	{"resolve", (*check).resolveHost},
 	{"tcp", (*check).dialEPMD},
-	{"epmd", (*check).whichEPMD},
-	{"registered", (*check).registered},
-	{"handover", (*check).handover},
+	{"epmd", (*check).identifyEPMD},
+	{"registered", (*check).checkRegistered},
+	{"handover", (*check).checkHandover},
 	{stepDirect, (*check).dialNode},
-	{"handshake", (*check).handshake},
+	{"handshake", (*check).checkHandshake},
 }
 
 // Run makes the check of target, "name@host", and calls each (may be nil) with a
@@ -118,15 +118,15 @@ func Run(ctx context.Context, target string, o Options, each func(Step)) Report 
 		o.Timeout = DefaultTimeout
 	}
 	c := &check{o: o, target: target}
-	defer c.close()
+	defer c.closeConns()
 	report := Report{Node: target, Result: ByHandover}
-	for _, s := range steps {
+	for _, s := range allSteps {
 		if s.name == stepDirect && !c.direct {
 			continue
 		}
 		step := Step{Name: s.name, State: Skipped}
 		if report.Result != Unreachable {
-			step = c.run(ctx, s.name, s.run)
+			step = c.runStep(ctx, s.name, s.run)
 		}
 		switch {
 		case step.State == Failed:
@@ -142,7 +142,7 @@ func Run(ctx context.Context, target string, o Options, each func(Step)) Report 
 	return report
 }
 
-func (c *check) run(ctx context.Context, name string, f func(*check, context.Context) finding) Step {
+func (c *check) runStep(ctx context.Context, name string, f func(*check, context.Context) finding) Step {
 	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
 	start := time.Now()
@@ -151,7 +151,7 @@ func (c *check) run(ctx context.Context, name string, f func(*check, context.Con
 	return Step{Name: name, State: found.state, Millis: millis, Detail: found.detail, Advice: found.advice}
 }
 
-func (c *check) close() {
+func (c *check) closeConns() {
 	for _, conn := range []net.Conn{c.conn, c.link} {
 		if conn != nil {
 			_ = conn.Close()

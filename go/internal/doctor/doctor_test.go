@@ -208,7 +208,7 @@ func TestShow(t *testing.T) {
 		"n1@hö.example": "n1@hö.example", "a\x1b[2Jb": `"a\x1b[2Jb"`, "\xff": `"\xff"`, "a\nb": `"a\nb"`,
 		strings.Repeat("x", 1000): strings.Repeat("x", 300) + "...",
 	} {
-		if got := show(in); got != want {
+		if got := printable(in); got != want {
 			t.Errorf("%q: %s", in, got)
 		}
 	}

@@ -11,10 +11,10 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// whichEPMD asks for the name that no node can have; docs/PROTOCOL.md says how the
+// identifyEPMD asks for the name that no node can have; docs/PROTOCOL.md says how the
 // answers differ.
-func (c *check) whichEPMD(ctx context.Context) finding {
-	err := until(ctx, c.conn)
+func (c *check) identifyEPMD(ctx context.Context) finding {
+	err := applyDeadline(ctx, c.conn)
 	probe := epmdproto.AppendRequest(nil, epmdproto.OpHandover, epmdproto.ProbeName)
 	if err == nil {
 		_, err = c.conn.Write(probe)
@@ -28,10 +28,10 @@ func (c *check) whichEPMD(ctx context.Context) finding {
 	notEPMD := fmt.Sprintf("something that is no EPMD has port %d there (see who, on that host: ss -ltnp 'sport = :%[1]d'); "+
 		"a proxy or load balancer without an EPMD behind it looks the same", c.addr.Port())
 	if !isClosed(err) {
-		return failed("no EPMD's answer: "+cause(err), notEPMD)
+		return failed("no EPMD's answer: "+causeText(err), notEPMD)
 	}
-	if _, err := c.names(ctx); err != nil {
-		return failed("no EPMD's answer to either question: "+cause(err), notEPMD)
+	if _, err := c.askNames(ctx); err != nil {
+		return failed("no EPMD's answer to either question: "+causeText(err), notEPMD)
 	}
 	c.stock = true
 	return ok("a stock EPMD, which hands nothing over")
@@ -40,8 +40,8 @@ func (c *check) whichEPMD(ctx context.Context) finding {
 // maxNames bounds the answer to NAMES_REQ.
 const maxNames = 1 << 20
 
-func (c *check) names(ctx context.Context) ([]string, error) {
-	conn, err := c.ask(ctx, epmdproto.AppendRequest(nil, epmdproto.OpNames, ""))
+func (c *check) askNames(ctx context.Context) ([]string, error) {
+	conn, err := c.sendRequest(ctx, epmdproto.AppendRequest(nil, epmdproto.OpNames, ""))
 	if err != nil {
 		return nil, err
 	}
@@ -49,17 +49,17 @@ func (c *check) names(ctx context.Context) ([]string, error) {
 	return epmdproto.ReadNames(io.LimitReader(conn, maxNames))
 }
 
-// registered asks where the node listens. A policy may refuse that, and answers then
+// checkRegistered asks where the node listens. A policy may refuse that, and answers then
 // as for an unknown name; the handover, for which nobody needs the port, decides.
-func (c *check) registered(ctx context.Context) finding {
-	conn, err := c.ask(ctx, epmdproto.AppendRequest(nil, epmdproto.OpPort2, c.name))
+func (c *check) checkRegistered(ctx context.Context) finding {
+	conn, err := c.sendRequest(ctx, epmdproto.AppendRequest(nil, epmdproto.OpPort2, c.name))
 	if err == nil {
 		defer conn.Close()
 		c.node, c.known, err = epmdproto.ReadPort2Resp(conn)
 	}
 	switch {
 	case err != nil:
-		return failed("no answer to the lookup: "+cause(err), "look into the log of that EPMD; it may have too many connections")
+		return failed("no answer to the lookup: "+causeText(err), "look into the log of that EPMD; it may have too many connections")
 	case c.known && c.node.TakesHandovers() && !c.stock:
 		return ok(fmt.Sprintf("its own port is %d; it takes handovers", c.node.Port))
 	case c.known && c.stock:
@@ -67,36 +67,36 @@ func (c *check) registered(ctx context.Context) finding {
 	case c.known:
 		return ok(fmt.Sprintf("its own port is %d; it takes no handovers", c.node.Port))
 	case c.stock:
-		return c.unknown(ctx)
+		return c.reportUnknown(ctx)
 	}
 	a := c.askHandover(ctx)
 	switch {
 	case a.err == nil && a.result == epmdproto.NoSuchNode:
-		return c.unknown(ctx)
+		return c.reportUnknown(ctx)
 	case a.err != nil || a.result == epmdproto.Refused || a.result == epmdproto.Overloaded:
 		return skipped("its EPMD tells nothing of it", "")
 	}
 	return ok("it is there; its EPMD tells its port to nobody here, and for a handover need not")
 }
 
-func (c *check) unknown(ctx context.Context) finding {
-	names, err := c.names(ctx)
+func (c *check) reportUnknown(ctx context.Context) finding {
+	names, err := c.askNames(ctx)
 	detail := "that EPMD tells of no node at all"
 	if err != nil {
-		detail = "which are there it does not tell: " + cause(err)
+		detail = "which are there it does not tell: " + causeText(err)
 	} else if len(names) > 0 {
-		detail = "those there are " + someOf(names)
+		detail = "those there are " + sampleNames(names)
 	}
-	return failed(fmt.Sprintf("no %s there; %s", show(c.name), detail),
+	return failed(fmt.Sprintf("no %s there; %s", printable(c.name), detail),
 		"start the node, or correct its name; one that runs has lost its EPMD, uses another ERL_EPMD_PORT, or that EPMD's policy hides it (nodes.hidden)")
 }
 
-// someOf is the names for a line of text.
-func someOf(names []string) string {
+// sampleNames is the names for a line of text.
+func sampleNames(names []string) string {
 	const most = 10
 	var texts []string
 	for _, name := range names[:min(len(names), most)] {
-		texts = append(texts, show(name))
+		texts = append(texts, printable(name))
 	}
 	if more := len(names) - most; more > 0 {
 		texts = append(texts, fmt.Sprintf("%d more", more))
@@ -121,7 +121,7 @@ func (c *check) askHandover(ctx context.Context) answer {
 }
 
 func (c *check) requestHandover(ctx context.Context) (net.Conn, answer) {
-	conn, err := c.ask(ctx, epmdproto.AppendRequest(nil, epmdproto.OpHandover, c.name))
+	conn, err := c.sendRequest(ctx, epmdproto.AppendRequest(nil, epmdproto.OpHandover, c.name))
 	if err != nil {
 		return nil, answer{err: err}
 	}
@@ -134,7 +134,7 @@ func (c *check) requestHandover(ctx context.Context) (net.Conn, answer) {
 	return nil, a
 }
 
-func (c *check) handover(ctx context.Context) finding {
+func (c *check) checkHandover(ctx context.Context) finding {
 	if c.stock {
 		c.direct = true
 		return skipped("not by a stock EPMD", "stop that epmd and start handover's in its place: nodes register with it by themselves")
@@ -142,9 +142,9 @@ func (c *check) handover(ctx context.Context) finding {
 	a := c.askHandover(ctx)
 	switch {
 	case isTimeout(a.err): // on its way to a carrier that does not read, when EPMD may say nothing any more
-		return failed(cause(a.err), resultAdvice[epmdproto.NoAnswer])
+		return failed(causeText(a.err), resultAdvice[epmdproto.NoAnswer])
 	case a.err != nil:
-		return failed(cause(a.err), "look into the log of that EPMD")
+		return failed(causeText(a.err), "look into the log of that EPMD")
 	case a.result == epmdproto.OK:
 		return ok(fmt.Sprintf("the connection is the node's; it speaks distribution version %d", a.version))
 	case a.result == epmdproto.NoHandover && c.known:
@@ -189,9 +189,9 @@ func (c *check) dialNode(ctx context.Context) finding {
 		return failed(fmt.Sprintf("it speaks distribution version %d at most", c.node.Highest), "that node is of OTP 22 or older: use 25 or newer")
 	}
 	addr := netip.AddrPortFrom(c.addr.Addr(), c.node.Port)
-	conn, err := dial(ctx, addr)
+	conn, err := dialBounded(ctx, addr)
 	if err != nil {
-		return failed(fmt.Sprintf("fallback: %s: %s", addr, cause(err)), fmt.Sprintf("open that node's own port, %d, in the firewalls; better, use "+
+		return failed(fmt.Sprintf("fallback: %s: %s", addr, causeText(err)), fmt.Sprintf("open that node's own port, %d, in the firewalls; better, use "+
 			"handover on both sides (its epmd, and -proto_dist handover_tcp), which needs EPMD's port alone", c.node.Port))
 	}
 	c.link = conn

@@ -42,8 +42,8 @@ var (
 	errTLS       = errors.New("it answers in TLS")
 )
 
-func (c *check) handshake(ctx context.Context) finding {
-	err := until(ctx, c.link)
+func (c *check) checkHandshake(ctx context.Context) finding {
+	err := applyDeadline(ctx, c.link)
 	if err == nil {
 		_, err = c.link.Write(appendName(nil, hostName()))
 	}
@@ -52,17 +52,17 @@ func (c *check) handshake(ctx context.Context) finding {
 		status, err = readStatus(c.link)
 	}
 	if err != nil {
-		return failed(cause(err), handshakeAdvice(err))
+		return failed(causeText(err), handshakeAdvice(err))
 	}
 	if status != statusNamed {
-		return failed("its status is "+show(status), statusAdvice(status))
+		return failed("its status is "+printable(status), statusAdvice(status))
 	}
 	n, err := readChallenge(c.link)
 	if err != nil {
-		return failed("after its status: "+cause(err), handshakeAdvice(err))
+		return failed("after its status: "+causeText(err), handshakeAdvice(err))
 	}
 	if n.name != c.target {
-		return failed("it calls itself "+show(n.name), "reach it under its true name: give nodes a way to "+show(n.name)+
+		return failed("it calls itself "+printable(n.name), "reach it under its true name: give nodes a way to "+printable(n.name)+
 			" in their dial map, or let handover:connect/1 find it out")
 	}
 	return ok(n.String())
@@ -135,7 +135,7 @@ func readStatus(r io.Reader) (string, error) {
 		return "", err
 	}
 	if len(b) < 2 || b[0] != tagStatus {
-		return "", fmt.Errorf("%w: %s", errHandshake, show(string(b)))
+		return "", fmt.Errorf("%w: %s", errHandshake, printable(string(b)))
 	}
 	if status, _, named := strings.Cut(string(b[1:]), ":"); named {
 		return status, nil
@@ -157,7 +157,7 @@ func readChallenge(r io.Reader) (challenge, error) {
 		return challenge{}, err
 	}
 	if len(b) < fixed || b[0] != tagName || fixed+int(binary.BigEndian.Uint16(b[fixed-2:])) > len(b) {
-		return challenge{}, fmt.Errorf("%w: %s", errHandshake, show(string(b)))
+		return challenge{}, fmt.Errorf("%w: %s", errHandshake, printable(string(b)))
 	}
 	return challenge{
 		flags:    binary.BigEndian.Uint64(b[1:]),
@@ -171,5 +171,5 @@ func (n challenge) String() string {
 	if n.flags&flagDigest25 == 0 {
 		release = "OTP 23 or 24"
 	}
-	return fmt.Sprintf("it is %s, %s; flags %#x, creation %d", show(n.name), release, n.flags, n.creation)
+	return fmt.Sprintf("it is %s, %s; flags %#x, creation %d", printable(n.name), release, n.flags, n.creation)
 }

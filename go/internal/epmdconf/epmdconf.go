@@ -27,8 +27,8 @@ type Config struct {
 	Policy *policy.Policy
 }
 
-// file is the shape of the file.
-type file struct {
+// configFile is the shape of the file.
+type configFile struct {
 	Metrics metricsAddr `toml:"metrics"`
 	policy.Rules
 }
@@ -73,7 +73,7 @@ func Parse(text []byte) (Config, error) {
 	if len(text) > MaxSize {
 		return Config{}, fmt.Errorf("longer than %d bytes", MaxSize)
 	}
-	var f file
+	var f configFile
 	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
 	if err := d.Decode(&f); err != nil {
 		return Config{}, withLine(err)

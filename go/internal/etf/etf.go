@@ -47,7 +47,7 @@ var ErrTerm = errors.New("etf: bad term")
 
 // Decode reads one whole term.
 func Decode(b []byte) (any, error) {
-	if err := scan(b); err != nil {
+	if err := checkTerm(b); err != nil {
 		return nil, err
 	}
 	t, err := erlang.BinaryToTerm(b)
@@ -66,7 +66,7 @@ func fromErlang(t any) (any, error) {
 	case bool:
 		return Atom(fmt.Sprint(t)), nil
 	case erlang.OtpErlangAtom:
-		return latin1(string(t)), nil
+		return latin1Atom(string(t)), nil
 	case erlang.OtpErlangAtomUTF8:
 		return Atom(t), nil
 	case uint8:
@@ -83,16 +83,16 @@ func fromErlang(t any) (any, error) {
 	case string:
 		return bytesList(t), nil
 	case erlang.OtpErlangList:
-		return all[List](t.Value)
+		return convertAll[List](t.Value)
 	case erlang.OtpErlangTuple:
-		return all[Tuple](t)
+		return convertAll[Tuple](t)
 	case erlang.OtpErlangMap:
 		return fromMap(t)
 	}
 	return nil, fmt.Errorf("%w: %T", ErrTerm, t)
 }
 
-func latin1(s string) Atom {
+func latin1Atom(s string) Atom {
 	r := make([]rune, len(s))
 	for i := range len(s) {
 		r[i] = rune(s[i])
@@ -108,7 +108,7 @@ func bytesList(s string) List {
 	return l
 }
 
-func all[T ~[]any](in []any) (T, error) {
+func convertAll[T ~[]any](in []any) (T, error) {
 	out := make(T, len(in))
 	for i, e := range in {
 		t, err := fromErlang(e)

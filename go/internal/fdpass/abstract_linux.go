@@ -10,17 +10,17 @@ import (
 // last descriptor. Any user of the network namespace can connect to it: the
 // caller must check who does. name is without the NUL in front.
 func Listen(name string) (*net.UnixListener, error) {
-	return listen("unixpacket", name)
+	return listenAbstract("unixpacket", name)
 }
 
 // ListenStream is Listen for a socket of type SOCK_STREAM, which may have the name of
 // one of type SOCK_SEQPACKET.
 func ListenStream(name string) (*net.UnixListener, error) {
-	return listen("unix", name)
+	return listenAbstract("unix", name)
 }
 
-func listen(network, name string) (*net.UnixListener, error) {
-	l, err := net.ListenUnix(network, abstract(network, name))
+func listenAbstract(network, name string) (*net.UnixListener, error) {
+	l, err := net.ListenUnix(network, abstractAddr(network, name))
 	if err != nil {
 		return nil, fmt.Errorf("fdpass: listen: %w", err)
 	}
@@ -30,14 +30,14 @@ func listen(network, name string) (*net.UnixListener, error) {
 // Dial connects to a socket that [Listen] opened. Any user can have opened it:
 // the caller must check who did. The error wraps EAGAIN if the backlog is full.
 func Dial(name string) (*net.UnixConn, error) {
-	c, err := net.DialUnix("unixpacket", nil, abstract("unixpacket", name))
+	c, err := net.DialUnix("unixpacket", nil, abstractAddr("unixpacket", name))
 	if err != nil {
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
 	return c, nil
 }
 
-// abstract writes the name as package net does: with "@" for the NUL.
-func abstract(network, name string) *net.UnixAddr {
+// abstractAddr writes the name as package net does: with "@" for the NUL.
+func abstractAddr(network, name string) *net.UnixAddr {
 	return &net.UnixAddr{Net: network, Name: "@" + name}
 }

@@ -82,16 +82,16 @@ func Receive(c *net.UnixConn, buf []byte) (n, fd int, err error) {
 	n, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
 	// The control data first: an fd may be installed whatever err says. A
 	// zero-length message reads as io.EOF.
-	fds, oobErr := rights(oob[:oobn])
-	if err = verdict(n, len(fds), flags, errors.Join(err, oobErr)); err != nil {
+	fds, oobErr := parseRights(oob[:oobn])
+	if err = checkMessage(n, len(fds), flags, errors.Join(err, oobErr)); err != nil {
 		closeAll(fds)
 		return n, -1, err
 	}
 	return n, fds[0], nil
 }
 
-// verdict judges what one recvmsg returned; nil says: bytes and exactly one fd.
-func verdict(n, fds, flags int, err error) error {
+// checkMessage judges what one recvmsg returned; nil says: bytes and exactly one fd.
+func checkMessage(n, fds, flags int, err error) error {
 	switch {
 	case errors.Is(err, io.EOF) && fds == 0 && flags&unix.MSG_CTRUNC == 0:
 		return io.EOF
@@ -111,8 +111,8 @@ func verdict(n, fds, flags int, err error) error {
 	return nil
 }
 
-// rights lists every fd in the control data, also when a part of it is bad.
-func rights(oob []byte) (fds []int, err error) {
+// parseRights lists every fd in the control data, also when a part of it is bad.
+func parseRights(oob []byte) (fds []int, err error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}

@@ -116,14 +116,14 @@ func addrPort(sa syscall.Sockaddr) netip.AddrPort {
 	case *syscall.SockaddrInet6:
 		ip := netip.AddrFrom16(a.Addr)
 		if a.ZoneId != 0 {
-			ip = ip.WithZone(zone(a.ZoneId))
+			ip = ip.WithZone(zoneName(a.ZoneId))
 		}
 		return netip.AddrPortFrom(ip, uint16(a.Port))
 	}
 	return netip.AddrPort{}
 }
 
-func zone(index uint32) string {
+func zoneName(index uint32) string {
 	if i, err := net.InterfaceByIndex(int(index)); err == nil {
 		return i.Name
 	}

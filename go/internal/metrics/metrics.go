@@ -40,7 +40,7 @@ const (
 // once: an EPMD works without metrics, and one that is just being replaced by
 // another still has it.
 func Serve(ctx context.Context, addr netip.AddrPort, source func() status.Status, log zerolog.Logger) {
-	l, err := listen(ctx, addr, log)
+	l, err := listenRetrying(ctx, addr, log)
 	if err != nil {
 		return // ctx ended, or listen has logged why not
 	}
@@ -55,7 +55,7 @@ func Serve(ctx context.Context, addr netip.AddrPort, source func() status.Status
 	}
 }
 
-func listen(ctx context.Context, addr netip.AddrPort, log zerolog.Logger) (net.Listener, error) {
+func listenRetrying(ctx context.Context, addr netip.AddrPort, log zerolog.Logger) (net.Listener, error) {
 	for logged := false; ; logged = true {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr.String())
 		if err == nil {

@@ -52,7 +52,7 @@ func TestProcOfProcessesOnly(t *testing.T) {
 	if _, err := os.Stat("/proc/sys"); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal("/proc has more than processes:", err)
 	}
-	exchange = func([]byte) ([]byte, error) { return nil, unix.EAFNOSUPPORT }
+	exchangeDiag = func([]byte) ([]byte, error) { return nil, unix.EAFNOSUPPORT }
 	owners(t, TCPOwner)
 	if err := Available(); err != nil {
 		t.Error(err)
@@ -95,9 +95,9 @@ func TestUnmapped(t *testing.T) {
 	}
 	local, remote := ends(d)
 	for what, ask := range map[string]ownerFunc{"TCPOwner": TCPOwner, "TCPOwner by /proc": func(local, remote netip.AddrPort) (uint32, error) {
-		before := exchange
-		defer func() { exchange = before }()
-		exchange = func([]byte) ([]byte, error) { return nil, unix.EAFNOSUPPORT }
+		before := exchangeDiag
+		defer func() { exchangeDiag = before }()
+		exchangeDiag = func([]byte) ([]byte, error) { return nil, unix.EAFNOSUPPORT }
 		return TCPOwner(local, remote)
 	}} {
 		if uid, err := ask(remote, local); !errors.Is(err, ErrUnmapped) {

@@ -38,10 +38,10 @@ func unavailable(t *testing.T) {
 
 // TestNoModule: without the module tcp_diag sock_diag answers ENOENT to all.
 func TestNoModule(t *testing.T) {
-	before := exchange
-	exchange = func([]byte) ([]byte, error) { return nil, unix.ENOENT }
+	before := exchangeDiag
+	exchangeDiag = func([]byte) ([]byte, error) { return nil, unix.ENOENT }
 	diagWorks.Store(false)
-	t.Cleanup(func() { exchange = before })
+	t.Cleanup(func() { exchangeDiag = before })
 	owners(t, TCPOwner)
 	if err := Available(); err != nil {
 		t.Error(err)
@@ -62,9 +62,9 @@ func TestNotFoundWithoutProc(t *testing.T) {
 
 // TestNoFiles: an error that passes is not taken for a kernel without sock_diag.
 func TestNoFiles(t *testing.T) {
-	before := exchange
-	exchange = func([]byte) ([]byte, error) { return nil, os.NewSyscallError("socket", unix.EMFILE) }
-	t.Cleanup(func() { exchange = before })
+	before := exchangeDiag
+	exchangeDiag = func([]byte) ([]byte, error) { return nil, os.NewSyscallError("socket", unix.EMFILE) }
+	t.Cleanup(func() { exchangeDiag = before })
 	at := netip.MustParseAddrPort("127.0.0.1:1")
 	if _, err := TCPOwner(at, at); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotFound) {
 		t.Error(err)
@@ -89,7 +89,7 @@ func TestNoNetlink(t *testing.T) {
 	if err := forbidNetlink(); err != nil {
 		t.Skip("skipped: no seccomp here:", err)
 	}
-	if _, err := exchange(make([]byte, diagReqLen)); !errors.Is(err, unix.EAFNOSUPPORT) {
+	if _, err := exchangeDiag(make([]byte, diagReqLen)); !errors.Is(err, unix.EAFNOSUPPORT) {
 		t.Fatalf("the filter lets AF_NETLINK through: %v", err)
 	}
 	owners(t, TCPOwner)

@@ -117,7 +117,7 @@ func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("peercred: %w", err)
 	}
-	answer, err := exchange(req)
+	answer, err := exchangeDiag(req)
 	switch {
 	case IsPassing(err):
 		return 0, fmt.Errorf("peercred: sock_diag: %w", err)
@@ -125,7 +125,7 @@ func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 		return 0, fmt.Errorf("%w: %w", errNoDiag, err)
 	}
 	diagWorks.Store(true)
-	if held(answer, req) {
+	if isHeldMatch(answer, req) {
 		return binary.NativeEndian.Uint32(answer[offUID:]), nil
 	}
 	return 0, &NotFoundError{local, remote}
@@ -165,11 +165,11 @@ func unmap(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// held: is this answer the very connection that req asked for, and is there a
+// isHeldMatch: is this answer the very connection that req asked for, and is there a
 // process that holds it? The kernel also answers with a listener where no
 // connection matches, and gives uid 0 to what no process holds (TIME_WAIT, a
 // connection not yet accepted): that must not pass for root.
-func held(msg, req []byte) bool {
+func isHeldMatch(msg, req []byte) bool {
 	if len(msg) < diagMsgLen {
 		return false
 	}
@@ -180,10 +180,10 @@ func held(msg, req []byte) bool {
 		binary.NativeEndian.Uint32(msg[offInode:]) != 0
 }
 
-// exchange sends one request to sock_diag and returns the body of the one answer;
+// exchangeDiag sends one request to sock_diag and returns the body of the one answer;
 // tests have another one. A netlink package would take more memory for it than a
 // registered node.
-var exchange = func(req []byte) (answer []byte, err error) {
+var exchangeDiag = func(req []byte) (answer []byte, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
@@ -202,7 +202,7 @@ var exchange = func(req []byte) (answer []byte, err error) {
 	if err := unix.Sendto(fd, b[:length], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, os.NewSyscallError("sendto", err)
 	}
-	n, err := receive(fd, b[:])
+	n, err := receiveFromKernel(fd, b[:])
 	switch {
 	case err == unix.EAGAIN:
 		return nil, os.ErrDeadlineExceeded
@@ -222,8 +222,8 @@ var exchange = func(req []byte) (answer []byte, err error) {
 // be cut. It is on the stack of a goroutine that stays.
 const diagAnswerMax = 512
 
-// receive reads what the kernel, and nobody else, has sent.
-func receive(fd int, b []byte) (n int, err error) {
+// receiveFromKernel reads what the kernel, and nobody else, has sent.
+func receiveFromKernel(fd int, b []byte) (n int, err error) {
 	for {
 		n, from, err := unix.Recvfrom(fd, b, 0)
 		if err == unix.EINTR {
