@@ -25,13 +25,13 @@ const (
 // Command is a message of the BEAM.
 type Command interface {
 	message
-	command()
+	isCommand()
 }
 
 // Event is a message of the carrier.
 type Event interface {
 	message
-	event()
+	isEvent()
 }
 
 type message interface {
