@@ -3,10 +3,8 @@ package fdpass
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +22,7 @@ func VetTCP(fd int) (netip.AddrPort, error) {
 		// Who has a peer does not listen. Not unix.Getpeername, which asks for the
 		// protocol too.
 		sa, err := syscall.Getpeername(fd)
-		if peer := addrPort(sa); err == nil && peer.IsValid() && !peer.Addr().Is4In6() {
+		if peer := AddrPort(sa); err == nil && peer.IsValid() && !peer.Addr().Is4In6() {
 			return peer, nil
 		}
 	}
@@ -45,7 +43,7 @@ func vetSlowly(fd int) (netip.AddrPort, error) {
 	case err != nil:
 		return none, sysError("getpeername", err)
 	}
-	peer := addrPort(sa)
+	peer := AddrPort(sa)
 	if domain == unix.AF_INET6 && peer.Addr().Is4In6() {
 		return none, &VetError{Is: fmt.Sprintf("an IPv6 socket with the IPv4 peer %v (accepted by a dual-stack listener)", peer), TCP: true}
 	}
@@ -107,25 +105,4 @@ func socketKind(domain, typ, proto int) string {
 		return "an MPTCP socket"
 	}
 	return fmt.Sprintf("a socket of domain %d, type %d, protocol %d", domain, typ, proto)
-}
-
-func addrPort(sa syscall.Sockaddr) netip.AddrPort {
-	switch a := sa.(type) {
-	case *syscall.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *syscall.SockaddrInet6:
-		ip := netip.AddrFrom16(a.Addr)
-		if a.ZoneId != 0 {
-			ip = ip.WithZone(zoneName(a.ZoneId))
-		}
-		return netip.AddrPortFrom(ip, uint16(a.Port))
-	}
-	return netip.AddrPort{}
-}
-
-func zoneName(index uint32) string {
-	if i, err := net.InterfaceByIndex(int(index)); err == nil {
-		return i.Name
-	}
-	return strconv.FormatUint(uint64(index), 10)
 }
