@@ -14,6 +14,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testkit"
 )
 
 // crowd is the child's main for a user that wants all of EPMD for itself: as many
@@ -56,7 +57,7 @@ func crowd(port uint16) error {
 		}()
 	}
 	ask := func(i int) {
-		c, err := net.Dial("tcp4", loopback(port).String())
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err != nil {
 			return
 		}
@@ -74,7 +75,7 @@ func crowd(port uint16) error {
 		}()
 	}
 	for range silent {
-		if c, err := net.Dial("tcp4", loopback(port).String()); err == nil {
+		if c, err := net.Dial("tcp4", testkit.Loopback(port).String()); err == nil {
 			defer c.Close()
 		}
 	}
@@ -85,7 +86,7 @@ func crowd(port uint16) error {
 // registerAs registers a node that takes handovers. The connection is the caller's
 // also if it was refused.
 func registerAs(port uint16, name string) (net.Conn, error) {
-	c, err := net.Dial("tcp4", loopback(port).String())
+	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +97,7 @@ func registerAs(port uint16, name string) (net.Conn, error) {
 	if err != nil {
 		return c, err
 	}
-	_ = c.SetDeadline(time.Now().Add(patience / 2))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience / 2))
 	defer func() { _ = c.SetDeadline(time.Time{}) }()
 	if r, err := epmdproto.ReadAlive2Resp(c); err != nil || r.Result != 0 {
 		return c, fmt.Errorf("%s: %+v, %w", name, r, err)
@@ -108,7 +109,7 @@ func registerAs(port uint16, name string) (net.Conn, error) {
 // take handovers, each at the first try, with an EPMD that may have 1,024 files open.
 func TestCrowd(t *testing.T) {
 	needRoot(t)
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	cmd := exec.Command("sh", "-c", `ulimit -n 1024; exec "$0" "$@"`, built(t, "epmd"), "-port", fmt.Sprint(port), "-address", "127.0.0.1")
 	var log bytes.Buffer
 	cmd.Stderr = &log
@@ -117,8 +118,8 @@ func TestCrowd(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { kill9(cmd) })
-	within(t, "epmd to listen", func() bool {
-		c, err := net.Dial("tcp4", loopback(port).String())
+	testkit.WaitFor(t, "epmd to listen", func() bool {
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err == nil {
 			c.Close()
 		}
@@ -128,11 +129,11 @@ func TestCrowd(t *testing.T) {
 	for i := range 20 {
 		name, socket := fmt.Sprint("ears", i), epmdproto.NewSocketName()
 		ears := startFake(t, app2UID, port, name, socket, socket)
-		c, err := net.Dial("tcp4", loopback(port).String())
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(testkit.Patience))
 		if _, err := c.Write(epmdproto.AppendRequest(nil, epmdproto.OpPort2, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +142,7 @@ func TestCrowd(t *testing.T) {
 		}
 		c.Close()
 		c = initiateTo(t, port, name)
-		within(t, "another user's node to get its connection", func() bool { return ears("got", 1) })
+		testkit.WaitFor(t, "another user's node to get its connection", func() bool { return ears("got", 1) })
 		c.Close()
 	}
 	open := sockets(cmd.Process.Pid)
@@ -164,7 +165,7 @@ func TestCrowd(t *testing.T) {
 // users are one.
 func TestUserNamespace(t *testing.T) {
 	needRoot(t)
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	cmd := exec.Command(built(t, "epmd"), "-d", "-port", fmt.Sprint(port), "-address", "127.0.0.1")
 	var log bytes.Buffer
 	cmd.Stderr = &log
@@ -176,8 +177,8 @@ func TestUserNamespace(t *testing.T) {
 		t.Skip("skipped: no user namespaces here:", err)
 	}
 	t.Cleanup(func() { kill9(cmd) })
-	within(t, "epmd to listen", func() bool {
-		c, err := net.Dial("tcp4", loopback(port).String())
+	testkit.WaitFor(t, "epmd to listen", func() bool {
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err == nil {
 			c.Close()
 		}
@@ -187,7 +188,7 @@ func TestUserNamespace(t *testing.T) {
 	startFake(t, app1UID, port, "other", socket, socket)
 	c := initiateTo(t, port, "other")
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience / 6))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience / 6))
 	answer := make([]byte, 2)
 	if _, err := io.ReadFull(c, answer); err != nil || answer[1] != byte(epmdproto.CannotPass) {
 		t.Errorf("a node of another user: % x, %v", answer, err)
@@ -196,7 +197,7 @@ func TestUserNamespace(t *testing.T) {
 	same := startFake(t, epmdUID, port, "same", socket, socket)
 	c = initiateTo(t, port, "same")
 	defer c.Close()
-	within(t, "a node of the mapped user to get its connection", func() bool { return same("got", 1) })
+	testkit.WaitFor(t, "a node of the mapped user to get its connection", func() bool { return same("got", 1) })
 	kill9(cmd)
 	if !strings.Contains(log.String(), "not mapped into this user namespace") {
 		t.Errorf("the log does not say why: %s", log.String())

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"handover/go/internal/doctor"
+	"handover/go/internal/testkit"
 )
 
 // answerHandshake plays the BEAM that calls itself name, for one connection.
@@ -45,7 +46,7 @@ func answerHandshake(t *testing.T, n *node, name string) {
 // TestDoctor: the programs, with this test for the BEAM. internal/doctor has all the
 // ways that a step can end.
 func TestDoctor(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	run := func(args ...string) (int, string) {
 		cmd := exec.Command(built(t, "handover"), append([]string{"doctor"}, args...)...)
 		cmd.Env = append(os.Environ(), "ERL_EPMD_PORT="+fmt.Sprint(port))

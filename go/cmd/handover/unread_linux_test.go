@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // TestTooManyReferences: the kernel bounds what a plain user has passed and nobody
@@ -20,7 +21,7 @@ import (
 // connections, and the log names app1.
 func TestTooManyReferences(t *testing.T) {
 	needRoot(t)
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	const files = 320
 	cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files),
 		built(t, "epmd"), "-d", "-port", fmt.Sprint(port), "-address", "127.0.0.1")
@@ -31,8 +32,8 @@ func TestTooManyReferences(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { kill9(cmd) })
-	within(t, "epmd to listen", func() bool {
-		c, err := net.Dial("tcp4", loopback(port).String())
+	testkit.WaitFor(t, "epmd to listen", func() bool {
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err == nil {
 			c.Close()
 		}
@@ -52,10 +53,10 @@ func TestTooManyReferences(t *testing.T) {
 			}
 		}
 		c := initiateTo(t, port, "ears")
-		within(t, "another user's node to get its connection", func() bool { return ears("got", round+1) })
+		testkit.WaitFor(t, "another user's node to get its connection", func() bool { return ears("got", round+1) })
 		c.Close()
 		// What was passed stays open, unread by the node; epmd gives its copy up.
-		within(t, "epmd to be done with them", func() bool { return sockets(cmd.Process.Pid) < 30 })
+		testkit.WaitFor(t, "epmd to be done with them", func() bool { return sockets(cmd.Process.Pid) < 30 })
 		if last := waiting[len(waiting)-1]; round == 3 {
 			answer := make([]byte, 2)
 			if _, err := io.ReadFull(last, answer); err != nil || answer[1] != byte(epmdproto.Overloaded) {

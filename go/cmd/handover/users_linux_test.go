@@ -18,6 +18,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testkit"
 )
 
 // epmd as one user, nodes as two others. The nodes here are this program again
@@ -121,7 +122,7 @@ func startFake(t *testing.T, uid uint32, args ...any) (said func(word string, ti
 		defer mu.Unlock()
 		return strings.Count(strings.Join(lines, " "), word) >= times
 	}
-	within(t, "a node of another user to register", func() bool { return said("registered", 1) })
+	testkit.WaitFor(t, "a node of another user to register", func() bool { return said("registered", 1) })
 	return said
 }
 
@@ -143,12 +144,12 @@ func testProgram(t *testing.T) string {
 
 func answerTo(t *testing.T, port uint16, name string) []byte {
 	t.Helper()
-	c, err := net.Dial("tcp4", loopback(port).String())
+	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	b, err := epmdproto.AppendHandoverReq(nil, name)
 	if err == nil {
 		_, err = c.Write(b)
@@ -167,7 +168,7 @@ func answerTo(t *testing.T, port uint16, name string) []byte {
 // nothing there.
 func TestUsersApart(t *testing.T) {
 	needRoot(t)
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	startEPMDAs(t, epmdUID, port)
 	socket := epmdproto.NewSocketName()
 	victim := startFake(t, app2UID, port, "app2", socket, socket)
@@ -181,7 +182,7 @@ func TestUsersApart(t *testing.T) {
 	// Nor does app1 get what is for app2, whose name it can't take.
 	c := initiateTo(t, port, "app2")
 	defer c.Close()
-	within(t, "app2 to get its own", func() bool { return victim("got", 1) })
+	testkit.WaitFor(t, "app2 to get its own", func() bool { return victim("got", 1) })
 	if victim("got", 2) {
 		t.Error("app2's node got more than its own connection")
 	}
@@ -189,7 +190,7 @@ func TestUsersApart(t *testing.T) {
 
 func initiateTo(t *testing.T, port uint16, name string) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp4", loopback(port).String())
+	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/portproto"
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 // passBytes is a good PASS for c.
@@ -231,7 +231,7 @@ func TestFullQueue(t *testing.T) {
 		}
 		accepted = append(accepted, unread)
 		b.takeAll(unread)
-		waitFor(t, "room in the queue", func() bool {
+		testkit.WaitFor(t, "room in the queue", func() bool {
 			c1, initiator := tcpPair(t)
 			pass(t, ch, 5001, c1)
 			if readAck(t, ch).Result != epmdproto.OK {
@@ -289,9 +289,9 @@ func TestBoundNode(t *testing.T) {
 	}
 }
 
-func openFiles(t *testing.T) testenv.Files {
+func openFiles(t *testing.T) testkit.Files {
 	t.Helper()
-	files, err := testenv.OpenFiles()
+	files, err := testkit.OpenFiles()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,9 +299,9 @@ func openFiles(t *testing.T) testenv.Files {
 }
 
 // noneSince waits until no file is open that was not open before.
-func noneSince(t *testing.T, what string, before testenv.Files) {
+func noneSince(t *testing.T, what string, before testkit.Files) {
 	t.Helper()
-	waitFor(t, "the files of "+what+" to be closed", func() bool {
+	testkit.WaitFor(t, "the files of "+what+" to be closed", func() bool {
 		left, err := before.Since()
 		return err == nil && len(left) == 0
 	})
@@ -339,7 +339,7 @@ func TestNoLeaks(t *testing.T) {
 		b.say(portproto.Closed{Kind: m.Kind, ID: m.ID})
 		a.Close()
 		d.Close()
-		b.say(portproto.Connect{ID: uint64(i + 1), Name: "n2", EPMD: at, Timeout: patience})
+		b.say(portproto.Connect{ID: uint64(i + 1), Name: "n2", EPMD: at, Timeout: testkit.Patience})
 		if a, err = l.Accept(); err != nil {
 			t.Fatal(err)
 		}
@@ -360,7 +360,7 @@ func TestNoLeaks(t *testing.T) {
 		f, g := settled()
 		t.Logf("files open: %d before, %d after; goroutines: %d and %d", fds, f, goroutines, g)
 	}()
-	waitFor(t, "files and goroutines to be as before", func() bool {
+	testkit.WaitFor(t, "files and goroutines to be as before", func() bool {
 		f, g := settled()
 		return f <= fds && g <= goroutines
 	})

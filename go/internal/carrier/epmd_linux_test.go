@@ -12,6 +12,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testkit"
 )
 
 // fakeEPMD plays EPMD at a random port of 127.0.0.1.
@@ -102,9 +103,9 @@ func (e *fakeEPMD) heartbeat() net.Conn {
 	select {
 	case c := <-e.heartbeats:
 		e.t.Cleanup(func() { c.Close() })
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(testkit.Patience))
 		return c
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		e.t.Fatal("nobody registers")
 		return nil
 	}
@@ -136,7 +137,7 @@ func dialChannel(t *testing.T, name string) *net.UnixConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testkit.Patience))
 	return c
 }
 
@@ -159,7 +160,7 @@ func tcpPair(t *testing.T) (accepted, initiator *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Close(); d.Close() })
-	d.SetDeadline(time.Now().Add(patience))
+	d.SetDeadline(time.Now().Add(testkit.Patience))
 	return a.(*net.TCPConn), d.(*net.TCPConn)
 }
 

@@ -12,6 +12,7 @@ import (
 	"handover/go/internal/etf"
 	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
 func frame(t *testing.T, term any) []byte {
@@ -103,7 +104,7 @@ func TestEndOfStdinWhileDelivering(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	b, _, heartbeat := registered(t, Options{StopTimeout: patience})
+	b, _, heartbeat := registered(t, Options{StopTimeout: testkit.Patience})
 	b.say(portproto.Stop{})
 	// The carrier waits for EPMD to see it...
 	if n, err := heartbeat.Read(make([]byte, 1)); n != 0 || err == nil {
@@ -167,7 +168,7 @@ func TestFDSocketClosesBehindBEAM(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.fds = c
-	waitFor(t, "the fd socket to be closed", func() bool { return !isListening(name) })
+	testkit.WaitFor(t, "the fd socket to be closed", func() bool { return !isListening(name) })
 }
 
 // isListening reports whether a connection to the abstract socket is taken.
@@ -177,16 +178,6 @@ func isListening(name string) bool {
 		c.Close()
 	}
 	return err == nil
-}
-
-// waitFor is for what nothing announces.
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
 }
 
 // Another process than hello's os_pid is sent away, and the BEAM still let in.
@@ -200,5 +191,5 @@ func TestFDSocketStranger(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.fds = c
-	waitFor(t, "the fd socket to be taken", func() bool { return !isListening(name) })
+	testkit.WaitFor(t, "the fd socket to be taken", func() bool { return !isListening(name) })
 }

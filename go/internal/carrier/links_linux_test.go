@@ -15,6 +15,7 @@ import (
 
 	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
 // A carrier that ends while its BEAM goes on leaves the connections up.
@@ -170,7 +171,7 @@ func keep(t *testing.T, b *beam, id uint64, c *net.TCPConn) {
 		t.Fatal(err)
 	}
 	_ = raw.Control(func(fd uintptr) {
-		err = fdpass.Send(b.fds, portproto.AppendKeep(nil, id), int(fd), time.Now().Add(patience))
+		err = fdpass.Send(b.fds, portproto.AppendKeep(nil, id), int(fd), time.Now().Add(testkit.Patience))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +220,7 @@ func TestProcessEnding(t *testing.T) {
 		}
 	})
 	_ = cmd.Process.Signal(syscall.SIGKILL)
-	waitFor(t, "a killed process to be ending", p.isEnding) // a zombie
+	testkit.WaitFor(t, "a killed process to be ending", p.isEnding) // a zombie
 	_ = cmd.Wait()
 	if !p.isEnding() || !(process{pid: int(pid)}).isEnding() {
 		t.Error("a process that is gone is not ending")

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"handover/go/internal/fdpass"
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 // strangerEnv makes this test binary another process that connects to an abstract socket.
@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(strangerEnv); name != "" {
 		os.Exit(beStranger(name))
 	}
-	testenv.Clean()
+	testkit.CleanEnvironment()
 	os.Exit(m.Run())
 }
 
@@ -31,7 +31,7 @@ func beStranger(name string) int {
 		fmt.Println(err)
 		return 2
 	}
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testkit.Patience))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		fmt.Println("not sent away:", n, err)
 		return 3

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // The socket of an offer is new each time, and gone once it was used, or not used
@@ -26,7 +27,7 @@ func TestOfferEnds(t *testing.T) {
 	}
 	dialled := askSocket(t, heartbeat)
 	dialChannel(t, dialled)
-	waitFor(t, "the offer to end", func() bool { return !isListening(dialled) })
+	testkit.WaitFor(t, "the offer to end", func() bool { return !isListening(dialled) })
 }
 
 func TestTooManyOffers(t *testing.T) {
@@ -37,7 +38,7 @@ func TestTooManyOffers(t *testing.T) {
 	}
 	b.expectLog("cannot create the channel socket")
 	dialChannel(t, names[0])
-	waitFor(t, "an offer to be free again", func() bool { return askSocket(t, heartbeat) != "" })
+	testkit.WaitFor(t, "an offer to be free again", func() bool { return askSocket(t, heartbeat) != "" })
 }
 
 func TestTooManyChannels(t *testing.T) {

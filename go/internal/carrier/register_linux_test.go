@@ -15,6 +15,7 @@ import (
 
 	"handover/go/internal/peercred"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
 // answering listens and does do with each connection.
@@ -37,32 +38,6 @@ func answering(t *testing.T, do func(net.Conn)) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// closedPort is where nothing listens until the test's end: a socket is bound to it
-// that does not listen.
-func closedPort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	addr, release := boundPort(t)
-	t.Cleanup(release)
-	return addr
-}
-
-func boundPort(t *testing.T) (addr netip.AddrPort, release func()) {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*unix.SockaddrInet4).Port))
-	return addr, func() { unix.Close(fd) }
-}
-
 func afterRequest(do func(net.Conn)) func(net.Conn) {
 	return func(c net.Conn) {
 		defer c.Close()
@@ -80,7 +55,7 @@ func TestRegisterFails(t *testing.T) {
 		reason portproto.Reason
 		detail string
 	}{
-		{"nothing listens", closedPort(t), portproto.EPMDUnreachable, "connection refused"},
+		{"nothing listens", testkit.Loopback(testkit.FreePort(t)), portproto.EPMDUnreachable, "connection refused"},
 		{"closes", answering(t, afterRequest(func(net.Conn) {})), portproto.EPMDClosed, "EOF"},
 		{"closes in the middle", answering(t, afterRequest(func(c net.Conn) { c.Write([]byte("v\x00\x00")) })), portproto.EPMDClosed, "EOF"},
 		{"resets", answering(t, func(c net.Conn) { c.(*net.TCPConn).SetLinger(0); c.Close() }), portproto.EPMDClosed, "reset"},
@@ -124,7 +99,7 @@ func TestRegisterFails(t *testing.T) {
 func (b *beam) registersAt(addr netip.AddrPort) {
 	b.t.Helper()
 	r := registerAt(addr)
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(testkit.Patience); time.Now().Before(end); {
 		r.ID++
 		b.say(r)
 		answer := expect[portproto.Event](b)
@@ -234,7 +209,7 @@ func TestEPMDStartedAgain(t *testing.T) {
 	e.l.Close()
 	heartbeat.Close()
 	expect[portproto.EPMDDown](b)
-	waitFor(t, "EPMD to be started", func() bool { _, err := os.Stat(started); return err == nil })
+	testkit.WaitFor(t, "EPMD to be started", func() bool { _, err := os.Stat(started); return err == nil })
 	epmdAt(t, e.addr.String(), false)
 	expect[portproto.EPMDUp](b)
 }
@@ -242,7 +217,7 @@ func TestEPMDStartedAgain(t *testing.T) {
 func TestCancelRegister(t *testing.T) {
 	asked := make(chan struct{}, 8)
 	silent := answering(t, afterRequest(func(c net.Conn) { asked <- struct{}{}; io.Copy(io.Discard, c) }))
-	b := newBEAM(t, Options{RegisterTimeout: patience})
+	b := newBEAM(t, Options{RegisterTimeout: testkit.Patience})
 	b.say(registerAt(silent))
 	<-asked
 	b.say(portproto.Cancel{ID: 1})
@@ -289,7 +264,7 @@ func script(t *testing.T, body string) string {
 }
 
 func TestStartEPMDFails(t *testing.T) {
-	const short, long = 300 * time.Millisecond, patience / 2
+	const short, long = 300 * time.Millisecond, testkit.Patience / 2
 	for _, tc := range []struct {
 		name, program string
 		timeout       time.Duration
@@ -302,7 +277,7 @@ func TestStartEPMDFails(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBEAMWith(t, Options{StartTimeout: tc.timeout}, portproto.Hello{EPMD: tc.program})
-			b.say(registerAt(closedPort(t)))
+			b.say(registerAt(testkit.Loopback(testkit.FreePort(t))))
 			e := expect[portproto.Error](b)
 			if e.Reason != portproto.EPMDNotStarted || !strings.Contains(e.Detail, tc.detail) || !strings.Contains(e.Detail, tc.program) {
 				t.Errorf("%+v; want %q", e, tc.detail)
@@ -313,13 +288,12 @@ func TestStartEPMDFails(t *testing.T) {
 
 // The program gets the port, and what listens later is found.
 func TestStartEPMD(t *testing.T) {
-	at, release := boundPort(t)
+	at := testkit.Loopback(testkit.FreePort(t))
 	said := filepath.Join(t.TempDir(), "said")
 	program := script(t, fmt.Sprintf("echo $* > %s.tmp; mv %s.tmp %s", said, said, said))
 	b := newBEAMWith(t, Options{}, portproto.Hello{EPMD: program})
 	b.say(registerAt(at))
-	waitFor(t, "the program to run", func() bool { _, err := os.Stat(said); return err == nil })
-	release()
+	testkit.WaitFor(t, "the program to run", func() bool { _, err := os.Stat(said); return err == nil })
 	epmdAt(t, at.String(), false)
 	expect[portproto.Registered](b)
 	got, err := os.ReadFile(said)

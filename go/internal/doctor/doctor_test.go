@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 var update = flag.Bool("update", false, "write testdata/transcripts.txt")
@@ -38,7 +39,7 @@ func transcript(t *testing.T, target string, o Options, ports map[uint16]string)
 
 // TestTranscripts has each way that a step can end.
 func TestTranscripts(t *testing.T) {
-	nobody, direct := freePort(t), serve(t, node(named, challengeOf(me, 0xf07df7fbc)))
+	nobody, direct := testkit.FreePort(t), serve(t, node(named, challengeOf(me, 0xf07df7fbc)))
 	ports := map[uint16]string{nobody: "NOBODYS", direct: "NODES"}
 	handover := func(answers ...string) map[byte]string {
 		m := map[byte]string{'p': "i\x01", 'z': port2(direct, 6, epmdproto.Extra), 'n': names, 'h': handedOver}
@@ -95,7 +96,7 @@ func TestTranscripts(t *testing.T) {
 	for _, c := range cases {
 		port := serve(t, c.fake.serve)
 		ports[port] = "EPMDS"
-		fmt.Fprintf(&got, "== %s\n%s\n", c.name, transcript(t, me, Options{Port: port, Timeout: patience}, ports))
+		fmt.Fprintf(&got, "== %s\n%s\n", c.name, transcript(t, me, Options{Port: port, Timeout: testkit.Patience}, ports))
 	}
 	for _, c := range []struct {
 		name, target string
@@ -136,16 +137,6 @@ func compare(t *testing.T, got, want string) {
 			t.Errorf("got\n%s\nwant\n%s", gots[i], wants[i])
 		}
 	}
-}
-
-func freePort(t *testing.T) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
 // TestSilence: a step ends at its deadline, whoever keeps silent.

@@ -10,9 +10,8 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
-
-const patience = time.Minute
 
 // fake is an EPMD that gives one answer to each request, by opcode; the request for
 // the name that no node can have is 'p'. No answer there: it closes. After a
@@ -39,7 +38,7 @@ func serve(t *testing.T, f func(net.Conn)) (port uint16) {
 			}
 			go func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
+				c.SetDeadline(time.Now().Add(testkit.Patience))
 				f(c)
 			}()
 		}

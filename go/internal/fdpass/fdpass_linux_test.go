@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 // pair returns the two ends of a SOCK_SEQPACKET connection.
@@ -32,15 +32,15 @@ func fdConn(t *testing.T, fd int) *net.UnixConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(testkit.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	return c.(*net.UnixConn)
 }
 
-func openFiles(t *testing.T) testenv.Files {
+func openFiles(t *testing.T) testkit.Files {
 	t.Helper()
-	files, err := testenv.OpenFiles()
+	files, err := testkit.OpenFiles()
 	if err != nil {
 		t.Fatal(err)
 	}

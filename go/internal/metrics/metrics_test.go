@@ -16,9 +16,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"handover/go/internal/status"
+	"handover/go/internal/testkit"
 )
-
-const patience = time.Minute
 
 func sample() status.Status {
 	return status.Status{
@@ -80,7 +79,7 @@ func TestServe(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
-	if _, err := net.DialTimeout("tcp4", addr.String(), patience); err == nil {
+	if _, err := net.DialTimeout("tcp4", addr.String(), testkit.Patience); err == nil {
 		t.Error("listens on after the end")
 	}
 }
@@ -109,7 +108,7 @@ func TestIdleConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Close() })
-		_ = c.SetDeadline(time.Now().Add(patience))
+		_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 		return c
 	}
 	for range maxConns {
@@ -124,7 +123,7 @@ func TestIdleConnections(t *testing.T) {
 	for range maxConns {
 		connect()
 	}
-	client := http.Client{Timeout: patience}
+	client := http.Client{Timeout: testkit.Patience}
 	r, err := client.Get("http://" + addr.String() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -143,15 +142,15 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.all.Write(p)
 }
 
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
+
 func (l *lines) wait(t *testing.T, what string) {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		l.mu.Lock()
-		there := strings.Contains(l.all.String(), what)
-		l.mu.Unlock()
-		if there {
-			return
-		}
+	if !testkit.Within(func() bool { return strings.Contains(l.String(), what) }) {
+		t.Fatalf("no %q in the log: %s", what, l)
 	}
-	t.Fatalf("no %q in the log: %s", what, l.all.String())
 }
