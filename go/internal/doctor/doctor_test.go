@@ -88,8 +88,8 @@ func TestTranscripts(t *testing.T) {
 		{"TLS", links(says("\x15\x03\x03\x00\x02\x02\x46"))},
 		{"another protocol", links(says("SSH-2.0-OpenSSH\r\n"))},
 		{"no status", links(node("x"))},
-		{"handshake closed", links(func(net.Conn) {})},
-		{"challenge closed", links(func(c net.Conn) { c.Write([]byte("\x00\x16" + named)) })},
+		{"handshake closed", links(func(c net.Conn) { readPacket(c) })},
+		{"challenge closed", links(func(c net.Conn) { readPacket(c); c.Write([]byte("\x00\x16" + named)) })},
 		{"cut challenge", links(node(named, challengeOf(me, 1)[:20]))},
 	}
 	var got strings.Builder
