@@ -198,7 +198,7 @@ func adoptTCP(t *testing.T, fd int) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-// noneReceived: nothing is in the fd socket.
+// noneReceived fails the test if the fd socket has a message.
 func (b *beam) noneReceived() {
 	b.t.Helper()
 	b.fds.SetReadDeadline(time.Now().Add(20 * time.Millisecond))

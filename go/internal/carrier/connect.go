@@ -14,12 +14,12 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// handleConnect dials EPMD, asks for the node, and gives the connection to the BEAM,
-// which reads the answer. That it arrives there is the BEAM's answer.
+// handleConnect dials EPMD, sends HANDOVER_REQ, and delivers the connection to the BEAM,
+// which reads HANDOVER_RESP. The delivery is the answer to the request.
 //
-// What takes no waiting, as on this host, is done at once and by bare calls: a
-// dial of package net takes goroutines, timers and the poller, and several times
-// as long. The rest goes on in a goroutine.
+// As long as nothing has to wait, as on this host, it uses bare system calls: a dial of
+// package net needs goroutines, timers and the poller, and takes several times as long. If
+// something has to wait, a goroutine goes on.
 func (c *carrier) handleConnect(req portproto.Connect) {
 	ask, err := epmdproto.AppendHandoverReq(nil, req.Name)
 	if err != nil {
@@ -46,10 +46,10 @@ func (c *carrier) handleConnect(req portproto.Connect) {
 	}
 }
 
-// finishConnect waits until fd is connected and takes what is left of the
-// question, then until the BEAM takes it. It closes fd.
+// finishConnect waits until fd is connected, sends ask unless that is nil, and waits until
+// the BEAM takes fd. It closes fd.
 func (c *carrier) finishConnect(ctx context.Context, req portproto.Connect, fd int, ask []byte) error {
-	f := os.NewFile(uintptr(fd), "EPMD") // fd is non-blocking: the poller has it
+	f := os.NewFile(uintptr(fd), "EPMD") // fd is non-blocking, so the poller waits for it
 	defer f.Close()
 	raw, err := f.SyscallConn()
 	if err == nil && ask != nil {
@@ -65,8 +65,8 @@ func (c *carrier) finishConnect(ctx context.Context, req portproto.Connect, fd i
 	if err != nil {
 		return err
 	}
-	// Not Fd(), which may take O_NONBLOCK from what the BEAM shares. Control keeps f
-	// open meanwhile.
+	// Not Fd(), which may clear O_NONBLOCK, also for the BEAM. Control keeps f open
+	// meanwhile.
 	ctlErr := raw.Control(func(fd uintptr) { err = c.deliverCopy(connectionOf(req), int(fd)) })
 	if err = errors.Join(err, ctlErr); errors.Is(err, errBusy) {
 		return withReason(portproto.Overloaded, err)

@@ -12,25 +12,25 @@ import (
 )
 
 const (
-	// maxEvents may wait for the BEAM to read; then requests wait, and log events
-	// are dropped.
+	// maxEvents is how many events may wait for the BEAM to read them. When they are
+	// that many, requests wait and log events are dropped.
 	maxEvents = 256
-	// flushTimeout is what the last events get on the way out.
+	// flushTimeout bounds the writing of the last events.
 	flushTimeout = 100 * time.Millisecond
 	stdinBuffer  = 4096
 )
 
-// readCommands does what the BEAM says until stdin ends, which ends the carrier at once.
-// Nothing is read ahead of its turn: a stop that comes right before the end of
-// stdin is done first. Nor does a message wait for another goroutine: where a
-// processor is idle, to wake one takes longer than what it is to do.
+// readCommands handles the BEAM's messages until stdin ends, which ends the carrier at
+// once. It handles each message before it reads the next, so that a stop right before the
+// end of stdin takes effect. It passes no message to another goroutine: on an idle
+// machine waking one takes longer than handling the message.
 func (c *carrier) readCommands(stdin io.Reader) {
 	r := bufio.NewReaderSize(stdin, stdinBuffer)
 	for {
 		b, err := portproto.ReadFrame(r)
 		if errors.Is(err, io.EOF) {
 			if c.lifeline.isCut() {
-				c.links.shutdownAll() // here: to wake endLinks takes as long as all of this
+				c.links.shutdownAll() // here, since waking endLinks would double the time
 			}
 			err = errEOF
 		}
@@ -45,12 +45,12 @@ func (c *carrier) readCommands(stdin io.Reader) {
 	}
 }
 
-// eventWriter owns stdout.
+// eventWriter owns stdout, and writes the queued events to it.
 type eventWriter struct {
 	events chan portproto.Event
 	ctx    context.Context
-	last   chan struct{} // closed: what is in events is all there will be
-	done   chan struct{} // closed: nothing is written any more
+	last   chan struct{} // closed when no more events follow
+	done   chan struct{} // closed when nothing is written any more
 }
 
 func newEventWriter(ctx context.Context, stdout io.Writer, end context.CancelCauseFunc) *eventWriter {
@@ -96,7 +96,7 @@ func (w *eventWriter) nextEvent() (portproto.Event, bool) {
 	}
 }
 
-// send waits for room as long as the carrier runs.
+// send queues an event. It waits for room as long as the carrier runs.
 func (w *eventWriter) send(e portproto.Event) {
 	if w.sendNow(e) {
 		return
@@ -107,6 +107,7 @@ func (w *eventWriter) send(e portproto.Event) {
 	}
 }
 
+// sendNow is like send but never waits. It reports whether it queued the event.
 func (w *eventWriter) sendNow(e portproto.Event) bool {
 	select {
 	case w.events <- e:
@@ -116,7 +117,7 @@ func (w *eventWriter) sendNow(e portproto.Event) bool {
 	}
 }
 
-// flush writes what was sent, unless the BEAM does not read it in time.
+// flush waits until the queued events are written, for flushTimeout at most.
 func (w *eventWriter) flush() {
 	close(w.last)
 	select {

@@ -9,8 +9,8 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// deliverAccepted brings the BEAM a connection, for which room is reserved: at
-// once if nothing waits before it, else by the queue. It owns fd.
+// deliverAccepted delivers a handed-over connection to the BEAM, at once if no other one
+// waits, or else through the queue. It owns fd. The caller must have reserved a slot.
 func (c *carrier) deliverAccepted(m portproto.Connection, fd int) {
 	if c.fds.queued.Load() > 1 || !c.deliverNow(m, fd) {
 		c.fds.queue <- queuedConn{m, fd}
@@ -19,8 +19,8 @@ func (c *carrier) deliverAccepted(m portproto.Connection, fd int) {
 	c.fds.releaseSlot()
 }
 
-// deliverNow gives the BEAM a connection and owns fd from then on, or does
-// nothing and returns false.
+// deliverNow delivers a connection to the BEAM without waiting, and owns fd then. If it
+// returns false it has done nothing.
 func (c *carrier) deliverNow(m portproto.Connection, fd int) bool {
 	kept := c.links.addCopy(link{m.Kind, m.ID}, fd)
 	if !c.fds.sendConnectionNow(m, fd) {
@@ -35,7 +35,7 @@ func (c *carrier) deliverNow(m portproto.Connection, fd int) bool {
 	return true
 }
 
-// deliverCopy gives the BEAM a connection; the caller keeps fd. The error is
+// deliverCopy delivers a connection to the BEAM; the caller keeps fd. The error wraps
 // errBusy if the BEAM does not take it in time.
 func (c *carrier) deliverCopy(m portproto.Connection, fd int) error {
 	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -53,8 +53,8 @@ func (c *carrier) deliverCopy(m portproto.Connection, fd int) error {
 	return err
 }
 
-// deliverQueued brings the BEAM what waits for it, until the carrier ends. It
-// waits for a BEAM that is stopped as long as that lasts.
+// deliverQueued delivers the queued connections until the carrier ends. It waits without
+// a limit while the BEAM is stopped.
 func (c *carrier) deliverQueued(s *fdSocket) {
 	for {
 		var q queuedConn
@@ -72,12 +72,12 @@ func (c *carrier) deliverQueued(s *fdSocket) {
 		switch {
 		case !kept:
 			_ = unix.Close(q.fd)
-		case err != nil: // the BEAM has nothing that it could close
+		case err != nil: // the BEAM will not report it as closed
 			c.links.closeCopy(link{q.m.Kind, q.m.ID})
 		}
 		s.releaseSlot()
 		if err != nil && c.ctx.Err() == nil {
-			c.log.Error().Err(err).Stringer("peer", q.m.Peer).Msg("the BEAM did not get a connection that was handed over")
+			c.log.Error().Err(err).Stringer("peer", q.m.Peer).Msg("cannot deliver a handed-over connection to the BEAM")
 		}
 	}
 }

@@ -21,9 +21,9 @@ type fakeEPMD struct {
 	l          net.Listener
 	addr       netip.AddrPort
 	stock      bool
-	full       atomic.Bool   // closes what is no registration
+	full       atomic.Bool   // closes all connections except registrations
 	heartbeats chan net.Conn // of the nodes that registered
-	extras     chan []byte   // theirs
+	extras     chan []byte   // of the registrations
 }
 
 func newEPMD(t *testing.T, stock bool) *fakeEPMD {
@@ -106,7 +106,7 @@ func (e *fakeEPMD) heartbeat() net.Conn {
 		c.SetDeadline(time.Now().Add(testkit.Patience))
 		return c
 	case <-time.After(testkit.Patience):
-		e.t.Fatal("nobody registers")
+		e.t.Fatal("no registration")
 		return nil
 	}
 }

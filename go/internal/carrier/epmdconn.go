@@ -9,9 +9,10 @@ import (
 	"time"
 )
 
-// dialEPMD is for the carrier's own connections; see connect for those of the BEAM.
+// dialEPMD opens a connection for the carrier itself; see handleConnect for those of the
+// BEAM.
 func dialEPMD(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
-	d := net.Dialer{KeepAlive: -1} // EPMD sees the end of this host's programs
+	d := net.Dialer{KeepAlive: -1} // EPMD is on this host and notices the end of this program
 	d.SetMultipathTCP(false)
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
@@ -20,10 +21,11 @@ func dialEPMD(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
-// deadliner is a net.Conn or a file.
+// deadliner is a net.Conn or an os.File.
 type deadliner interface{ SetDeadline(time.Time) error }
 
-// boundIO bounds what do reads and writes on conn by ctx.
+// boundIO runs do, and ends its reads and writes on conn when ctx ends. addr is for the
+// error, which has a reason.
 func boundIO(ctx context.Context, conn deadliner, addr netip.AddrPort, do func() error) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
@@ -33,7 +35,7 @@ func boundIO(ctx context.Context, conn deadliner, addr netip.AddrPort, do func()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	err := do()
 	if !stop() && err == nil {
-		err = context.Cause(ctx) // the deadline of conn is in the past now
+		err = context.Cause(ctx) // the deadline of conn has been moved into the past
 	}
 	if err == nil {
 		err = conn.SetDeadline(time.Time{})
@@ -44,8 +46,8 @@ func boundIO(ctx context.Context, conn deadliner, addr netip.AddrPort, do func()
 	return nil
 }
 
-// firstBytes asks EPMD on a connection of its own and returns the first two bytes
-// of the answer, or none if EPMD closed without one.
+// firstBytes sends a request on a connection of its own and returns the first two bytes of
+// the answer, or none if EPMD closes without an answer.
 func firstBytes(ctx context.Context, addr netip.AddrPort, question []byte) (answer []byte, err error) {
 	conn, err := dialEPMD(ctx, addr)
 	if err != nil {

@@ -18,31 +18,31 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// fdSendBuffer bounds how many fds the BEAM may leave unread: the kernel charges
-// each message some 800 bytes, and no more are sent while a quarter is used.
+// fdSendBuffer bounds how many descriptors the BEAM may leave unread: the kernel charges
+// about 800 bytes for each message, and sends no more while a quarter is in use.
 const fdSendBuffer = 128 << 10
 
 var (
-	// errBusy: the BEAM does not read the fd socket.
+	// errBusy: the BEAM does not read the fd socket, or the queue is full.
 	errBusy = errors.New("carrier: the BEAM does not take connections")
-	// errNoBEAM: it never came; the carrier is about to end.
+	// errNoBEAM: the BEAM did not connect in time; the carrier is about to end.
 	errNoBEAM = errors.New("carrier: the BEAM has not connected the fd socket")
 )
 
-// fdSocket is where the BEAM gets its connections.
+// fdSocket is the socket on which the BEAM gets its connections.
 type fdSocket struct {
 	name      string
 	timeout   time.Duration
-	ready     chan struct{} // closed: conn is there, or nil for good
+	ready     chan struct{} // closed when conn is set, or will stay nil
 	conn      *net.UnixConn
 	raw       syscall.RawConn
-	sendToken chan struct{} // holds one token; who has it may send
+	sendToken chan struct{} // holds one token, which a sender must take
 
-	queued atomic.Int64    // connections that were handed over and are not delivered yet
-	queue  chan queuedConn // those of them that wait; has room for all
+	queued atomic.Int64    // handed-over connections that are not delivered yet
+	queue  chan queuedConn // the waiting ones; has room for all that queued allows
 }
 
-// queuedConn is a connection that waits for the BEAM.
+// queuedConn is a connection that waits for the BEAM. The queue owns fd.
 type queuedConn struct {
 	m  portproto.Connection
 	fd int
@@ -72,7 +72,7 @@ func (c *carrier) listenFDSocket() (*fdSocket, error) {
 	return s, nil
 }
 
-// acceptBEAM waits for the BEAM, and for nobody else.
+// acceptBEAM waits for the BEAM to connect, and closes all other connections.
 func (c *carrier) acceptBEAM(s *fdSocket, l *net.UnixListener) error {
 	defer l.Close()
 	defer context.AfterFunc(c.ctx, func() { _ = l.Close() })()
@@ -85,7 +85,7 @@ func (c *carrier) acceptBEAM(s *fdSocket, l *net.UnixListener) error {
 			return fmt.Errorf("carrier: the BEAM did not connect the fd socket: %w", err)
 		}
 		if err := c.checkBEAM(conn); err != nil {
-			c.log.Warn().Err(err).Msg("refusing who connects to the fd socket")
+			c.log.Warn().Err(err).Msg("refused a connection to the fd socket that is not from the BEAM")
 			_ = conn.Close()
 			continue
 		}
@@ -93,6 +93,7 @@ func (c *carrier) acceptBEAM(s *fdSocket, l *net.UnixListener) error {
 	}
 }
 
+// checkBEAM returns an error unless the process of hello.OSPid opened conn.
 func (c *carrier) checkBEAM(conn *net.UnixConn) error {
 	cred, err := peercred.Unix(conn)
 	if err != nil {
@@ -104,6 +105,7 @@ func (c *carrier) checkBEAM(conn *net.UnixConn) error {
 	return nil
 }
 
+// setConn owns conn, also if it returns an error.
 func (s *fdSocket) setConn(conn *net.UnixConn) (err error) {
 	if err = conn.SetWriteBuffer(fdSendBuffer / 2); err == nil { // the kernel doubles it
 		s.raw, err = conn.SyscallConn()
@@ -116,10 +118,9 @@ func (s *fdSocket) setConn(conn *net.UnixConn) (err error) {
 	return nil
 }
 
-// readKeeps keeps a copy of each link that the BEAM passes, which are those that it
-// had from the carrier before this one. It returns when the BEAM closes its end,
-// which it does when it is done with this carrier: the end of stdin is about to be
-// seen too.
+// readKeeps keeps the copies of links that the BEAM passes: the links that it had when
+// this carrier started. It returns when the BEAM closes its end, which it does when it
+// needs this carrier no longer; the end of stdin follows.
 func (c *carrier) readKeeps(s *fdSocket) error {
 	var buf [portproto.KeepSize + 1]byte
 	for {
@@ -128,22 +129,22 @@ func (c *carrier) readKeeps(s *fdSocket) error {
 			return errEOF
 		}
 		if errors.Is(err, fdpass.ErrFiles) {
-			err = nil // the link goes without a copy
+			err = nil // this link has no copy
 		}
 		var id uint64
 		if err == nil {
 			id, err = portproto.ParseKeep(buf[:n])
 		}
 		if err != nil {
-			_ = unix.Close(fd) // -1 with an error of Receive's
+			_ = unix.Close(fd) // -1 after an error of Receive
 			return fmt.Errorf("carrier: fd socket: %w", err)
 		}
 		c.links.addKept(id, fd)
 	}
 }
 
-// closeWhenReady may be called when the carrier's context has ended: then acceptFD is over
-// or about to be.
+// closeWhenReady closes the socket. It must be called after the carrier's context has
+// ended, which ends acceptBEAM.
 func (s *fdSocket) closeWhenReady() {
 	<-s.ready
 	if s.conn != nil {
@@ -166,7 +167,7 @@ func (s *fdSocket) closedByBEAM() bool {
 	return closed
 }
 
-// sendConnection sends one connection to the BEAM; the caller keeps its fd. The error is
+// sendConnection sends a connection to the BEAM; the caller keeps fd. The error wraps
 // errBusy if there is no room in time.
 func (s *fdSocket) sendConnection(m portproto.Connection, fd int) error {
 	deadline := time.Now().Add(s.timeout)
@@ -181,7 +182,8 @@ func (s *fdSocket) sendConnection(m portproto.Connection, fd int) error {
 	return s.sendFD(portproto.AppendConnection(buf[:0], m), fd, deadline)
 }
 
-// sendConnectionNow is deliver without waiting: false says that nothing was sent.
+// sendConnectionNow is like sendConnection but never waits. It reports whether it sent the
+// connection.
 func (s *fdSocket) sendConnectionNow(m portproto.Connection, fd int) bool {
 	select {
 	case <-s.ready:
@@ -201,6 +203,8 @@ func (s *fdSocket) sendConnectionNow(m portproto.Connection, fd int) bool {
 	return fdpass.SendNow(s.conn, portproto.AppendConnection(buf[:0], m), fd) == nil
 }
 
+// acquireSend waits until this goroutine may send. After a nil error the caller must put
+// the token back.
 func (s *fdSocket) acquireSend(deadline time.Time) error {
 	select {
 	case <-s.ready:
@@ -222,7 +226,7 @@ func (s *fdSocket) acquireSend(deadline time.Time) error {
 	return nil
 }
 
-// waitUntil says whether c gave something before the deadline.
+// waitUntil reports whether c delivered a value, or was closed, before the deadline.
 func waitUntil(deadline time.Time, c <-chan struct{}) bool {
 	t := time.NewTimer(time.Until(deadline))
 	defer t.Stop()
@@ -234,7 +238,7 @@ func waitUntil(deadline time.Time, c <-chan struct{}) bool {
 	}
 }
 
-// waitWritable waits until the socket takes a message.
+// waitWritable waits until the socket has room for a message.
 func (s *fdSocket) waitWritable(deadline time.Time) error {
 	var now bool
 	if err := s.raw.Control(func(fd uintptr) { now = isWritable(fd) }); err != nil {
@@ -256,10 +260,11 @@ func (s *fdSocket) waitWritable(deadline time.Time) error {
 	return nil
 }
 
-// isWritable also says true of a socket that is broken: the send will tell.
+// isWritable is also true of a broken socket, on which the send fails.
 func isWritable(fd uintptr) bool { return hasEvent(fd, unix.POLLOUT|unix.POLLERR|unix.POLLHUP) }
 
-// refPause is between two tries when the uid has too many fds in flight.
+// refPause is the pause between two attempts while the user has too many descriptors in
+// flight.
 const refPause = 5 * time.Millisecond
 
 func (s *fdSocket) sendFD(msg []byte, fd int, deadline time.Time) error {
@@ -276,8 +281,8 @@ func (s *fdSocket) sendFD(msg []byte, fd int, deadline time.Time) error {
 	}
 }
 
-// reserveSlot makes room in the queue for one connection that was handed over. The
-// caller must call unreserve once it has left the queue. The error is errBusy.
+// reserveSlot reserves room in the queue for one handed-over connection. The caller must
+// call releaseSlot when the connection has left the queue. The error wraps errBusy.
 func (s *fdSocket) reserveSlot() error {
 	if s.queued.Add(1) > int64(cap(s.queue)) {
 		s.queued.Add(-1)

@@ -24,12 +24,12 @@ type heartbeat struct {
 	bind     netip.Addr // Register.Bind
 }
 
-// addresses are the addresses of EPMD's end and of ours.
+// addresses returns the addresses of EPMD's end and of this end.
 func (h *heartbeat) addresses() (epmd, own netip.AddrPort) {
 	return h.conn.RemoteAddr().(*net.TCPAddr).AddrPort(), h.conn.LocalAddr().(*net.TCPAddr).AddrPort()
 }
 
-// registerOnce registers with EPMD once.
+// registerOnce tries once to register with EPMD.
 func registerOnce(ctx context.Context, req portproto.Register) (*heartbeat, error) {
 	conn, err := dialEPMD(ctx, req.EPMD)
 	if err != nil {
@@ -69,12 +69,12 @@ func sendAlive2(ctx context.Context, conn net.Conn, req portproto.Register) (cre
 	return creation, err
 }
 
-// errFull: EPMD has too many connections, so that it closes new ones at once.
+// errFull: EPMD seems to have too many connections, so it closes new ones at once.
 var errFull = errors.New("carrier: EPMD closed a lookup without an answer; does it have too many connections?")
 
-// probeKind asks for a name that no node can have: the stock EPMD closes the
-// connection without an answer. So does any EPMD that is full, which a lookup of
-// the name that was just registered tells apart.
+// probeKind finds out which kind of EPMD it is: it asks for a name that no node can have.
+// The stock EPMD closes the connection without an answer. So does an EPMD that is full,
+// but then a lookup of the name that was just registered gets no answer either.
 func probeKind(ctx context.Context, req portproto.Register) (portproto.Kind, error) {
 	probe, err := epmdproto.AppendHandoverReq(nil, epmdproto.ProbeName)
 	if err != nil {
@@ -99,19 +99,19 @@ func probeKind(ctx context.Context, req portproto.Register) (portproto.Kind, err
 	return portproto.KindStock, nil
 }
 
-// Why a heartbeat ends.
+// The reasons why a heartbeat ends, and why no channel socket is offered.
 var (
 	errEPMDGone = errors.New("EPMD closed the heartbeat")
 	errNotAsked = errors.New("EPMD sent bytes on the heartbeat that are not HANDOVER_ASK")
 	errNoRoom   = errors.New("carrier: EPMD has not connected to the channel sockets that are open already")
 )
 
-// writeTimeout is for EPMD to take an answer on the heartbeat.
+// writeTimeout is how long EPMD may take to read an answer on the heartbeat.
 const writeTimeout = 5 * time.Second
 
-// answerAsks answers EPMD until the heartbeat ends, and returns why. offer opens a
-// socket that EPMD can bring connections to and returns its name. When ctx ends,
-// stop is called.
+// answerAsks answers each HANDOVER_ASK until the heartbeat ends, and returns the reason.
+// offer opens a channel socket and returns its name. When ctx ends, answerAsks calls stop,
+// which must end the heartbeat.
 func (h *heartbeat) answerAsks(ctx context.Context, offer func() string, stop func()) error {
 	defer h.conn.Close()
 	defer context.AfterFunc(ctx, stop)()

@@ -89,7 +89,8 @@ func TestEndOfStdin(t *testing.T) {
 	}
 }
 
-// Nor does a request that waits for the fd socket hold the end up.
+// TestEndOfStdinWhileDelivering: a request that waits for the fd socket does not delay the
+// end.
 func TestEndOfStdinWhileDelivering(t *testing.T) {
 	b := startBEAM(t, Options{SendTimeout: time.Hour, HelloTimeout: time.Hour})
 	b.greet(portproto.Hello{})
@@ -115,13 +116,13 @@ func TestStop(t *testing.T) {
 		t.Fatalf("ended before EPMD had closed: %v", err)
 	case <-time.After(20 * time.Millisecond):
 	}
-	heartbeat.Close() // ... and to say so.
+	heartbeat.Close() // ... and to close its end.
 	if err := b.expectEnd(); err != nil {
 		t.Error(err)
 	}
 }
 
-// An EPMD that does not close holds stop up for StopTimeout and no longer.
+// TestStopDeafEPMD: an EPMD that does not close delays stop for StopTimeout at most.
 func TestStopDeafEPMD(t *testing.T) {
 	b, _, _ := registered(t, Options{StopTimeout: time.Millisecond})
 	b.say(portproto.Stop{})
@@ -156,7 +157,7 @@ func TestFDSocketNotConnected(t *testing.T) {
 	}
 }
 
-// Nobody can connect to the fd socket once the BEAM has.
+// TestFDSocketClosesBehindBEAM: no process can connect to the fd socket after the BEAM has.
 func TestFDSocketClosesBehindBEAM(t *testing.T) {
 	b := startBEAM(t, Options{})
 	name := b.greet(portproto.Hello{}).FDSocket
@@ -180,12 +181,13 @@ func isListening(name string) bool {
 	return err == nil
 }
 
-// Another process than hello's os_pid is sent away, and the BEAM still let in.
+// TestFDSocketStranger: another process than hello's os_pid is refused, and the BEAM can still
+// connect.
 func TestFDSocketStranger(t *testing.T) {
 	b := startBEAM(t, Options{})
 	name := b.greet(portproto.Hello{}).FDSocket
 	stranger(t, 0, name)
-	b.expectLog("refusing who connects to the fd socket")
+	b.expectLog("refused a connection to the fd socket that is not from the BEAM")
 	c, err := fdpass.Dial(name)
 	if err != nil {
 		t.Fatal(err)

@@ -10,15 +10,15 @@ import (
 	"handover/go/internal/fdpass"
 )
 
-// lifeline is a stream socket that the BEAM has a connection to, as a port that has
-// nothing to do with this program's: a BEAM that halts closes all its ports at once,
-// and then needs a while until the kernel says that it ends.
+// lifeline is a connection from the BEAM, which holds its end in a port of its own. A BEAM
+// that halts closes all its ports at once, long before the kernel shows that the process
+// is ending.
 type lifeline struct {
 	mu   sync.Mutex
-	conn *net.UnixConn // the latest
+	conn *net.UnixConn // the latest one, or nil
 }
 
-// listenLifeline takes the BEAM's connections to the lifeline, until the carrier ends.
+// listenLifeline accepts the BEAM's connections to the lifeline until the carrier ends.
 func (c *carrier) listenLifeline(name string) error {
 	l, err := fdpass.ListenStream(name)
 	if err != nil {
@@ -34,7 +34,7 @@ func (c *carrier) listenLifeline(name string) error {
 				return
 			}
 			if err := c.checkBEAM(conn); err != nil {
-				c.log.Warn().Err(err).Msg("refusing who connects to the lifeline")
+				c.log.Warn().Err(err).Msg("refused a connection to the lifeline that is not from the BEAM")
 				_ = conn.Close()
 				continue
 			}
@@ -44,6 +44,7 @@ func (c *carrier) listenLifeline(name string) error {
 	return nil
 }
 
+// setConn closes the connection before this one. conn may be nil.
 func (l *lifeline) setConn(conn *net.UnixConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

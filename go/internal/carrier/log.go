@@ -13,13 +13,13 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// levels by Erlang's names.
+// levels are zerolog's levels by the names of Erlang's.
 var levels = map[string]zerolog.Level{
 	"debug": zerolog.DebugLevel, "info": zerolog.InfoLevel,
 	"warning": zerolog.WarnLevel, "error": zerolog.ErrorLevel,
 }
 
-// logSink turns zerolog's lines into {log, ...} events.
+// logSink converts zerolog's lines to {log, ...} events.
 type logSink struct {
 	out     *eventWriter
 	dropped atomic.Int64
@@ -29,8 +29,8 @@ func newLogger(out *eventWriter, level string) zerolog.Logger {
 	return zerolog.New(&logSink{out: out}).Level(levels[level])
 }
 
-// Write takes one line of JSON. It never blocks: where the BEAM does not read,
-// the line is dropped, and the next that goes through says how many were.
+// Write takes one line of JSON. It never blocks: if the BEAM does not read, the line is
+// dropped, and the next line that is sent has the number of dropped ones.
 func (s *logSink) Write(line []byte) (int, error) {
 	var m map[string]any
 	d := json.NewDecoder(bytes.NewReader(line))

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// beStranger connects and waits for the far end to close.
+// beStranger connects, and expects the far end to close.
 func beStranger(name string) int {
 	c, err := fdpass.Dial(name)
 	if err != nil {
@@ -40,7 +40,7 @@ func beStranger(name string) int {
 }
 
 // stranger connects to the socket from another process, of uid if that is not 0, and
-// fails the test unless it is sent away.
+// fails the test unless that is refused.
 func stranger(t *testing.T, uid uint32, name string) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")

@@ -2,7 +2,7 @@
 
 package carrier
 
-// process is known on Linux only: elsewhere no connection is handed over.
+// process is implemented on Linux only: elsewhere no connection is handed over.
 type process struct{}
 
 func findProcess(int32) process { return process{} }

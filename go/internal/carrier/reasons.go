@@ -11,7 +11,7 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// reasonError is an error with the word that the BEAM gets for it.
+// reasonError is an error with the reason that is sent to the BEAM.
 type reasonError struct {
 	reason portproto.Reason
 	err    error
@@ -30,20 +30,20 @@ func reasonOf(err error) portproto.Reason {
 	return portproto.EPMDUnreachable
 }
 
-// dialReason gives the reason of a dial that failed.
+// dialReason adds the reason to the error of a failed dial.
 func dialReason(ctx context.Context, err error) error {
 	switch {
 	case context.Cause(ctx) == errCancelled:
 		return withReason(portproto.Cancelled, err)
 	case isTimeout(err):
 		return withReason(portproto.Timeout, err)
-	case errors.Is(err, syscall.ECONNRESET): // it accepted and hung up
+	case errors.Is(err, syscall.ECONNRESET): // EPMD accepted and closed
 		return withReason(portproto.EPMDClosed, err)
 	}
 	return withReason(portproto.EPMDUnreachable, err)
 }
 
-// ioReason gives the reason of a failure after the dial.
+// ioReason adds the reason to the error of a read or write, unless it has one.
 func ioReason(ctx context.Context, err error) error {
 	var known *reasonError
 	switch {
@@ -61,11 +61,13 @@ func ioReason(ctx context.Context, err error) error {
 	return withReason(portproto.EPMDUnreachable, err)
 }
 
-// isTimeout: our own deadline, not the kernel's ETIMEDOUT.
+// isTimeout reports whether a deadline of this program has passed. ETIMEDOUT of the kernel is
+// none.
 func isTimeout(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 }
 
+// isHungUp reports whether the far end has closed the connection.
 func isHungUp(err error) bool {
 	return isAny(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE)
 }

@@ -18,7 +18,7 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// answering listens and does do with each connection.
+// answering listens until the end of the test, and calls do with each connection.
 func answering(t *testing.T, do func(net.Conn)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -94,8 +94,8 @@ func TestRegisterFails(t *testing.T) {
 	}
 }
 
-// registersAt: a carrier that has failed to register is not stuck in that attempt.
-// It is asked again and again, as RegisterTimeout may be short for a busy machine.
+// registersAt checks that the carrier can register after an attempt that failed. It repeats
+// the request, since RegisterTimeout may be short for a busy machine.
 func (b *beam) registersAt(addr netip.AddrPort) {
 	b.t.Helper()
 	r := registerAt(addr)
@@ -144,8 +144,8 @@ func TestRegisterStock(t *testing.T) {
 	}
 }
 
-// If nobody can tell who the users of connections are, the node does not pretend
-// to take handovers, and says what to change.
+// TestRegisterWithoutOwners: if the kernel does not tell the users of connections, the node
+// registers without handovers, and the log says what to change.
 func TestRegisterWithoutOwners(t *testing.T) {
 	b := newBEAM(t, Options{available: func() error { return peercred.ErrUnavailable }})
 	e := newEPMD(t, false)
@@ -160,7 +160,8 @@ func TestRegisterWithoutOwners(t *testing.T) {
 	}
 }
 
-// An error that may pass is no reason to take no handovers for good.
+// TestRegisterPassingError: an error that may pass does not make the node register without
+// handovers.
 func TestRegisterPassingError(t *testing.T) {
 	b := newBEAM(t, Options{available: func() error { return unix.EMFILE }})
 	e := newEPMD(t, false)
@@ -171,8 +172,8 @@ func TestRegisterPassingError(t *testing.T) {
 	}
 }
 
-// An EPMD that is full closes each question without an answer, as the stock one
-// closes HANDOVER_REQ: the carrier tries again instead of taking it for that.
+// TestRegisterFullEPMD: an EPMD that is full closes each request without an answer, as the
+// stock one closes HANDOVER_REQ. The carrier must not take it for a stock one.
 func TestRegisterFullEPMD(t *testing.T) {
 	b, e := newBEAM(t, Options{}), newEPMD(t, false)
 	e.full.Store(true)
@@ -187,7 +188,7 @@ func TestRegisterFullEPMD(t *testing.T) {
 	}
 }
 
-// HANDOVER_ASK proves that an EPMD which was taken for a stock one is not.
+// TestAskCorrectsKind: HANDOVER_ASK proves that an EPMD is not a stock one.
 func TestAskCorrectsKind(t *testing.T) {
 	b, e := newBEAM(t, Options{}), newEPMD(t, true)
 	b.say(registerAt(e.addr))
@@ -198,7 +199,7 @@ func TestAskCorrectsKind(t *testing.T) {
 	}
 }
 
-// A carrier that may start EPMD starts it again when it has died.
+// TestEPMDStartedAgain: a carrier that may start EPMD starts it again after it has died.
 func TestEPMDStartedAgain(t *testing.T) {
 	started := filepath.Join(t.TempDir(), "started")
 	b := newBEAMWith(t, Options{}, portproto.Hello{EPMD: script(t, "touch "+started)})
@@ -226,7 +227,7 @@ func TestCancelRegister(t *testing.T) {
 	}
 }
 
-// EPMD's restart, by another kind of EPMD.
+// TestEPMDRestart: the EPMD that comes back is of another kind.
 func TestEPMDRestart(t *testing.T) {
 	b, e, heartbeat := registered(t, Options{})
 	e.l.Close()
@@ -286,7 +287,7 @@ func TestStartEPMDFails(t *testing.T) {
 	}
 }
 
-// The program gets the port, and what listens later is found.
+// TestStartEPMD: the program gets the port, and the carrier finds an EPMD that listens later.
 func TestStartEPMD(t *testing.T) {
 	at := testkit.Loopback(testkit.FreePort(t))
 	said := filepath.Join(t.TempDir(), "said")
@@ -302,7 +303,7 @@ func TestStartEPMD(t *testing.T) {
 	}
 }
 
-// EPMD is started for the first registration only: not for one elsewhere.
+// TestNoStartElsewhere: EPMD is not started for an address of another host.
 func TestNoStartElsewhere(t *testing.T) {
 	said := filepath.Join(t.TempDir(), "said")
 	b := newBEAMWith(t, Options{RegisterTimeout: time.Second}, portproto.Hello{EPMD: script(t, "touch "+said)})

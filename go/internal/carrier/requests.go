@@ -10,14 +10,15 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// requests are those under way, by the BEAM's ID.
+// requests are the requests under way, by the BEAM's ID.
 type requests struct {
 	mu    sync.Mutex
 	stops map[uint64]context.CancelCauseFunc
 }
 
-// begin makes room for a request. done must be called when it is over.
-func (r *requests) begin(parent context.Context, id uint64, timeout time.Duration, most int) (ctx context.Context, done func(), err error) {
+// begin adds a request. After a nil error the caller must call done when the request has
+// ended.
+func (r *requests) begin(parent context.Context, id uint64, timeout time.Duration, max int) (ctx context.Context, done func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stops == nil {
@@ -26,8 +27,8 @@ func (r *requests) begin(parent context.Context, id uint64, timeout time.Duratio
 	if _, taken := r.stops[id]; taken {
 		return nil, nil, withReason(portproto.BadRequest, fmt.Errorf("carrier: request %d is under way already", id))
 	}
-	if len(r.stops) >= most {
-		return nil, nil, withReason(portproto.Overloaded, fmt.Errorf("carrier: %d requests under way", most))
+	if len(r.stops) >= max {
+		return nil, nil, withReason(portproto.Overloaded, fmt.Errorf("carrier: %d requests under way", max))
 	}
 	ctx, stop := context.WithCancelCause(parent)
 	ctx, release := context.WithTimeout(ctx, timeout)

@@ -11,8 +11,8 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// beginDial gives a non-blocking socket, with no option set, that is connected or
-// about to be; from bind, if that is valid. fd is -1 with an error.
+// beginDial returns a non-blocking socket, with no option set, that is connected or is
+// being connected; from bind, if that is valid. fd is -1 with an error.
 func beginDial(to netip.AddrPort, bind netip.Addr) (fd int, err error) {
 	family, sa := sockaddrOf(to)
 	if fd, err = newSocket(family); err != nil {
@@ -38,8 +38,8 @@ func beginDial(to netip.AddrPort, bind netip.Addr) (fd int, err error) {
 	return fd, nil
 }
 
-// isOwnAddress: where nobody listens on a port that the kernel also gives to
-// clients, a dial may meet itself.
+// isOwnAddress reports whether fd is connected to itself, which can happen if nothing
+// listens on a port that the kernel also uses for outgoing connections.
 func isOwnAddress(fd int, to netip.AddrPort) bool {
 	sa, err := unix.Getsockname(fd)
 	if err != nil {
@@ -68,13 +68,13 @@ func zoneID(zone string) uint32 {
 	if i, err := net.InterfaceByName(zone); err == nil {
 		return uint32(i.Index)
 	}
-	n, _ := strconv.ParseUint(zone, 10, 32) // an unknown one: connect will say so
+	n, _ := strconv.ParseUint(zone, 10, 32) // of an unknown zone connect returns an error
 	return uint32(n)
 }
 
-// writeNow writes without waiting: a connection that has sent nothing yet has
-// room. It must not block, whatever the fd's mode is, nor change that mode. The
-// error wraps EAGAIN where fd is not connected yet.
+// writeNow writes without waiting, whatever the mode of fd is, and does not change that
+// mode. A connection that has sent nothing yet has room for b. The error wraps EAGAIN if
+// fd is not connected yet.
 func writeNow(fd int, b []byte) error {
 	if err := unix.Sendto(fd, b, unix.MSG_DONTWAIT, nil); err != nil {
 		return os.NewSyscallError("send", err)
@@ -82,11 +82,12 @@ func writeNow(fd int, b []byte) error {
 	return nil
 }
 
-// drainLimit bounds what turnAway throws away, in bytes.
+// drainLimit bounds what refuseInitiator discards, in bytes.
 const drainLimit = 64 << 10
 
-// refuseInitiator tells the initiator that there is no handover. What it has sent
-// meanwhile is read away: else the close makes a reset that overtakes the answer.
+// refuseInitiator sends the result to the initiator, and discards what it has sent
+// meanwhile: if that stayed unread, the close would cause a reset, which can overtake the
+// answer. It does not close fd.
 func refuseInitiator(fd int, r epmdproto.Result) {
 	if writeNow(fd, epmdproto.AppendHandoverResult(nil, r)) != nil {
 		return
@@ -101,7 +102,7 @@ func refuseInitiator(fd int, r epmdproto.Result) {
 	}
 }
 
-// hasEvent reports whether poll(2) says one of events of fd, or fails.
+// hasEvent reports whether poll(2) returns one of events for fd, or fails.
 func hasEvent(fd uintptr, events int16) bool {
 	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
 	n, err := unix.Poll(p, 0)
