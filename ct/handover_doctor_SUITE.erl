@@ -50,7 +50,7 @@ found(Config) ->
          fun(A, B) ->
                  assert_finds({ok, handover}, ["✔ handshake", "it is b@127.0.0.1, ", "b@127.0.0.1 can be reached by handover."], A, name(B)),
                  assert_finds({ok, handover}, [], A, name(A)),
-                 assert_finds({error, registered}, ["✘ registered", "no c there; those there are b, a\n", "- handshake\n"], A, 'c@127.0.0.1'),
+                 assert_finds({error, registered}, ["✘ registered", "EPMD has no node c; it has b, a\n", "- handshake\n"], A, 'c@127.0.0.1'),
                  assert_finds({error, handshake}, ["it calls itself b@127.0.0.1", "handover:connect/1"], A, 'b@localhost'),
                  assert_finds({error, resolve}, ["✘ resolve"], A, 'b@nowhere.invalid'),
                  assert_finds({error, resolve}, ["no IPv4 address, only ::1", "--inet6"], A, 'b@::1'),
@@ -89,7 +89,7 @@ nobody_there(Config) ->
                  ?assertEqual(nonode@nohost, name(A)),
                  assert_finds({error, tcp}, ["connection refused", "start a node or an epmd there"], A, 'b@127.0.0.1'),
                  handover_ct:with_server({127, 0, 0, 1}, Port, <<"SSH-2.0-OpenSSH\r\n">>,
-                   fun() -> assert_finds({error, epmd}, ["something that is no EPMD has port"], A, 'b@127.0.0.1') end),
+                   fun() -> assert_finds({error, epmd}, ["a program that is not an EPMD has port"], A, 'b@127.0.0.1') end),
                  handover_ct:with_server({127, 0, 0, 1}, Port, close,
                    fun() -> assert_finds({error, epmd}, ["closed without an answer"], A, 'b@127.0.0.1') end)
          end).

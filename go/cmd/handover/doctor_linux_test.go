@@ -68,7 +68,7 @@ func TestDoctor(t *testing.T) {
 		line   string
 	}{
 		"n1@127.0.0.1": {0, "n1@127.0.0.1 can be reached by handover.\n"},
-		"n1@private":   {1, "To do: reach it under its true name: give nodes a way to n1@private "},
+		"n1@private":   {1, "To do: use that name: add n1@private to the nodes' dial map, "},
 	} {
 		done := make(chan struct{})
 		go func() { defer close(done); answerHandshake(t, n, name) }()

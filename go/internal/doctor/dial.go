@@ -28,16 +28,16 @@ func (c *check) checkName(context.Context) finding {
 	return ok(fmt.Sprintf("%s on %s", printable(c.name), printable(c.host)))
 }
 
-// resolveHost takes the first address, as a node does.
+// resolveHost looks the host up, and uses the first address, as a node does.
 func (c *check) resolveHost(ctx context.Context) finding {
 	host, note := c.host, ""
 	if c.o.Host != "" && c.o.Host != c.host {
-		host, note = c.o.Host, ", the host to dial in place of the name's"
+		host, note = c.o.Host, ", the host to dial instead of the one in the name"
 	}
 	addrs, err := lookupAddrs(ctx, host)
 	if err != nil {
 		return failed(fmt.Sprintf("%s has no address here: %s", printable(host), printable(causeText(err))),
-			"correct the host, or make its name known in /etc/hosts or DNS")
+			"correct the host, or add its name to /etc/hosts or DNS")
 	}
 	mine := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is4() == c.o.Inet6 })
 	if len(mine) == 0 {
@@ -87,19 +87,20 @@ func (c *check) dialEPMD(ctx context.Context) finding {
 func dialAdvice(err error, port uint16) string {
 	switch {
 	case isTimeout(err):
-		return fmt.Sprintf("a firewall drops TCP port %d, or the host is down: let the port in on that host, and on the way to it", port)
+		return fmt.Sprintf("a firewall drops TCP port %d, or the host is down: allow the port on that host and on the way to it", port)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Sprintf("the host is there and nothing listens at port %d, or a firewall rejects it: start a node or an epmd there; "+
+		return fmt.Sprintf("the host is up, but nothing listens on port %d, or a firewall rejects the connection: start a node or an epmd there; "+
 			"ERL_EPMD_PORT must be the same on all hosts", port)
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return "there is no way to that address: look at the routes, whether the host is up, and for a firewall that rejects"
+		return "there is no route to that address: check the routes, whether the host is up, and whether a firewall rejects the connection"
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
-		return fmt.Sprintf("this host's own firewall forbids it: let TCP port %d out", port)
+		return fmt.Sprintf("a firewall of this host forbids it: allow outgoing connections to TCP port %d", port)
 	}
-	return "look at the address and the network of this host"
+	return "check the address and the network of this host"
 }
 
-// dialBounded connects to addr; reads and writes on the connection end with ctx.
+// dialBounded connects to addr. The deadline of ctx also bounds reads and writes on the
+// connection.
 func dialBounded(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
@@ -114,7 +115,7 @@ func applyDeadline(ctx context.Context, conn net.Conn) error {
 	return conn.SetDeadline(deadline)
 }
 
-// sendRequest sends EPMD a request on a connection of its own, which is the caller's to close.
+// sendRequest sends EPMD a request on a connection of its own, which the caller must close.
 func (c *check) sendRequest(ctx context.Context, request []byte) (net.Conn, error) {
 	conn, err := dialBounded(ctx, c.addr)
 	if err != nil {
@@ -131,12 +132,12 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// isClosed: the far end hung up where it owed an answer.
+// isClosed reports whether the far end closed the connection instead of answering.
 func isClosed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// causeText is the reason without the operations and addresses around it.
+// causeText returns the reason in err, without operations and addresses.
 func causeText(err error) string {
 	var errno syscall.Errno
 	var dns *net.DNSError

@@ -139,7 +139,7 @@ func compare(t *testing.T, got, want string) {
 	}
 }
 
-// TestSilence: a step ends at its deadline, whoever keeps silent.
+// TestSilence: a step ends at its deadline if there is no answer.
 func TestSilence(t *testing.T) {
 	const timeout = 3 * time.Second
 	mute := serve(t, hold)
@@ -154,9 +154,9 @@ func TestSilence(t *testing.T) {
 		step   string
 		advice string
 	}{
-		"no EPMD":        {mute, "epmd", "something that is no EPMD"},
+		"no EPMD":        {mute, "epmd", "not an EPMD"},
 		"an EPMD, hung":  {muteEPMD, "handover", "did not take the connection"},
-		"a node, hung":   {muteNode, "handshake", "its VM does not answer"},
+		"a node, hung":   {muteNode, "handshake", "VM does not answer"},
 		"host not there": {0, "resolve", "/etc/hosts"},
 	} {
 		t.Run(name, func(t *testing.T) {

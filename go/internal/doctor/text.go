@@ -9,7 +9,7 @@ import (
 
 var stateMarks = map[State]string{OK: "✔", Failed: "✘", Skipped: "-"}
 
-// Line is a step as a person reads it.
+// Line returns the step as a line of text.
 func (s Step) Line() string {
 	time := ""
 	if s.State != Skipped || s.Detail != "" {
@@ -18,7 +18,7 @@ func (s Step) Line() string {
 	return strings.TrimRight(fmt.Sprintf("%s %-10s %10s  %s", stateMarks[s.State], s.Name, time, s.Detail), " ")
 }
 
-// Summary is the last line: how the node is reached, or what to do about the step
+// Summary returns the last line: how the node can be reached, or what to do about the step
 // that failed.
 func (r Report) Summary() string {
 	advice := ""
@@ -36,7 +36,7 @@ func (r Report) Summary() string {
 	return "To do: " + advice + "."
 }
 
-// printable makes text of somebody else's fit for a terminal and a line.
+// printable makes foreign text safe for a terminal, and bounds it.
 func printable(s string) string {
 	const most = 300
 	if len(s) > most {
