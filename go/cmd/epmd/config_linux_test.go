@@ -137,7 +137,7 @@ func TestBadConfig(t *testing.T) {
 	for args, want := range map[string]string{
 		"-config " + file + ".no":     "no such file",
 		"-daemon -config epmd.toml":   "the path must be absolute",
-		"-metrics localhost:9":        "-metrics: \"localhost:9\" is no address",
+		"-metrics localhost:9":        "-metrics: \"localhost:9\" is not an address",
 		"-status --text":              "-status takes --json",
 		"-status":                     "epmd: cannot connect to the local epmd: ",
 		"-metrics":                    "usage",

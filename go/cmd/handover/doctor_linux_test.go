@@ -103,7 +103,7 @@ func TestDoctorArgs(t *testing.T) {
 		"a@b --json":                               "doctor takes one node, not 2; options go before it",
 		"-port 0 a@b":                              `invalid value "0" for flag -port: a port is a number from 1 to 65535, not "0"`,
 		"-port 65536 a@b":                          `invalid value "65536" for flag -port: a port is a number from 1 to 65535, not "65536"`,
-		"-address :1 a@b":                          `invalid value ":1" for flag -address: no host in it`,
+		"-address :1 a@b":                          `invalid value ":1" for flag -address: the host is missing`,
 		"-address h:x a@b":                         `invalid value "h:x" for flag -address: a port is a number from 1 to 65535, not "x"`,
 		"-address h:1:2 a@b":                       `invalid value "h:1:2" for flag -address: address h:1:2: too many colons in address`,
 		"-timeout 0s a@b":                          "-timeout must be more than 0",

@@ -1,8 +1,9 @@
-// Command handover is the program beside the Erlang application: `handover port`
-// is the carrier that a node starts as its port program.
+// Command handover is the program of the Erlang application: `handover port` is the carrier,
+// which a node starts as its port program.
 //
-// Under `port`, stdout is protocol (docs/PROTOCOL.md, part 3) and nothing else,
-// and stderr a log. Exit status 0 is a good end, 1 a bad one, 2 wrong usage.
+// With `port`, stdout carries the protocol (docs/PROTOCOL.md, part 3) and nothing else, and
+// stderr is a log. The exit status is 0 after a normal end, 1 after an error, 2 if the usage
+// is wrong.
 package main
 
 import (
@@ -13,7 +14,7 @@ import (
 	"runtime/debug"
 )
 
-// fallbackVersion is told where the build does not know better.
+// fallbackVersion is the version of a build that does not have its own.
 const fallbackVersion = "0.1.0"
 
 const usage = `usage: handover port      the carrier: started by the BEAM, speaks on stdin and stdout
@@ -27,7 +28,7 @@ const usage = `usage: handover port      the carrier: started by the BEAM, speak
        handover version   name and version
 `
 
-// subcommands take the arguments behind their name and return the exit status.
+// subcommands take the arguments after their name and return the exit status.
 var subcommands = map[string]func(ctx context.Context, args []string) int{
 	"doctor":  runDoctor,
 	"port":    runPort,
@@ -48,6 +49,7 @@ func runSubcommand(ctx context.Context, args []string, stderr io.Writer) int {
 	return printUsage(stderr)
 }
 
+// printUsage prints the usage and returns the exit status of a wrong usage.
 func printUsage(stderr io.Writer) int {
 	fmt.Fprint(stderr, usage)
 	return 2
@@ -61,7 +63,7 @@ func printVersion(_ context.Context, args []string) int {
 	return 0
 }
 
-// programVersion is name and version.
+// programVersion returns the name and version of this program.
 func programVersion() string {
 	v := fallbackVersion
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {

@@ -11,7 +11,7 @@ import (
 	epmdstatus "handover/go/internal/status"
 )
 
-// runStatus asks the EPMD of this host.
+// runStatus prints the status of this host's EPMD.
 func runStatus(_ context.Context, args []string) int {
 	asJSON := slices.Equal(args, []string{"--json"})
 	if len(args) > 0 && !asJSON {

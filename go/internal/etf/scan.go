@@ -27,15 +27,15 @@ const (
 	maxAtomBytes = 4 * 255
 )
 
-// scanner walks a term and builds nothing. off is where it stands.
+// scanner reads a term without building it. off is the next byte.
 type scanner struct {
 	b   []byte
 	off int
 }
 
-// checkTerm says whether b is one whole term that erlang_go can decode at a cost
-// bound by len(b): known tags, no size beyond the bytes that are left, at most
-// MaxDepth levels, map keys that are atoms.
+// checkTerm returns nil if b is one whole term that erlang_go can decode at a cost bound by
+// len(b): all tags are known, no size exceeds the remaining bytes, it nests at most MaxDepth
+// levels, and map keys are atoms.
 func checkTerm(b []byte) error {
 	s := scanner{b: b, off: 1}
 	if len(b) > MaxSize {
@@ -57,10 +57,10 @@ func (s *scanner) fail(format string, args ...any) error {
 	return fmt.Errorf("%w: %s at byte %d", ErrTerm, fmt.Sprintf(format, args...), s.off)
 }
 
-// takeBytes steps over n bytes and returns them.
+// takeBytes returns the next n bytes.
 func (s *scanner) takeBytes(n int) ([]byte, error) {
-	if left := len(s.b) - s.off; n > left {
-		return nil, s.fail("needs %d bytes where %d are left", n, left)
+	if rest := len(s.b) - s.off; n > rest {
+		return nil, s.fail("needs %d bytes, but %d are left", n, rest)
 	}
 	s.off += n
 	return s.b[s.off-n : s.off], nil
@@ -77,7 +77,7 @@ func (s *scanner) readSize(width int) (int, error) {
 	return int(min(binary.BigEndian.Uint32(wide[:]), math.MaxInt32)), nil
 }
 
-// takeSized steps over a length of width bytes and what it counts.
+// takeSized reads a length of width bytes, and returns as many bytes as it says.
 func (s *scanner) takeSized(width int) ([]byte, error) {
 	n, err := s.readSize(width)
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *scanner) scanTerm(depth int) error {
 	return err
 }
 
-// scanBignum: Size:8 Sign:8 and Size bytes; 8 of them hold every int64.
+// scanBignum reads Size:8, Sign:8 and Size bytes. 8 bytes hold every int64.
 func (s *scanner) scanBignum() error {
 	n, err := s.readSize(1)
 	if err != nil {
@@ -160,11 +160,11 @@ func (s *scanner) scanSequence(width, depth int) error {
 	return err
 }
 
-// readCount reads how many elements follow, each of least bytes or more.
+// readCount reads the number of elements, each of which has at least least bytes.
 func (s *scanner) readCount(width, least int) (int, error) {
 	n, err := s.readSize(width)
 	if err == nil && n > (len(s.b)-s.off)/least {
-		err = s.fail("counts %d elements where %d bytes are left", n, len(s.b)-s.off)
+		err = s.fail("counts %d elements, but %d bytes are left", n, len(s.b)-s.off)
 	}
 	return n, err
 }
@@ -201,7 +201,7 @@ func (s *scanner) scanKey() error {
 		return s.fail("map key with tag %d instead of an atom", tag[0])
 	}
 	name, err := s.scanAtom(tag[0])
-	// erlang_go makes nil of it, and panics on a nil key.
+	// erlang_go decodes it to nil, and panics on a nil key.
 	if err == nil && name == "undefined" {
 		err = s.fail("map key undefined")
 	}

@@ -10,36 +10,36 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("epmd_"+name, help, labels, nil)
 }
 
-// The names are docs/EPMD.md's.
+// The metrics, as docs/EPMD.md lists them.
 var (
 	upDesc              = newDesc("up_seconds", "Time since the start.")
 	nodesDesc           = newDesc("nodes", "Registered nodes.")
-	oldNamesDesc        = newDesc("old_names", "Names that were given up and are remembered.")
-	openDesc            = newDesc("connections_open", "Open connections that are no node's.")
-	waitingDesc         = newDesc("connections_waiting", "Open connections that have not asked yet.")
+	oldNamesDesc        = newDesc("old_names", "Names that are not registered any more and are remembered.")
+	openDesc            = newDesc("connections_open", "Open client connections.")
+	waitingDesc         = newDesc("connections_waiting", "Open client connections without a request yet.")
 	acceptedDesc        = newDesc("connections_accepted_total", "Accepted connections.")
-	silentDesc          = newDesc("connections_silent_total", "Connections that ended without a whole request.")
-	channelsDesc        = newDesc("channels", "Nodes that take handovers, by the state of the way to them.", "state")
+	silentDesc          = newDesc("connections_silent_total", "Connections that ended without a complete request.")
+	channelsDesc        = newDesc("channels", "Nodes that take handovers, by the state of the channel to them.", "state")
 	passingDesc         = newDesc("handovers_passing", "Connections passed to nodes and not acknowledged.")
-	queuedDesc          = newDesc("handovers_queued", "Initiators that wait for room.")
+	queuedDesc          = newDesc("handovers_queued", "Initiators that wait for a slot.")
 	requestsDesc        = newDesc("requests_total", "Requests by type and result.", "request", "result")
 	handoversDesc       = newDesc("handovers_total", "Handovers by result.", "result")
-	handoverSecondsDesc = newDesc("handover_seconds", "Time from a request to the node's acknowledgement, of handovers that came to be.")
+	handoverSecondsDesc = newDesc("handover_seconds", "Time from a request to the node's acknowledgement, of successful handovers.")
 	refusalsDesc        = newDesc("refusals_total", "Refusals by reason.", "reason")
-	policyDesc          = newDesc("policy", "1 where requests of other hosts are checked by a policy.")
+	policyDesc          = newDesc("policy", "1 if a policy applies to requests of other hosts, else 0.")
 )
 
-// collector makes metrics of a status that is read at each scrape.
+// collector converts the status, which it reads at each scrape, to metrics.
 type collector struct{ source func() status.Status }
 
-// Describe is prometheus.Collector's.
+// Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{upDesc, nodesDesc, oldNamesDesc, openDesc, waitingDesc, acceptedDesc, silentDesc, channelsDesc, passingDesc, queuedDesc, requestsDesc, handoversDesc, handoverSecondsDesc, refusalsDesc, policyDesc} {
 		ch <- d
 	}
 }
 
-// Collect is prometheus.Collector's.
+// Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.source()
 	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
@@ -75,7 +75,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- newHistogram(s.HandoverSeconds)
 }
 
-// newHistogram adds the buckets up, as Prometheus has them.
+// newHistogram converts h, whose counts are per bucket, to Prometheus' cumulative ones.
 func newHistogram(h status.Histogram) prometheus.Metric {
 	buckets, sum := make(map[float64]uint64, len(h.Bounds)), uint64(0)
 	for i, bound := range h.Bounds {

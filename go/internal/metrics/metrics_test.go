@@ -66,9 +66,9 @@ func TestServe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { Serve(ctx, addr, sample, zerolog.New(&log)) })
-	log.wait(t, "no metrics")
+	log.wait(t, "cannot serve metrics")
 	_ = l.Close()
-	log.wait(t, `"message":"metrics"`)
+	log.wait(t, `"message":"serving metrics"`)
 	r, err := http.Get("http://" + addr.String() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestIdleConnections(t *testing.T) {
 	wg.Go(func() { Serve(ctx, addr, sample, zerolog.New(&log)) })
 	defer wg.Wait()
 	defer cancel()
-	log.wait(t, `"message":"metrics"`)
+	log.wait(t, `"message":"serving metrics"`)
 	connect := func() net.Conn {
 		c, err := net.Dial("tcp4", addr.String())
 		if err != nil {

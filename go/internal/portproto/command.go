@@ -14,7 +14,7 @@ import (
 // Hello is the BEAM's first message.
 type Hello struct {
 	OSPid    int32
-	EPMD     string // program to start when nothing listens, "" for none
+	EPMD     string // program to start if no EPMD listens, or ""
 	LogLevel string // debug, info, warning or error
 }
 
@@ -24,7 +24,7 @@ type Register struct {
 	Name     string // alive name
 	Port     uint16
 	EPMD     netip.AddrPort
-	Bind     netip.Addr // handed-over connections must have come to it; the zero Addr for any
+	Bind     netip.Addr // the only local address for handed-over connections; the zero Addr for any
 	Highest  uint16
 	Lowest   uint16
 	NodeType byte
@@ -40,7 +40,7 @@ type Connect struct {
 	Timeout time.Duration // of whole milliseconds
 }
 
-// Cancel says that nobody waits for the request ID any more.
+// Cancel says that the BEAM does not wait for the request ID any more.
 type Cancel struct{ ID uint64 }
 
 // Closed says that the BEAM has closed a connection that it was given.
@@ -49,7 +49,7 @@ type Closed struct {
 	ID   uint64
 }
 
-// Stop asks the carrier to unregister and to end.
+// Stop asks the carrier to unregister the node and to end.
 type Stop struct{}
 
 func (Hello) isCommand()    {}
@@ -59,14 +59,14 @@ func (Cancel) isCommand()   {}
 func (Closed) isCommand()   {}
 func (Stop) isCommand()     {}
 
-// VersionError: the hello is of another protocol version.
+// VersionError: the hello has another protocol version.
 type VersionError struct{ Got int64 }
 
 func (e *VersionError) Error() string {
 	return fmt.Sprintf("portproto: hello of protocol version %d, this is version %d: install the Erlang application and the program of one release", e.Got, Version)
 }
 
-// RequestError: a request that can be answered, since its ID could be read.
+// RequestError: the request is bad, but has an ID, so that it can be answered.
 type RequestError struct {
 	ID  uint64
 	Err error
@@ -75,8 +75,8 @@ type RequestError struct {
 func (e *RequestError) Error() string { return e.Err.Error() }
 func (e *RequestError) Unwrap() error { return e.Err }
 
-// ParseCommand reads what the BEAM sent. The error is a *[VersionError], a
-// *[RequestError], or one that says which field of which message is wrong.
+// ParseCommand parses a message of the BEAM. The error is a *[VersionError], a
+// *[RequestError], or another one that names the wrong field.
 func ParseCommand(b []byte) (Command, error) {
 	t, err := decodeMessage(b)
 	switch {
@@ -113,7 +113,7 @@ func parseHello(t tuple) (Command, error) {
 	return h, r.err
 }
 
-// parseRequest reads the ID first: with it, what else is wrong can be answered.
+// parseRequest reads the ID first, so that an error in another field can be answered.
 func parseRequest(t tuple, parse func(*fieldReader, uint64) Command) (Command, error) {
 	r := t.newReader()
 	id := r.readID(t.args[0])
@@ -200,7 +200,7 @@ func (r *fieldReader) readEPMD(m etf.Map) netip.AddrPort {
 	return netip.AddrPortFrom(r.readAddress("address", m["address"]), uint16(port))
 }
 
-// Term of a hello; the others follow.
+// Term returns {hello, Version, #{...}}.
 func (h Hello) Term() any {
 	return etf.Tuple{etf.Atom("hello"), Version, etf.Map{
 		"os_pid": int64(h.OSPid), "epmd": []byte(h.EPMD), "log_level": etf.Atom(h.LogLevel),

@@ -8,7 +8,7 @@ type HelloReply struct {
 	Program  string // name and version
 }
 
-// Refused comes instead of [HelloReply]; then the carrier ends.
+// Refused is the answer to a bad hello; then the carrier ends.
 type Refused struct {
 	Reason Reason
 	Detail string
@@ -34,7 +34,7 @@ type EPMDUp struct{ Kind Kind }
 // EPMDDown: the heartbeat was lost.
 type EPMDDown struct{ Detail string }
 
-// Log is for the BEAM's logger.
+// Log is a line for the BEAM's logger.
 type Log struct {
 	Level  string // debug, info, warning or error
 	Text   string
@@ -55,8 +55,8 @@ func (EPMDUp) isEvent()     {}
 func (EPMDDown) isEvent()   {}
 func (Log) isEvent()        {}
 
-// ParseEvent reads what the carrier sent. The error is a *[VersionError] or
-// says which field of which message is wrong.
+// ParseEvent parses a message of the carrier. The error is a *[VersionError], or names the
+// wrong field.
 func ParseEvent(b []byte) (Event, error) {
 	t, err := decodeMessage(b)
 	if err != nil {
@@ -112,7 +112,7 @@ func (r *fieldReader) readLogFields(v any) []Field {
 	for _, e := range l {
 		pair, ok := e.(etf.Tuple)
 		if !ok || len(pair) != 2 {
-			r.fail("fields", "an element is no pair")
+			r.fail("fields", "an element is not a pair")
 			break
 		}
 		f := Field{Key: r.readAtom("fields", pair[0])}
@@ -126,7 +126,7 @@ func (r *fieldReader) readLogFields(v any) []Field {
 	return fields
 }
 
-// Term of a hello's reply; the others follow.
+// Term returns {hello, Version, #{...}}.
 func (h HelloReply) Term() any {
 	return etf.Tuple{etf.Atom("hello"), Version, etf.Map{
 		"fd_socket": []byte(h.FDSocket), "program": []byte(h.Program),

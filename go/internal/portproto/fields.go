@@ -9,8 +9,8 @@ import (
 	"handover/go/internal/etf"
 )
 
-// ErrMessage: a term that is no message of this protocol, or one with a field
-// that is wrong. Errors wrap it with which.
+// ErrMessage: a term is not a message of this protocol, or has a wrong field. Errors wrap it
+// and name the field.
 var ErrMessage = errors.New("portproto: bad message")
 
 // tuple is a message before its fields are read: {tag, args...}, or an atom.
@@ -36,7 +36,7 @@ func decodeMessage(b []byte) (tuple, error) {
 	return tuple{}, fmt.Errorf("%w: neither an atom nor a tuple that begins with one", ErrMessage)
 }
 
-// matches says whether the message is {tag, ...} of arity elements, 0 for the atom.
+// matches reports whether the message is {tag, ...} of arity elements, or the atom if arity is 0.
 func (t tuple) matches(tag string, arity int) bool {
 	return t.tag == tag && (arity == 0 && t.atom || !t.atom && len(t.args) == arity-1)
 }
@@ -50,7 +50,7 @@ func (t tuple) unknownError() error {
 
 func (t tuple) newReader() *fieldReader { return &fieldReader{tag: t.tag} }
 
-// fieldReader reads fields and keeps the first thing that is wrong.
+// fieldReader reads the fields of a message. err is the first error.
 type fieldReader struct {
 	tag  string
 	body any
@@ -64,7 +64,7 @@ func (r *fieldReader) fail(field, format string, args ...any) {
 	}
 }
 
-// readMap returns the map v, which must have these keys and no other.
+// readMap returns the map v, which must have exactly these keys.
 func (r *fieldReader) readMap(v any, keys ...etf.Atom) etf.Map {
 	m, ok := v.(etf.Map)
 	if !ok {
@@ -121,20 +121,20 @@ func (r *fieldReader) readOneOf(field string, v any, words ...string) string {
 	return a
 }
 
-// readAddress reads an IP literal. IPv4 in IPv6's clothes is refused: the BEAM could
-// adopt such a socket as neither.
+// readAddress reads an IP literal. An IPv4 address written as IPv6 is refused: the
+// BEAM could adopt such a socket neither as inet nor as inet6.
 func (r *fieldReader) readAddress(field string, v any) netip.Addr {
 	a, err := netip.ParseAddr(r.readBinary(field, v))
 	switch {
 	case err != nil:
-		r.fail(field, "no IP literal: %w", err)
+		r.fail(field, "not an IP literal: %w", err)
 	case a.Is4In6():
 		r.fail(field, "%v is IPv4 mapped into IPv6; write it as %v", a, a.Unmap())
 	}
 	return a
 }
 
-// typeName of a term's type, in Erlang's words.
+// typeName returns the type of a term, in Erlang's words.
 func typeName(v any) string {
 	switch v.(type) {
 	case nil:
