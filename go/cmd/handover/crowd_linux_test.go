@@ -17,9 +17,9 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// crowd is the child's main for a user that wants all of EPMD for itself: as many
-// names as it gets, every other with a channel that nobody reads, handovers to those
-// that do not answer, and connections that ask nothing.
+// crowd is the main function of a child process whose user takes as much of EPMD as it gets:
+// names, every second one with a channel that it does not read, handovers to nodes that do
+// not answer, and connections without a request.
 func crowd(port uint16) error {
 	const tries, handovers, silent = 600, 700, 600
 	socket := epmdproto.NewSocketName()
@@ -83,8 +83,8 @@ func crowd(port uint16) error {
 	select {}
 }
 
-// registerAs registers a node that takes handovers. The connection is the caller's
-// also if it was refused.
+// registerAs registers a node that takes handovers. The caller must close the connection, also
+// if the node was refused.
 func registerAs(port uint16, name string) (net.Conn, error) {
 	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
@@ -105,8 +105,8 @@ func registerAs(port uint16, name string) (net.Conn, error) {
 	return c, nil
 }
 
-// TestCrowd: whatever one user does, another one's nodes register, are looked up and
-// take handovers, each at the first try, with an EPMD that may have 1,024 files open.
+// TestCrowd: whatever one user does, the nodes of another user register, are looked up and take
+// handovers, each at the first attempt, with an EPMD that may have 1,024 files open.
 func TestCrowd(t *testing.T) {
 	needRoot(t)
 	port := testkit.FreePort(t)
@@ -161,8 +161,8 @@ func TestCrowd(t *testing.T) {
 }
 
 // TestUserNamespace: an EPMD in a user namespace that maps one user serves nodes of
-// other users as stock nodes. It makes no channel to them: for the kernel all these
-// users are one.
+// other users as nodes without handover. It opens no channel to them, since it cannot tell
+// these users apart.
 func TestUserNamespace(t *testing.T) {
 	needRoot(t)
 	port := testkit.FreePort(t)

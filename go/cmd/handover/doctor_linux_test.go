@@ -43,8 +43,8 @@ func answerHandshake(t *testing.T, n *node, name string) {
 	}
 }
 
-// TestDoctor: the programs, with this test for the BEAM. internal/doctor has all the
-// ways that a step can end.
+// TestDoctor tests the programs, and plays the BEAM. The tests of internal/doctor have all the
+// ways in which a step can end.
 func TestDoctor(t *testing.T) {
 	port := testkit.FreePort(t)
 	run := func(args ...string) (int, string) {
@@ -157,7 +157,7 @@ func TestDoctorDocs(t *testing.T) {
 	}
 }
 
-// A reader that is gone does not go unnoticed by scripts.
+// The exit status shows if the output could not be written.
 func TestDoctorNoReader(t *testing.T) {
 	r, w := net.Pipe()
 	r.Close()

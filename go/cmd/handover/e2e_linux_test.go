@@ -34,7 +34,7 @@ func TestEndToEnd(t *testing.T) {
 	}
 }
 
-// A carrier that connects to another's EPMD: both halves at once.
+// A carrier that connects to its own EPMD plays both roles.
 func TestEndToEndConnect(t *testing.T) {
 	port := testkit.FreePort(t)
 	startEPMD(t, port)
@@ -60,7 +60,7 @@ func TestEndToEndConnect(t *testing.T) {
 	readBytes(t, ends[portproto.Accepted], []byte("hello"))
 }
 
-// EPMD need not be the node's user, nor root.
+// EPMD may run as another user than the node, and not as root.
 func TestEPMDOfAnotherUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to run a program as another user")
@@ -94,7 +94,7 @@ func TestEPMDKilled(t *testing.T) {
 	readBytes(t, c, []byte("before")) // the old link has not noticed
 }
 
-// A carrier that is killed frees its name and leaves the links alone.
+// The end of a killed carrier frees the node's name, and the links stay up.
 func TestCarrierKilled(t *testing.T) {
 	port := testkit.FreePort(t)
 	startEPMD(t, port)
@@ -136,7 +136,7 @@ func registration(n *node) *portproto.Error {
 	return nil
 }
 
-// The carrier starts EPMD where there is none, and that outlives it.
+// The carrier starts EPMD if none is running, and EPMD outlives it.
 func TestStartsEPMD(t *testing.T) {
 	port := testkit.FreePort(t)
 	t.Cleanup(func() { // after the node's: an EPMD with nodes does not let itself be killed
@@ -158,7 +158,7 @@ func TestStartsEPMD(t *testing.T) {
 	c.Close()
 }
 
-// Stdout's reader is gone: the carrier ends, with a status and not by SIGPIPE.
+// If stdout cannot be written, the carrier ends with an exit status and not by SIGPIPE.
 func TestBrokenStdout(t *testing.T) {
 	cmd := exec.Command(built(t, "handover"), "port")
 	stdin, err := cmd.StdinPipe()

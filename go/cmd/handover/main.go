@@ -19,7 +19,7 @@ const fallbackVersion = "0.1.0"
 
 const usage = `usage: handover port      the carrier: started by the BEAM, speaks on stdin and stdout
        handover doctor [--address HOST[:PORT]] [--port PORT] [--inet6] [--timeout 8s] [--json] NAME@HOST
-                          the way to a node, step by step, and what to do where it ends
+                          check each step of a connection to a node, and print what to do about the first that fails
                           --address: dial there, not the name's host; --port: EPMD's (ERL_EPMD_PORT, or 4369)
                           --inet6: as handover_tcp6; --timeout: for each step
                           exit status: 0 by handover, 3 at the node's own port only, 1 not at all, 2 wrong usage

@@ -13,8 +13,8 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// TestStatus: what the programs did is what `handover status` tells; the name that
-// is not there is the carrier's question which kind of EPMD it talks to.
+// TestStatus: `handover status` prints what the programs did. The handover to an unknown name is
+// the carrier's request that finds out which kind of EPMD it is.
 func TestStatus(t *testing.T) {
 	port := testkit.FreePort(t)
 	ask := func(port string, args ...string) (string, error) {

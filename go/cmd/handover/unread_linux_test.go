@@ -15,10 +15,10 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// TestTooManyReferences: the kernel bounds what a plain user has passed and nobody
-// has read, EPMD's user. Nodes of app1 that read nothing fill app1's share and no
-// more, however many they are and however long they wait: app2's node gets its
-// connections, and the log names app1.
+// TestTooManyReferences: the kernel limits how many descriptors a user without privileges, here
+// EPMD's, has passed that are not read yet. Nodes of app1 that read nothing fill app1's share
+// only, however many there are and however long they wait: app2's node gets its connections,
+// and the log names app1.
 func TestTooManyReferences(t *testing.T) {
 	needRoot(t)
 	port := testkit.FreePort(t)
@@ -41,7 +41,7 @@ func TestTooManyReferences(t *testing.T) {
 	})
 	socket := epmdproto.NewSocketName()
 	ears := startFake(t, app2UID, port, "ears", socket, socket)
-	// More in all than the kernel would let lie unread, were they let.
+	// More in total than the kernel's limit.
 	for round := range 4 {
 		var waiting []net.Conn
 		for i := range 2 {
@@ -55,7 +55,7 @@ func TestTooManyReferences(t *testing.T) {
 		c := initiateTo(t, port, "ears")
 		testkit.WaitFor(t, "another user's node to get its connection", func() bool { return ears("got", round+1) })
 		c.Close()
-		// What was passed stays open, unread by the node; epmd gives its copy up.
+		// The passed connection stays open, unread by the node; epmd closes its copy.
 		testkit.WaitFor(t, "epmd to be done with them", func() bool { return sockets(cmd.Process.Pid) < 30 })
 		if last := waiting[len(waiting)-1]; round == 3 {
 			answer := make([]byte, 2)
@@ -76,7 +76,7 @@ func TestTooManyReferences(t *testing.T) {
 	}
 }
 
-// sockets is how many a process has open.
+// sockets returns how many sockets a process has open.
 func sockets(pid int) (count int) {
 	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	for _, e := range entries {

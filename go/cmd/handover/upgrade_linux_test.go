@@ -12,8 +12,8 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// TestUpgrade: a carrier notices no upgrade of its EPMD, and handovers go on: one
-// after each, and a stream of them meanwhile.
+// TestUpgrade: a carrier does not notice an upgrade of its EPMD, and handovers succeed after it
+// and during it.
 func TestUpgrade(t *testing.T) {
 	port := testkit.FreePort(t)
 	epmd := startEPMD(t, port)
@@ -60,8 +60,8 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestSandbox: what packaging/systemd/epmd.service does to the file system and to epmd's
-// rights, by hand: nodes of another user still get their connections.
+// TestSandbox: with the restrictions of packaging/systemd/epmd.service, set by hand, nodes of
+// another user still get their connections.
 func TestSandbox(t *testing.T) {
 	needRoot(t)
 	port := testkit.FreePort(t)

@@ -21,9 +21,8 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// epmd as one user, nodes as two others. The nodes here are this program again
-// (asUserEnv), as another user and with a mind of its own: it registers, offers
-// the path that it is told to, and says what it gets.
+// epmd runs as one user, and nodes as two others. The nodes here are this program (asUserEnv) as
+// another user: it registers, offers the socket that it is told to, and prints what it gets.
 
 const (
 	asUserEnv = "HANDOVER_TEST_NODE" // PORT NAME PATH-TO-OFFER PATH-TO-LISTEN-AT
@@ -38,7 +37,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// fakeNode is the child's main. It says "registered", then "got" a connection.
+// fakeNode is the main function of the child process. It prints "registered", then "got" for
+// each connection.
 func fakeNode(args string) error {
 	var port uint16
 	var name, offered, listens string
@@ -67,7 +67,7 @@ func fakeNode(args string) error {
 	return err
 }
 
-// accept takes whatever is brought; a deaf node reads nothing.
+// accept receives the passed connections; a deaf node reads nothing.
 func accept(l *net.UnixListener, deaf bool) {
 	for {
 		c, err := l.AcceptUnix()
@@ -87,7 +87,7 @@ func accept(l *net.UnixListener, deaf bool) {
 	}
 }
 
-// startFake runs a fakeNode as uid and returns what it says.
+// startFake runs a fakeNode as uid and returns its output.
 func startFake(t *testing.T, uid uint32, args ...any) (said func(word string, times int) bool) {
 	t.Helper()
 	cmd := exec.Command(testProgram(t))
@@ -126,7 +126,7 @@ func startFake(t *testing.T, uid uint32, args ...any) (said func(word string, ti
 	return said
 }
 
-// testProgram is this program where every user can run it.
+// testProgram returns a copy of this program that every user can run.
 func testProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(filepath.Dir(built(t, "epmd")), "test")
@@ -164,8 +164,8 @@ func answerTo(t *testing.T, port uint16, name string) []byte {
 	return answer
 }
 
-// TestUsersApart: a node of app1's offers the socket of app2's node. epmd passes
-// nothing there.
+// TestUsersApart: a node of app1 offers the socket of app2's node. epmd passes no connection
+// there.
 func TestUsersApart(t *testing.T) {
 	needRoot(t)
 	port := testkit.FreePort(t)
@@ -179,7 +179,7 @@ func TestUsersApart(t *testing.T) {
 			t.Errorf("%s offers %s: % x", name, offered, got)
 		}
 	}
-	// Nor does app1 get what is for app2, whose name it can't take.
+	// app1 does not get app2's connections either, since it cannot take its name.
 	c := initiateTo(t, port, "app2")
 	defer c.Close()
 	testkit.WaitFor(t, "app2 to get its own", func() bool { return victim("got", 1) })

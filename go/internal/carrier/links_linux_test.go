@@ -36,7 +36,7 @@ func TestLinksOutliveCarrier(t *testing.T) {
 	both(t, initiator, node)
 }
 
-// Closed ends the carrier's copy: the far end sees that the BEAM has closed its own.
+// Closed makes the carrier close its copy, so that the far end notices the BEAM's close.
 func TestLinkClosed(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{})
 	ch := openChannel(t, heartbeat)
@@ -75,8 +75,7 @@ func TestTooManyLinks(t *testing.T) {
 	}
 }
 
-// Nor does stop wait for the connections: the BEAM that says it waits for the
-// carrier's end.
+// Stop does not wait for the connections, since the BEAM waits for the end of the carrier.
 func TestStopWithLinks(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{})
 	ch := openChannel(t, heartbeat)
@@ -93,8 +92,8 @@ func TestStopWithLinks(t *testing.T) {
 	both(t, initiator, node)
 }
 
-// When the BEAM ends its connections are shut down, although another copy of the
-// descriptor is still open: the BEAM's own live until its memory is freed.
+// When the BEAM ends its connections are shut down, although another copy of the descriptor is
+// still open: the BEAM's own copies stay open until its memory is freed.
 func TestBEAMEnds(t *testing.T) {
 	cmd := exec.Command("sleep", "1000")
 	if err := cmd.Start(); err != nil {
@@ -178,8 +177,7 @@ func keep(t *testing.T, b *beam, id uint64, c *net.TCPConn) {
 	}
 }
 
-// A carrier that ends for a reason of its own does not wait for a BEAM that goes
-// on, and waits for it to end.
+// A carrier that fails does not wait for its BEAM, which waits for the end of the carrier.
 func TestEndForOwnReason(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{})
 	ch := openChannel(t, heartbeat)

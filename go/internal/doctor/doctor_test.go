@@ -23,8 +23,8 @@ const (
 	me      = "n1@127.0.0.1"
 )
 
-// transcript is a run as a person reads it, but for times and ports, which differ
-// from run to run.
+// transcript returns the output of a run, with times and ports replaced, since they differ from
+// run to run.
 func transcript(t *testing.T, target string, o Options, ports map[uint16]string) string {
 	t.Helper()
 	var text strings.Builder
@@ -39,8 +39,8 @@ func transcript(t *testing.T, target string, o Options, ports map[uint16]string)
 
 // TestTranscripts has each way that a step can end.
 func TestTranscripts(t *testing.T) {
-	nobody, direct := testkit.FreePort(t), serve(t, node(named, challengeOf(me, 0xf07df7fbc)))
-	ports := map[uint16]string{nobody: "NOBODYS", direct: "NODES"}
+	unused, direct := testkit.FreePort(t), serve(t, node(named, challengeOf(me, 0xf07df7fbc)))
+	ports := map[uint16]string{unused: "UNUSED", direct: "NODES"}
 	handover := func(answers ...string) map[byte]string {
 		m := map[byte]string{'p': "i\x01", 'z': port2(direct, 6, epmdproto.Extra), 'n': names, 'h': handedOver}
 		for i := 0; i < len(answers); i += 2 {
@@ -69,12 +69,12 @@ func TestTranscripts(t *testing.T) {
 		{"no answer of the node", fake{handover("h", "i\x03"), nil}},
 		{"refused, by the node or its policy", fake{handover("h", "i\x04"), nil}},
 		{"overloaded", fake{handover("h", "i\x05"), nil}},
-		{"EPMD can't pass it on", fake{handover("h", "i\x06"), nil}},
-		{"EPMD can't pass it on, port not told", fake{handover("z", unknown, "h", "i\x06"), nil}},
+		{"EPMD cannot pass it on", fake{handover("h", "i\x06"), nil}},
+		{"EPMD cannot pass it on, port not told", fake{handover("z", unknown, "h", "i\x06"), nil}},
 		{"a result of the future", fake{handover("h", "i\x4d"), nil}},
 		{"stock", fake{stock(port2(direct, 6, "")), nil}},
 		{"stock, no such node", fake{stock(unknown), nil}},
-		{"stock, port closed", fake{stock(port2(nobody, 6, "")), nil}},
+		{"stock, port closed", fake{stock(port2(unused, 6, "")), nil}},
 		{"stock, node with listen false", fake{stock(port2(0, 6, epmdproto.Extra)), nil}},
 		{"stock, old node", fake{stock(port2(direct, 5, "")), nil}},
 		{"no EPMD, which speaks", fake{map[byte]string{'p': "SSH-2.0-OpenSSH\r\n"}, nil}},
@@ -102,13 +102,13 @@ func TestTranscripts(t *testing.T) {
 		name, target string
 		o            Options
 	}{
-		{"refused", me, Options{Port: nobody}},
-		{"no name", "@127.0.0.1", Options{Port: nobody}},
-		{"no host", "n1", Options{Port: nobody}},
-		{"NUL", "n\x001@127.0.0.1", Options{Port: nobody}},
-		{"IPv4 only", me, Options{Port: nobody, Inet6: true}},
-		{"IPv6 only", "n1@::1", Options{Port: nobody}},
-		{"elsewhere", "n1@host.example", Options{Port: nobody, Host: "127.0.0.1"}},
+		{"refused", me, Options{Port: unused}},
+		{"no name", "@127.0.0.1", Options{Port: unused}},
+		{"no host", "n1", Options{Port: unused}},
+		{"NUL", "n\x001@127.0.0.1", Options{Port: unused}},
+		{"IPv4 only", me, Options{Port: unused, Inet6: true}},
+		{"IPv6 only", "n1@::1", Options{Port: unused}},
+		{"elsewhere", "n1@host.example", Options{Port: unused, Host: "127.0.0.1"}},
 	} {
 		fmt.Fprintf(&got, "== %s\n%s\n", c.name, transcript(t, c.target, c.o, ports))
 	}
@@ -193,7 +193,7 @@ func TestDialAdvice(t *testing.T) {
 	}
 }
 
-// TestShow: what others say can't reach a terminal as it is.
+// TestShow: foreign text does not reach a terminal unchanged.
 func TestShow(t *testing.T) {
 	for in, want := range map[string]string{
 		"n1@hö.example": "n1@hö.example", "a\x1b[2Jb": `"a\x1b[2Jb"`, "\xff": `"\xff"`, "a\nb": `"a\nb"`,
@@ -205,7 +205,7 @@ func TestShow(t *testing.T) {
 	}
 }
 
-// FuzzHandshake: whatever a node sends gives a finding that fits a line.
+// FuzzHandshake: each answer of a node gives a finding that fits into a line.
 func FuzzHandshake(f *testing.F) {
 	for _, s := range []string{named, "snok", challengeOf(me, 1), "N", "s", ""} {
 		f.Add([]byte("\x00\x04"+s), []byte(s))

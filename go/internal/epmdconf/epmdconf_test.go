@@ -11,7 +11,7 @@ import (
 	"handover/go/internal/policy"
 )
 
-// TestErrors: what an operator reads for each kind of mistake.
+// TestErrors has the error text for each kind of mistake.
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"colour = 1":                                `line 1: unknown key "colour"`,
@@ -67,7 +67,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestExample: the file that the page tells to begin with does what it says.
+// TestExample: the example file of the page has the documented effect.
 func TestExample(t *testing.T) {
 	c, err := Load("../../../examples/epmd.toml")
 	if err != nil || c.Policy == nil || c.Metrics != netip.MustParseAddrPort("127.0.0.1:9369") {
@@ -91,8 +91,7 @@ func TestExample(t *testing.T) {
 	}
 }
 
-// TestInstalled: the file that is installed says nothing, and what it has as
-// comments is right once it is none.
+// TestInstalled: the installed file sets nothing, and its commented settings are valid.
 func TestInstalled(t *testing.T) {
 	text, err := os.ReadFile("../../../packaging/systemd/epmd.toml")
 	if err != nil {
@@ -108,13 +107,13 @@ func TestInstalled(t *testing.T) {
 	}
 }
 
-// FuzzParse: no file makes it panic, and an error says something.
+// FuzzParse: no file causes a panic, and no error is empty.
 func FuzzParse(f *testing.F) {
 	example, err := os.ReadFile("../../../examples/epmd.toml")
 	if err != nil {
 		f.Fatal(err)
 	}
-	// The reader's caches are filled first, lest what fills them looks new.
+	// Fill the caches of the reader first, since they would count as a leak.
 	_, _ = Parse(example)
 	f.Add(example)
 	for _, s := range []string{"", "a=1", "[allow]\nlookups=[1]", "[rate]\nper_second=nan", "allow.names=[]", "[[allow]]"} {

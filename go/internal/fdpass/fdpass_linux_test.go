@@ -47,7 +47,7 @@ func openFiles(t *testing.T) testkit.Files {
 	return files
 }
 
-// sendRaw sends what Send would not: any number of fds, an empty message.
+// sendRaw sends messages that Send refuses: with any number of descriptors, or empty.
 func sendRaw(t *testing.T, c *net.UnixConn, msg []byte, fds ...int) {
 	t.Helper()
 	raw, err := c.SyscallConn()
@@ -154,7 +154,7 @@ func TestReceiveDeadline(t *testing.T) {
 	}
 }
 
-// At the limit of open files the kernel drops the fd and says MSG_CTRUNC only.
+// At the limit of open files the kernel drops the descriptor and only sets MSG_CTRUNC.
 func TestReceiveAtFileLimit(t *testing.T) {
 	a, b := pair(t)
 	if err := Send(a, []byte("abc"), 0, time.Time{}); err != nil {

@@ -31,8 +31,7 @@ func sample() status.Status {
 	}
 }
 
-// TestExposition: every metric with its value, in the form that Prometheus' own
-// linter finds no fault with.
+// TestExposition: every metric has its value, and Prometheus' linter finds no fault.
 func TestExposition(t *testing.T) {
 	recorder := httptest.NewRecorder()
 	Handler(sample).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/metrics", nil))
@@ -54,8 +53,8 @@ func TestExposition(t *testing.T) {
 	}
 }
 
-// TestServe: an address that is taken is tried again, logged once, and the end
-// ends all of it.
+// TestServe: an address that is taken is logged once and tried again, and the end of the
+// context ends everything.
 func TestServe(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -84,9 +83,8 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestIdleConnections: as many connections as there may be, which keep open after
-// their answer or never ask, delay a scrape by less than the time that a connection
-// may take to ask at most.
+// TestIdleConnections: the largest number of connections, which stay open after the answer or
+// never send a request, delays a scrape by less than headerTimeout.
 func TestIdleConnections(t *testing.T) {
 	addr := netip.MustParseAddrPort("127.0.0.1:0")
 	l, err := net.Listen("tcp4", addr.String())

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withoutProc lets no /proc be there for the test.
+// withoutProc hides /proc during the test.
 func withoutProc(t *testing.T) {
 	before := procNet
 	procNet = t.TempDir() + "/"
 	t.Cleanup(func() { procNet = before })
 }
 
-// unavailable: TCPOwner says that it can't look, and not that there is no far end.
+// unavailable checks that TCPOwner returns ErrUnavailable, and not ErrNotFound.
 func unavailable(t *testing.T) {
 	t.Helper()
 	local, remote, end, err := ownPair()
@@ -50,7 +50,7 @@ func TestNoModule(t *testing.T) {
 	unavailable(t)
 }
 
-// TestNotFoundWithoutProc: where sock_diag works nobody needs /proc.
+// TestNotFoundWithoutProc: /proc is not needed if sock_diag works.
 func TestNotFoundWithoutProc(t *testing.T) {
 	withoutProc(t)
 	diagWorks.Store(false)

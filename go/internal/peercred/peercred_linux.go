@@ -53,12 +53,11 @@ const (
 	diagTimeout = time.Second
 )
 
-// TCPOwner returns the uid that owns the TCP socket on this host whose own
-// address is local and whose peer is remote: an exact look-up by sock_diag, or a
-// search in /proc/self/net/tcp where there is no sock_diag. The error is a
-// *[NotFoundError] where there is none that is connected and held by a process, and
-// wraps [ErrUnavailable] where neither can be asked, and [ErrUnmapped] where the
-// owner has no number here.
+// TCPOwner returns the uid that owns the TCP socket on this host whose own address is local
+// and whose peer is remote. It asks sock_diag, or searches /proc/self/net/tcp if there is no
+// sock_diag. The error is a *[NotFoundError] if there is no such socket that is connected and
+// held by a process. It wraps [ErrUnavailable] if the kernel's table cannot be read, and
+// [ErrUnmapped] if the owner is not mapped here.
 func TCPOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	asking <- struct{}{}
 	defer func() { <-asking }()
@@ -68,8 +67,8 @@ func TCPOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	return uid, err
 }
 
-// asking bounds how many files, and threads that wait for the kernel, this takes.
-// Each TCPOwner has up to 3 files open for a moment.
+// asking bounds the number of calls at once: each has up to 3 files open, and blocks a thread
+// while it waits for the kernel.
 var asking = make(chan struct{}, 4)
 
 func tcpOwner(local, remote netip.AddrPort) (uid uint32, err error) {

@@ -32,8 +32,8 @@ func term(t *testing.T, v any) []byte {
 	return b
 }
 
-// Each error names the message, the field and what is wrong with it, and is
-// answerable where the ID is good.
+// TestBadFields: each error names the message, the field and what is wrong with it, and is a
+// RequestError if the ID is valid.
 func TestBadFields(t *testing.T) {
 	long := []byte(strings.Repeat("n", 256))
 	for _, tc := range []struct {
@@ -151,7 +151,7 @@ func TestBadConnections(t *testing.T) {
 	}
 }
 
-// FuzzMessages: no panic; what parses is written and parsed again the same.
+// FuzzMessages: no panic, and a message that parses can be written and parses to itself.
 func FuzzMessages(f *testing.F) {
 	for _, b := range pageBlocks(f) {
 		f.Add(b)
