@@ -50,7 +50,7 @@ found(Config) ->
          fun(A, B) ->
                  assert_finds({ok, handover}, ["✔ handshake", "it is b@127.0.0.1, ", "b@127.0.0.1 can be reached by handover."], A, name(B)),
                  assert_finds({ok, handover}, [], A, name(A)),
-                 assert_finds({error, registered}, ["✘ registered", "no c there; those there are b, a\n", "- handshake\n"], A, 'c@127.0.0.1'),
+                 assert_finds({error, registered}, ["✘ registered", "EPMD has no node c; it has b, a\n", "- handshake\n"], A, 'c@127.0.0.1'),
                  assert_finds({error, handshake}, ["it calls itself b@127.0.0.1", "handover:connect/1"], A, 'b@localhost'),
                  assert_finds({error, resolve}, ["✘ resolve"], A, 'b@nowhere.invalid'),
                  assert_finds({error, resolve}, ["no IPv4 address, only ::1", "--inet6"], A, 'b@::1'),
@@ -89,7 +89,7 @@ nobody_there(Config) ->
                  ?assertEqual(nonode@nohost, name(A)),
                  assert_finds({error, tcp}, ["connection refused", "start a node or an epmd there"], A, 'b@127.0.0.1'),
                  handover_ct:with_server({127, 0, 0, 1}, Port, <<"SSH-2.0-OpenSSH\r\n">>,
-                   fun() -> assert_finds({error, epmd}, ["something that is no EPMD has port"], A, 'b@127.0.0.1') end),
+                   fun() -> assert_finds({error, epmd}, ["a program that is not an EPMD has port"], A, 'b@127.0.0.1') end),
                  handover_ct:with_server({127, 0, 0, 1}, Port, close,
                    fun() -> assert_finds({error, epmd}, ["closed without an answer"], A, 'b@127.0.0.1') end)
          end).
@@ -103,9 +103,9 @@ node_without_handover(Config) ->
 stock_epmd(Config) ->
     with(stock, [a, {b, #{args => ["-handover", "listen", "false"]}}], Config,
          fun(A, B) ->
-                 assert_finds({ok, direct}, ["a stock EPMD", "✔ direct", "start handover's in its place"], B, name(A)),
+                 assert_finds({ok, direct}, ["a stock EPMD", "✔ direct", "start handover's instead"], B, name(A)),
                  assert_finds({error, direct}, ["no port of its own", "`listen false`"], A, name(B)),
-                 assert_finds({error, registered}, ["no c there"], A, 'c@127.0.0.1')
+                 assert_finds({error, registered}, ["EPMD has no node c"], A, 'c@127.0.0.1')
          end).
 
 not_allowed(Config) ->
@@ -132,7 +132,7 @@ vm_stopped(Config) ->
          fun(A, B) ->
                  Node = name(B),
                  stopped(list_to_integer(call(B, os, getpid, [])),
-                         fun() -> assert_finds({error, handshake}, ["✔ handover", "its VM does not answer"], A, Node) end)
+                         fun() -> assert_finds({error, handshake}, ["✔ handover", "VM does not answer"], A, Node) end)
          end).
 
 stopped(OsPid, Fun) ->
@@ -140,10 +140,8 @@ stopped(OsPid, Fun) ->
     try Fun() after handover_ct:kill(OsPid, "CONT") end.
 
 no_program(Config) ->
-    Dir = filename:join([?config(priv_dir, Config), "handover"]),
-    ok = filelib:ensure_path(Dir),
-    "" = os:cmd("cp -rL " ++ handover_ct:ebin() ++ " " ++ Dir),
-    with(none, [{a, #{undistributed => true, args => ["-pa", filename:join(Dir, "ebin")]}}], Config,
+    Ebin = filename:join(handover_ct:copy_without_programs(Config), "ebin"),
+    with(none, [{a, #{undistributed => true, args => ["-pa", Ebin]}}], Config,
          fun(A) -> ?assertMatch({{error, {program, {enoent, _}}}, ""}, call(A, ?MODULE, doctor, ['b@127.0.0.1'])) end).
 
 %% that nobody notices it
@@ -221,7 +219,7 @@ policy(Config) ->
     "" = handover_hosts_SUITE:in_host(2, Epmd, Config),
     Nodes = [A, B, C] = [handover_hosts_SUITE:node(N, H, Config) || {N, H} <- [{a, 1}, {b, 2}, {c, 2}]],
     try
-        assert_finds({ok, handover}, ["✔ registered", "tells its port to nobody here"], A, name(B)),
+        assert_finds({ok, handover}, ["✔ registered", "does not answer lookups from here"], A, name(B)),
         assert_finds({error, handover}, ["- registered", "the answer is 4, refused", "nodes.handover"], A, name(C)),
         assert_finds({ok, handover}, [], B, name(C))       % a host's own nodes are free of policy
     after

@@ -1,6 +1,6 @@
 # Sourced by everything that runs tests, and by the demo.
 # 1. It removes from the environment the caller's settings that change what make, rebar3, Erlang, a shell and handover's programs
-#    do. go/internal/testenv has the same list for the Go tests.
+#    do. go/internal/testkit has the same list for the Go tests.
 # 2. verdict and try write the report of a part that is a script: a line for each test, `ok|skip|FAIL name [Reason]`, to the file
 #    $report. The part makes a folder $work, sets failed=0 and exits with $failed.
 # shellcheck shell=sh disable=SC2034,SC2154

@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"handover/go/internal/testkit"
 )
 
 // device pair of a test: packets written to near are read by the line as if a namespace had sent them.
@@ -36,7 +39,7 @@ func startLine(t *testing.T, delay time.Duration, limit int) (a, b *os.File, lin
 		}
 	})
 	for _, file := range []*os.File{a, b} {
-		if err := file.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		if err := file.SetDeadline(time.Now().Add(testkit.Patience)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -88,7 +91,7 @@ func TestLimit(t *testing.T) {
 			}
 		}
 		peak := test.sent - int(test.dropped)
-		waitFor(t, func() bool {
+		testkit.WaitFor(t, fmt.Sprintf("a peak of %d packets", peak), func() bool {
 			stats := line.Stats()[0]
 			return stats.Peak == peak && stats.Dropped == test.dropped
 		})
@@ -100,7 +103,7 @@ func TestCloseWithPacketsUnderWay(t *testing.T) {
 	if _, err := a.Write([]byte("packet")); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool { return line.Stats()[0].Peak == 1 })
+	testkit.WaitFor(t, "a peak of 1 packet", func() bool { return line.Stats()[0].Peak == 1 })
 	closed := make(chan error, 1)
 	go func() { closed <- line.Close() }()
 	select {
@@ -135,16 +138,6 @@ func TestOptionsRefused(t *testing.T) {
 			t.Errorf("no error, want %q", want)
 		} else if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q, want %q", err, want)
-		}
-	}
-}
-
-// waitFor waits for a condition, at most 30 s.
-func waitFor(t *testing.T, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the condition did not come about within a minute")
 		}
 	}
 }

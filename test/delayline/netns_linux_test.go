@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 const (
@@ -21,7 +21,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	testenv.Clean()
+	testkit.CleanEnvironment()
 	os.Exit(m.Run())
 }
 
@@ -44,7 +44,7 @@ func TestBetweenNamespaces(t *testing.T) {
 	// the fastest says what the line adds: 0.3 ms on an idle machine; a busy one may need more tries
 	const slack = 10 * time.Millisecond
 	fastest := time.Hour
-	for end := time.Now().Add(time.Minute); fastest > 2*delay+slack && time.Now().Before(end); {
+	for end := time.Now().Add(testkit.Patience); fastest > 2*delay+slack && time.Now().Before(end); {
 		took := roundTrip(t, near, far)
 		if took < 2*delay {
 			t.Fatalf("a round trip took %v, less than twice %v", took, delay)
@@ -66,7 +66,7 @@ func TestBurstUnderWay(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%1024 == 0 { // what the device can't hold the kernel drops: let the line keep up
-			waitFor(t, func() bool { return line.Stats()[0].Peak >= int(i) })
+			testkit.WaitFor(t, "the packets to be in the line", func() bool { return line.Stats()[0].Peak >= int(i) })
 		}
 	}
 	buffer := make([]byte, maxPacket)
@@ -174,7 +174,7 @@ func listenUDPIn(namespace, address string) (*net.UDPConn, error) {
 	if failed != nil {
 		return nil, os.NewSyscallError("setsockopt SO_RCVBUFFORCE", failed)
 	}
-	return conn, conn.SetDeadline(time.Now().Add(time.Minute))
+	return conn, conn.SetDeadline(time.Now().Add(testkit.Patience))
 }
 
 func roundTrip(t *testing.T, near, far *net.UDPConn) time.Duration {

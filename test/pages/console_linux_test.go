@@ -165,7 +165,7 @@ func (h *hosts) compare(t *testing.T, b block, s step) {
 		return want.MatchString(out)
 	}
 	ok := once()
-	for end := time.Now().Add(patience); !ok && b.has("soon") && time.Now().Before(end); ok = once() {
+	for end := time.Now().Add(commandTimeout); !ok && b.has("soon") && time.Now().Before(end); ok = once() {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if !ok {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"handover/go/internal/testkit"
 )
 
 // hosts are the two of ct/hosts.sh, with a home for the nodes' cookie and a
@@ -89,8 +91,8 @@ func (h *hosts) must(t *testing.T, host int, stdin string, args ...string) strin
 	return out
 }
 
-// output runs the command within patience. A daemon that it leaves may have its
-// output open; nobody waits for that.
+// output runs the command, for commandTimeout at most. It does not wait for a daemon that
+// the command leaves behind and that keeps its output open.
 func output(t *testing.T, cmd *exec.Cmd, stdin string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
@@ -102,10 +104,10 @@ func output(t *testing.T, cmd *exec.Cmd, stdin string) (string, error) {
 		return "", err
 	}
 	defer context.AfterFunc(t.Context(), func() { _ = cmd.Cancel() })()
-	late := time.AfterFunc(patience, func() { _ = cmd.Cancel() })
+	late := time.AfterFunc(commandTimeout, func() { _ = cmd.Cancel() })
 	err := cmd.Wait()
 	if !late.Stop() {
-		err = fmt.Errorf("not done after %v", patience)
+		err = fmt.Errorf("not done after %v", commandTimeout)
 	}
 	if err == exec.ErrWaitDelay {
 		err = nil
@@ -139,7 +141,7 @@ func (h *hosts) node(t *testing.T, host int, name string, args ...string) {
 
 func (h *hosts) registered(t *testing.T, host int, name string) {
 	t.Helper()
-	h.until(t, "node "+name, func() bool {
+	testkit.WaitFor(t, "node "+name, func() bool {
 		names, err := h.run(t, host, "", "epmd", "-names")
 		return err == nil && strings.Contains(names, "name "+name+" at port")
 	})
@@ -161,15 +163,6 @@ func (h *hosts) pingAs(t *testing.T, from, node, want string, args ...string) {
 	args = append([]string{"erl", "-noinput", names, from, "-eval", eval}, args...)
 	if out := h.must(t, 1, "", args...); !strings.Contains(out, want) {
 		t.Errorf("%v is not %s: %s", args, want, out)
-	}
-}
-
-func (h *hosts) until(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !condition(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not after %v", what, patience)
-		}
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"handover/go/internal/testkit"
 )
 
 // object has the fields that docs/OPERATIONS.md uses of Kubernetes' objects; one
@@ -145,7 +147,7 @@ func pod(t *testing.T, app container, service string) {
 	node := h.command(t, 2, "erl", "-noinput")
 	node.Env = append(node.Env, env...)
 	h.background(t, node)
-	h.until(t, "the probe", func() bool { _, err := h.run(t, 2, "", app.ReadinessProbe.Exec.Command...); return err == nil })
+	testkit.WaitFor(t, "the probe", func() bool { _, err := h.run(t, 2, "", app.ReadinessProbe.Exec.Command...); return err == nil })
 	h.pingAs(t, "n1@host1.handover.test", name[1], "pong", overHandover()...)
 	if out := h.must(t, 2, "", "ss", "-Hltn", "sport != 4369"); out != "" {
 		t.Errorf("more is open than 4369: %s", out)

@@ -25,7 +25,7 @@ import (
 	"github.com/yuin/goldmark/extension"
 	"github.com/yuin/goldmark/text"
 
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 const top = "../.."
@@ -33,12 +33,11 @@ const top = "../.."
 // theEPMD is the page about the daemon.
 const theEPMD = "docs/EPMD.md"
 
-// patience is for everything that is waited for: a test fails by it, and never
-// because something was slow.
-const patience = 5 * time.Minute
+// commandTimeout bounds each command of a page. Some build a release.
+const commandTimeout = 5 * time.Minute
 
 func TestMain(m *testing.M) {
-	testenv.Clean()
+	testkit.CleanEnvironment()
 	os.Exit(m.Run())
 }
 

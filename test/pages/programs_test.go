@@ -1,9 +1,9 @@
 package pages
 
 import (
+	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,7 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	"handover/go/internal/testkit"
 )
 
 // program is one of priv/.
@@ -107,39 +108,22 @@ func TestMetrics(t *testing.T) {
 // scrape gets the metrics of an epmd of its own.
 func scrape(t *testing.T) string {
 	t.Helper()
-	addr := freeAddress(t)
-	_, port, err := net.SplitHostPort(freeAddress(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	epmd := exec.Command(program(t, "epmd"), "-port", port, "-address", "127.0.0.1", "-metrics", addr)
+	addr := testkit.Loopback(testkit.FreePort(t)).String()
+	epmd := exec.Command(program(t, "epmd"), "-port", fmt.Sprint(testkit.FreePort(t)), "-address", "127.0.0.1", "-metrics", addr)
 	epmd.Stderr = os.Stderr
 	if err := epmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = epmd.Process.Kill(); _ = epmd.Wait() }()
-	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+	var page []byte
+	testkit.WaitFor(t, "the metrics", func() bool {
 		r, err := http.Get("http://" + addr + "/metrics")
-		if err == nil {
-			defer r.Body.Close()
-			page, err := io.ReadAll(r.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return string(page)
+		if err != nil {
+			return false
 		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+		defer r.Body.Close()
+		page, err = io.ReadAll(r.Body)
+		return err == nil
+	})
+	return string(page)
 }

@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"handover/go/internal/testkit"
 )
 
 // TestRollout tries every cell of docs/OPERATIONS.md's table of who reaches whom
@@ -34,7 +36,7 @@ func TestRollout(t *testing.T) {
 		if epmd != stockEPMD {
 			h.must(t, 2, "", "sh", "-c", "kill $(cat epmd.pid)")
 			h.daemon(t, epmd)
-			h.until(t, "the nodes' registration with the new epmd", func() bool {
+			testkit.WaitFor(t, "the nodes' registration with the new epmd", func() bool {
 				names, _ := h.run(t, 2, "", "epmd", "-names")
 				return strings.Contains(names, "name stock ") && strings.Contains(names, "name ours ")
 			})
@@ -54,7 +56,7 @@ func TestRollout(t *testing.T) {
 func (h *hosts) daemon(t *testing.T, epmd string) {
 	t.Helper()
 	h.must(t, 2, "", "sh", "-c", epmd+" </dev/null >epmd.log 2>&1 & echo $! >epmd.pid")
-	h.until(t, epmd, func() bool { _, err := h.run(t, 2, "", "epmd", "-names"); return err == nil })
+	testkit.WaitFor(t, epmd, func() bool { _, err := h.run(t, 2, "", "epmd", "-names"); return err == nil })
 }
 
 // linkPort is where the link from a node on host1 goes: to 4369, or to the node's

@@ -11,33 +11,28 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // TestSizing: epmd holds no more than docs/OPERATIONS.md says, idle and with a
 // thousand nodes.
 func TestSizing(t *testing.T) {
 	table := rows(load(t, "docs/OPERATIONS.md").section(t, "Sizing"))
-	addr := freeAddress(t)
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	epmd := exec.Command(program(t, "epmd"), "-port", port, "-address", "127.0.0.1")
+	port := testkit.FreePort(t)
+	addr := testkit.Loopback(port).String()
+	epmd := exec.Command(program(t, "epmd"), "-port", fmt.Sprint(port), "-address", "127.0.0.1")
 	epmd.Stderr = os.Stderr
 	if err := epmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = epmd.Process.Kill(); _ = epmd.Wait() }()
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+	testkit.WaitFor(t, "epmd to listen", func() bool {
 		c, err := net.Dial("tcp4", addr)
 		if err == nil {
 			_ = c.Close()
-			break
 		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
+		return err == nil
+	})
 	idleMiB, idleFiles := held(t, epmd.Process.Pid)
 	atMost(t, "idle", idleMiB, table[0][1])
 	atMost(t, "idle files", idleFiles, table[0][2])
@@ -60,7 +55,7 @@ func register(t *testing.T, addr, name string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	request, err := epmdproto.Alive2Req{Port: 1234, NodeType: 77, Highest: 6, Lowest: 5, Name: name}.Append(nil)
 	if err == nil {
 		_, err = c.Write(request)

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"testing"
 
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 func TestMain(m *testing.M) {
-	testenv.Clean()
+	testkit.CleanEnvironment()
 	if os.Getenv(environmentEnv) != "" {
 		fmt.Println(strings.Join(os.Environ(), "\n"))
 		return
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// environmentEnv makes this program print what testenv.Clean leaves.
+// environmentEnv makes this program print what testkit.CleanEnvironment leaves.
 const environmentEnv = "HOUSE_TEST_ENVIRONMENT"
 
 // TestCleanEnvironment: the scripts and the Go tests remove the same settings, of a
@@ -68,11 +68,11 @@ func TestProgramsGetCleanEnvironment(t *testing.T) {
 	}
 	for _, file := range tests {
 		starts[filepath.Dir(file)] = starts[filepath.Dir(file)] || has(file, "exec.Command")
-		cleans[filepath.Dir(file)] = cleans[filepath.Dir(file)] || has(file, "\ttestenv.Clean()\n")
+		cleans[filepath.Dir(file)] = cleans[filepath.Dir(file)] || has(file, "\ttestkit.CleanEnvironment()\n")
 	}
 	for dir := range starts {
 		if starts[dir] && !cleans[dir] {
-			t.Errorf("the tests of %s start programs, and no TestMain calls testenv.Clean", dir)
+			t.Errorf("the tests of %s start programs, and no TestMain calls testkit.CleanEnvironment", dir)
 		}
 	}
 	for _, script := range []string{".ci/run", "test/go.sh", "scripts/gates.sh", "test/journeys/lib.bash", "test/packages/deb-check.sh", "test/packages/dist-check.sh",

@@ -16,7 +16,7 @@ var mayImport = map[string][]string{
 	"etf":       {},
 	"fdpass":    {},
 	"peercred":  {},
-	"testenv":   {},
+	"testkit":   {},
 	"portproto": {"etf", "epmdproto"},
 	"registry":  {"epmdproto"},
 	"policy":    {},

@@ -59,9 +59,9 @@ func sysctl(t *testing.T, name, value string) {
 }
 
 // listens returns those of the addresses that have a listener.
-func listens(port int, addresses ...string) (those []string) {
+func listens(port uint16, addresses ...string) (those []string) {
 	for _, a := range addresses {
-		if c, err := net.Dial("tcp", net.JoinHostPort(a, strconv.Itoa(port))); err == nil {
+		if c, err := net.Dial("tcp", net.JoinHostPort(a, strconv.Itoa(int(port)))); err == nil {
 			_ = c.Close()
 			those = append(those, a)
 		}
@@ -104,8 +104,8 @@ func TestAddresses(t *testing.T) {
 				programs = append(programs, exec.Command(stock, "-port", "4370", "-address", c.address))
 			}
 			for i, cmd := range programs {
-				await(t, cmd, 4369+i)
-				got := strings.Join(listens(4369+i, "127.0.0.1", "::1", hereIP, thereIP, otherIP), " ")
+				await(t, cmd, 4369+uint16(i))
+				got := strings.Join(listens(4369+uint16(i), "127.0.0.1", "::1", hereIP, thereIP, otherIP), " ")
 				if got != c.want {
 					t.Errorf("%s listens on %s, not %s", cmd.Path, got, c.want)
 				}

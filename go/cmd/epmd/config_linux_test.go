@@ -22,6 +22,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	epmdstatus "handover/go/internal/status"
+	"handover/go/internal/testkit"
 )
 
 const (
@@ -45,15 +46,15 @@ func twoHosts(t *testing.T) {
 }
 
 // askFrom sends a request to hereIP from an address, and reads until the close.
-func askFrom(t *testing.T, from string, port int, req []byte) string {
+func askFrom(t *testing.T, from string, port uint16, req []byte) string {
 	t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: patience}
-	c, err := d.Dial("tcp4", net.JoinHostPort(hereIP, strconv.Itoa(port)))
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: testkit.Patience}
+	c, err := d.Dial("tcp4", net.JoinHostPort(hereIP, strconv.Itoa(int(port))))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	if _, err := c.Write(req); err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +101,7 @@ func TestPolicyFile(t *testing.T) {
 		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		if !within(func() bool { return strings.Contains(stderr.String(), line) }) {
+		if !testkit.Within(func() bool { return strings.Contains(stderr.String(), line) }) {
 			t.Fatalf("no %q in the log: %q", line, stderr.String())
 		}
 	}
@@ -120,7 +121,7 @@ func TestPolicyFile(t *testing.T) {
 // TestBadConfig: the errors that an operator reads. Nothing listens, and the daemon's
 // parent prints the error too.
 func TestBadConfig(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	file := filepath.Join(t.TempDir(), "epmd.toml")
 	for text, want := range map[string]string{
 		"colour = 1\n":                     "epmd: configuration " + file + ": line 1: unknown key \"colour\"\n",
@@ -136,7 +137,7 @@ func TestBadConfig(t *testing.T) {
 	for args, want := range map[string]string{
 		"-config " + file + ".no":     "no such file",
 		"-daemon -config epmd.toml":   "the path must be absolute",
-		"-metrics localhost:9":        "-metrics: \"localhost:9\" is no address",
+		"-metrics localhost:9":        "-metrics: \"localhost:9\" is not an address",
 		"-status --text":              "-status takes --json",
 		"-status":                     "epmd: cannot connect to the local epmd: ",
 		"-metrics":                    "usage",
@@ -151,7 +152,7 @@ func TestBadConfig(t *testing.T) {
 
 // TestStatusAndMetrics: the same numbers as text, as JSON and for Prometheus.
 func TestStatusAndMetrics(t *testing.T) {
-	port, metricsPort := freePort(t), freePort(t)
+	port, metricsPort := testkit.FreePort(t), testkit.FreePort(t)
 	foreground(t, port, "-metrics", fmt.Sprintf("127.0.0.1:%d", metricsPort))
 	register(t, port, "n")
 	c := dial(t, port)
@@ -162,7 +163,7 @@ func TestStatusAndMetrics(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &s); err != nil || code != 0 || errOut != "" {
 		t.Fatalf("%d %q %q %v", code, out, errOut, err)
 	}
-	if s.Port != port || len(s.Nodes) != 1 || s.Nodes[0].Name != "n" || s.Requests["lookup"]["not_found"] != 1 || s.Requests["register"]["ok"] != 1 || s.Policy {
+	if s.Port != int(port) || len(s.Nodes) != 1 || s.Nodes[0].Name != "n" || s.Requests["lookup"]["not_found"] != 1 || s.Requests["register"]["ok"] != 1 || s.Policy {
 		t.Errorf("%s", out)
 	}
 	out, _, code = run(t, port, "-status")
@@ -201,7 +202,7 @@ func TestStatusOfStock(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	out, errOut, code := run(t, l.Addr().(*net.TCPAddr).Port, "-status")
+	out, errOut, code := run(t, l.Addr().(*net.TCPAddr).AddrPort().Port(), "-status")
 	if out != "" || errOut != "epmd: "+epmdstatus.ErrStock.Error()+"\n" || code != 1 {
 		t.Errorf("%d %q %q", code, out, errOut)
 	}

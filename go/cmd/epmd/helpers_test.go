@@ -7,15 +7,15 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
-func command(port int, args ...string) *exec.Cmd {
+func command(port uint16, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	if err != nil {
 		panic(err)
@@ -27,7 +27,7 @@ func command(port int, args ...string) *exec.Cmd {
 }
 
 // run returns the program's output and its exit status.
-func run(t *testing.T, port int, args ...string) (stdout, stderr string, code int) {
+func run(t *testing.T, port uint16, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	cmd := command(port, args...)
@@ -40,27 +40,17 @@ func run(t *testing.T, port int, args ...string) (stdout, stderr string, code in
 	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-func dial(t *testing.T, port int) net.Conn {
+func dial(t *testing.T, port uint16) net.Conn {
 	t.Helper()
 	// Without keep-alive, as nodes do it: with 10,000 connections the probes can be lost,
 	// which ends healthy connections.
 	d := net.Dialer{KeepAlive: -1}
-	c, err := d.Dial("tcp4", "127.0.0.1:"+strconv.Itoa(port))
+	c, err := d.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	return c
 }
 
@@ -72,7 +62,7 @@ func sendAlive2(c net.Conn, name string) error {
 	return err
 }
 
-func register(t *testing.T, port int, name string) net.Conn {
+func register(t *testing.T, port uint16, name string) net.Conn {
 	t.Helper()
 	c := dial(t, port)
 	if err := sendAlive2(c, name); err != nil {
@@ -85,7 +75,7 @@ func register(t *testing.T, port int, name string) net.Conn {
 }
 
 // foreground starts an EPMD and waits until it answers.
-func foreground(t *testing.T, port int, args ...string) *exec.Cmd {
+func foreground(t *testing.T, port uint16, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := command(port, args...)
 	await(t, cmd, port)
@@ -93,7 +83,7 @@ func foreground(t *testing.T, port int, args ...string) *exec.Cmd {
 }
 
 // await starts an EPMD and returns when it answers.
-func await(t *testing.T, cmd *exec.Cmd, port int) {
+func await(t *testing.T, cmd *exec.Cmd, port uint16) {
 	t.Helper()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -104,19 +94,9 @@ func await(t *testing.T, cmd *exec.Cmd, port int) {
 			_ = cmd.Wait()
 		}
 	})
-	if !within(func() bool { _, _, code := run(t, port, "-started"); return code == 0 }) {
+	if !testkit.Within(func() bool { _, _, code := run(t, port, "-started"); return code == 0 }) {
 		t.Fatal("epmd does not answer")
 	}
-}
-
-// within waits for a condition, and reports whether it became true.
-func within(condition func() bool) bool {
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if condition() {
-			return true
-		}
-	}
-	return false
 }
 
 type syncBuffer struct {

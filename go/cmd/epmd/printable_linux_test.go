@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // terminal is a pseudo-terminal and its output.
@@ -53,10 +54,10 @@ func clean(t *testing.T, what, text string) {
 // the stock epmd's, byte by byte.
 func TestEvilName(t *testing.T) {
 	const evil = "e\x1b]0;x\x07\x1b[2J\u009b1m\u202e\x7f\r"
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	tty, onTerminal := terminal(t)
 	inFile := new(syncBuffer)
-	start := func(onPort int, stderr io.Writer) {
+	start := func(onPort uint16, stderr io.Writer) {
 		cmd := command(onPort, "-d")
 		cmd.Env = append(cmd.Env, "NO_COLOR=1")
 		cmd.Stderr = stderr
@@ -80,9 +81,9 @@ func TestEvilName(t *testing.T) {
 		}
 	}
 	start(port, tty)
-	start(freePort(t), inFile)
+	start(testkit.FreePort(t), inFile)
 	for what, log := range map[string]*syncBuffer{"the log on a terminal": onTerminal, "the log": inFile} {
-		if !within(func() bool {
+		if !testkit.Within(func() bool {
 			return strings.Count(log.String(), "]0;x") >= 3 && strings.Contains(log.String(), "registration refused")
 		}) {
 			t.Errorf("%s has no word of it: %q", what, log.String())
@@ -96,7 +97,7 @@ func TestEvilName(t *testing.T) {
 		if err := cmd.Run(); err != nil {
 			t.Errorf("%v: %v", args, err)
 		}
-		if !within(func() bool {
+		if !testkit.Within(func() bool {
 			return strings.Contains(printed.String(), "]0;x") && strings.HasSuffix(printed.String(), "\n")
 		}) {
 			t.Errorf("%v: %q", args, printed.String())

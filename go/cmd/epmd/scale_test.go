@@ -12,6 +12,7 @@ import (
 
 	"handover/go/internal/epmd"
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // nodeCount returns most, or less if the limit of open files is too low for that.
@@ -28,13 +29,13 @@ func nodeCount(t *testing.T, most int) int {
 func nodeName(i int) string { return "node" + strconv.Itoa(i) }
 
 // lookUp asks for a node and checks every byte of the answer.
-func lookUp(port int, name string) error {
-	c, err := net.Dial("tcp4", "127.0.0.1:"+strconv.Itoa(port))
+func lookUp(port uint16, name string) error {
+	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	// Close with a reset, so that a test does not use up the host's ports.
 	_ = c.(*net.TCPConn).SetLinger(0)
 	if _, err := c.Write(epmdproto.AppendRequest(nil, epmdproto.OpPort2, name)); err != nil {
@@ -52,7 +53,7 @@ func lookUp(port int, name string) error {
 }
 
 // lookUpAll does the given number of lookups, with 64 clients at once.
-func lookUpAll(t *testing.T, port, nodes, lookups int) {
+func lookUpAll(t *testing.T, port uint16, nodes, lookups int) {
 	t.Helper()
 	const clients = 64
 	var wg sync.WaitGroup
@@ -76,7 +77,7 @@ func TestScale(t *testing.T) {
 	if raceEnabled {
 		nodes, lookups = nodes/10, lookups/10
 	}
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	foreground(t, port)
 	for i := range nodes {
 		register(t, port, nodeName(i))

@@ -16,19 +16,21 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testkit"
 )
 
 // soak is the load on one daemon, and its results.
 type soak struct {
-	t                *testing.T
-	port, pid, nodes int
-	end              time.Time
+	t          *testing.T
+	port       uint16
+	pid, nodes int
+	end        time.Time
 
 	lookups, slowest, handovers, registrations, silents, slows, upgrades, errors atomic.Int64
 	last                                                                         atomic.Value
 }
 
-func newSoak(t *testing.T, port, pid, nodes int) *soak {
+func newSoak(t *testing.T, port uint16, pid, nodes int) *soak {
 	return &soak{t: t, port: port, pid: pid, nodes: nodes}
 }
 
@@ -82,9 +84,9 @@ func (s *soak) lookUp(i int) {
 }
 
 func (s *soak) dial() (net.Conn, error) {
-	c, err := net.Dial("tcp4", "127.0.0.1:"+strconv.Itoa(s.port))
+	c, err := net.Dial("tcp4", testkit.Loopback(s.port).String())
 	if err == nil {
-		err = c.SetDeadline(time.Now().Add(patience))
+		err = c.SetDeadline(time.Now().Add(testkit.Patience))
 	}
 	return c, err
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	epmdstatus "handover/go/internal/status"
+	"handover/go/internal/testkit"
 )
 
 // takers is how many nodes take handovers.
@@ -34,7 +35,7 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, path := freePort(t), installed(t)
+	port, path := testkit.FreePort(t), installed(t)
 	// Leave files for the other clients, and for the nodes that come and go.
 	nodes := nodeCount(t, 11_000) - 1000
 	daemon, log := startInstalled(t, path, port)
@@ -94,7 +95,7 @@ func (s *soak) report() {
 func (s *soak) settled(start holding) {
 	s.t.Helper()
 	left := ""
-	if !within(func() bool { left = s.left(start); return left == "" }) {
+	if !testkit.Within(func() bool { left = s.left(start); return left == "" }) {
 		s.t.Errorf("after the load: %s", left)
 	}
 }

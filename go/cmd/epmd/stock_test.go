@@ -9,7 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
+
+	"handover/go/internal/testkit"
 )
 
 // deliberate returns the name in docs/EPMD.md of the difference that a command line
@@ -34,7 +35,7 @@ var endings = []string{
 }
 
 // program runs an epmd, the stock one or this one.
-type program func(t *testing.T, port int, args ...string) (stdout, stderr string, code int)
+type program func(t *testing.T, port uint16, args ...string) (stdout, stderr string, code int)
 
 func stockProgram(t *testing.T) program {
 	t.Helper()
@@ -42,10 +43,10 @@ func stockProgram(t *testing.T) program {
 	if err != nil {
 		t.Skip("skipped: there is no stock epmd to compare with (Debian: apt-get install erlang-base)")
 	}
-	return func(t *testing.T, port int, args ...string) (string, string, int) {
+	return func(t *testing.T, port uint16, args ...string) (string, string, int) {
 		t.Helper()
 		cmd := exec.Command(path, args...)
-		cmd.Env = append(os.Environ(), "ERL_EPMD_ADDRESS=127.0.0.1", "ERL_EPMD_PORT="+strconv.Itoa(port))
+		cmd.Env = append(os.Environ(), "ERL_EPMD_ADDRESS=127.0.0.1", "ERL_EPMD_PORT="+strconv.Itoa(int(port)))
 		var stdout, stderr strings.Builder
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		err := cmd.Run()
@@ -73,7 +74,7 @@ func kind(stderr string) string {
 }
 
 func TestEndingsAsStock(t *testing.T) {
-	stock, port := stockProgram(t), freePort(t)
+	stock, port := stockProgram(t), testkit.FreePort(t)
 	for _, line := range endings {
 		out, errOut, code := run(t, port, strings.Fields(line)...)
 		stockOut, stockErr, stockCode := stock(t, port, strings.Fields(line)...)
@@ -112,11 +113,11 @@ func TestDaemonAsStock(t *testing.T) {
 // drive returns the transcript of a daemon's life, in a comparable form.
 func drive(t *testing.T, epmd program, relaxed bool) string {
 	t.Helper()
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	var transcript strings.Builder
 	do := func(line string) int {
 		out, errOut, code := epmd(t, port, strings.Fields(line)...)
-		out = strings.ReplaceAll(out, strconv.Itoa(port), "PORT")
+		out = strings.ReplaceAll(out, strconv.Itoa(int(port)), "PORT")
 		out = regexp.MustCompile(`fd = \d+`).ReplaceAllString(out, "fd = N")
 		transcript.WriteString("$ epmd " + line + "\n" + out + kind(errOut) + "\n" + strconv.Itoa(code) + "\n")
 		return code
@@ -127,7 +128,7 @@ func drive(t *testing.T, epmd program, relaxed bool) string {
 	}
 	do(start)
 	// The stock epmd's start returns before it listens.
-	if !within(func() bool { _, _, code := epmd(t, port, "-started"); return code == 0 }) {
+	if !testkit.Within(func() bool { _, _, code := epmd(t, port, "-started"); return code == 0 }) {
 		t.Fatal("epmd does not answer")
 	}
 	for _, line := range []string{"-started", "-daemon", "", "-names", "-dump"} {
@@ -140,7 +141,7 @@ func drive(t *testing.T, epmd program, relaxed bool) string {
 	for i, c := range []net.Conn{first, second} {
 		_ = c.Close() // one after the other: -dump tells the order
 		name := "name " + []string{"n", "m"}[i]
-		if !within(func() bool { out, _, _ := epmd(t, port, "-names"); return !strings.Contains(out, name) }) {
+		if !testkit.Within(func() bool { out, _, _ := epmd(t, port, "-names"); return !strings.Contains(out, name) }) {
 			t.Errorf("%s sticks", name)
 		}
 	}
@@ -148,11 +149,11 @@ func drive(t *testing.T, epmd program, relaxed bool) string {
 	third := register(t, port, "o")
 	if do("-kill") != 0 {
 		_ = third.Close()
-		if !within(func() bool { _, _, code := epmd(t, port, "-kill"); return code == 0 }) {
+		if !testkit.Within(func() bool { _, _, code := epmd(t, port, "-kill"); return code == 0 }) {
 			t.Error("epmd can't be killed")
 		}
 	}
-	if !within(func() bool { _, _, code := epmd(t, port, "-started"); return code != 0 }) {
+	if !testkit.Within(func() bool { _, _, code := epmd(t, port, "-started"); return code != 0 }) {
 		t.Error("epmd lives on")
 	}
 	do("-names")
@@ -184,8 +185,8 @@ func TestEnvironment(t *testing.T) {
 		{[]string{"ERL_EPMD_PORT=NUMBER", "ERL_EPMD_ADDRESS="}, nil, true, false},
 	} {
 		for _, program := range []string{self, path} {
-			port := freePort(t)
-			fill := strings.NewReplacer("NUMBER", strconv.Itoa(port))
+			port := testkit.FreePort(t)
+			fill := strings.NewReplacer("NUMBER", strconv.Itoa(int(port)))
 			cmd := exec.Command(program)
 			for _, arg := range c.args {
 				cmd.Args = append(cmd.Args, fill.Replace(arg))
@@ -204,7 +205,7 @@ func TestEnvironment(t *testing.T) {
 
 // tried returns whether a daemon listens on the port or ends, and whether it stops a
 // name.
-func tried(t *testing.T, cmd *exec.Cmd, port int) (listens, stops bool) {
+func tried(t *testing.T, cmd *exec.Cmd, port uint16) (listens, stops bool) {
 	t.Helper()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -212,17 +213,18 @@ func tried(t *testing.T, cmd *exec.Cmd, port int) (listens, stops bool) {
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }()
 	defer func() { _ = cmd.Process.Kill(); <-ended }()
-	for end := time.Now().Add(patience); !listens; time.Sleep(5 * time.Millisecond) {
+	testkit.WaitFor(t, "epmd to listen or to end", func() bool {
 		select {
 		case <-ended:
-			return false, false
+			return true
 		default:
-		}
-		if time.Now().After(end) {
-			t.Fatal("neither listens nor ends")
 		}
 		_, _, code := run(t, port, "-started")
 		listens = code == 0
+		return listens
+	})
+	if !listens {
+		return false, false
 	}
 	c := register(t, port, "n")
 	defer c.Close()

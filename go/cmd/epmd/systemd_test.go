@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"handover/go/internal/testkit"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -35,7 +37,7 @@ func underSystemd(t *testing.T, notify string, files ...*os.File) (*exec.Cmd, *s
 	return cmd, &stderr
 }
 
-func listenerFile(t *testing.T, network, addr string) (*os.File, int) {
+func listenerFile(t *testing.T, network, addr string) (*os.File, uint16) {
 	t.Helper()
 	l, err := net.Listen(network, addr)
 	if err != nil {
@@ -47,7 +49,7 @@ func listenerFile(t *testing.T, network, addr string) (*os.File, int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
-	return f, l.Addr().(*net.TCPAddr).Port
+	return f, l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
 func TestSystemd(t *testing.T) {
@@ -58,7 +60,7 @@ func TestSystemd(t *testing.T) {
 	defer notify.Close()
 	socket, port := listenerFile(t, "tcp4", "127.0.0.1:0")
 	cmd, stderr := underSystemd(t, notify.LocalAddr().String(), socket)
-	_ = notify.SetDeadline(time.Now().Add(patience))
+	_ = notify.SetDeadline(time.Now().Add(testkit.Patience))
 	buf := make([]byte, 256)
 	n, err := notify.Read(buf)
 	if err != nil || !strings.Contains(string(buf[:n]), "READY=1") {
@@ -101,7 +103,7 @@ func TestSystemdNotListening(t *testing.T) {
 	f := os.NewFile(uintptr(fd), "socket")
 	defer f.Close()
 	cmd, stderr := underSystemd(t, "", f)
-	stop := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	stop := time.AfterFunc(testkit.Patience, func() { _ = cmd.Process.Kill() })
 	defer stop.Stop()
 	if err := cmd.Wait(); err == nil || !strings.Contains(stderr.String(), "does not listen: the .socket unit needs ListenStream=") {
 		t.Errorf("%v, %q", err, stderr.String())

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // installed returns a copy of the program that a test may replace.
@@ -52,7 +53,7 @@ func installScript(t *testing.T, path, script string) {
 	}
 }
 
-func startInstalled(t *testing.T, path string, port int, args ...string) (*exec.Cmd, *syncBuffer) {
+func startInstalled(t *testing.T, path string, port uint16, args ...string) (*exec.Cmd, *syncBuffer) {
 	t.Helper()
 	cmd := command(port, args...)
 	cmd.Path, cmd.Args[0] = path, path
@@ -63,7 +64,7 @@ func startInstalled(t *testing.T, path string, port int, args ...string) (*exec.
 }
 
 // upgrade runs `epmd -upgrade`.
-func upgrade(t *testing.T, port int) {
+func upgrade(t *testing.T, port uint16) {
 	t.Helper()
 	if out, errOut, code := run(t, port, "-upgrade"); out != "Upgraded\n" || code != 0 {
 		t.Fatalf("-upgrade: %d, %q, %q", code, out, errOut)
@@ -80,13 +81,13 @@ func running(t *testing.T, pid int) string {
 	return path
 }
 
-func lookUpOnce(port int, name string) error {
+func lookUpOnce(port uint16, name string) error {
 	c, err := net.Dial("tcp4", fmt.Sprint("127.0.0.1:", port))
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	if _, err := c.Write(epmdproto.AppendRequest(nil, epmdproto.OpPort2, name)); err != nil {
 		return err
 	}
@@ -101,7 +102,7 @@ func lookUpOnce(port int, name string) error {
 // again and again. No lookup fails, no node notices, the process stays the same.
 func TestUpgradeUnderLoad(t *testing.T) {
 	const nodes, lookups, clients = 200, 10_000, 16
-	port, path := freePort(t), installed(t)
+	port, path := testkit.FreePort(t), installed(t)
 	cmd, stderr := startInstalled(t, path, port)
 	var heartbeats []net.Conn
 	for i := range nodes {
@@ -144,7 +145,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	for _, c := range heartbeats {
 		_ = c.Close()
 	}
-	if !within(func() bool { out, _, _ := run(t, port, "-names"); return strings.Count(out, "\n") == 1 }) {
+	if !testkit.Within(func() bool { out, _, _ := run(t, port, "-names"); return strings.Count(out, "\n") == 1 }) {
 		t.Error("names stick")
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -158,7 +159,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 // TestUpgradeToNothing: files that an EPMD cannot be upgraded to. The old program goes on
 // and reports the reason, to the client and in the log.
 func TestUpgradeToNothing(t *testing.T) {
-	port, path := freePort(t), installed(t)
+	port, path := testkit.FreePort(t), installed(t)
 	_, stderr := startInstalled(t, path, port)
 	heartbeat := register(t, port, "n")
 	for script, want := range map[string]string{
@@ -198,7 +199,7 @@ func TestUpgradeToNothing(t *testing.T) {
 // TestUpgradeBroken: a file that passes the trial and cannot be executed a moment later.
 // By then the old program has stopped serving, and it resumes from its own state.
 func TestUpgradeBroken(t *testing.T) {
-	port, path := freePort(t), installed(t)
+	port, path := testkit.FreePort(t), installed(t)
 	_, stderr := startInstalled(t, path, port)
 	heartbeat := register(t, port, "n")
 	half := dial(t, port)
@@ -222,7 +223,7 @@ func TestUpgradeBroken(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 	_ = heartbeat.Close()
-	if !within(func() bool { return lookUpOnce(port, "n") != nil }) {
+	if !testkit.Within(func() bool { return lookUpOnce(port, "n") != nil }) {
 		t.Error("the name sticks")
 	}
 }

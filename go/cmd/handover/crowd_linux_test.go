@@ -14,11 +14,12 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testkit"
 )
 
-// crowd is the child's main for a user that wants all of EPMD for itself: as many
-// names as it gets, every other with a channel that nobody reads, handovers to those
-// that do not answer, and connections that ask nothing.
+// crowd is the main function of a child process whose user takes as much of EPMD as it gets:
+// names, every second one with a channel that it does not read, handovers to nodes that do
+// not answer, and connections without a request.
 func crowd(port uint16) error {
 	const tries, handovers, silent = 600, 700, 600
 	socket := epmdproto.NewSocketName()
@@ -56,7 +57,7 @@ func crowd(port uint16) error {
 		}()
 	}
 	ask := func(i int) {
-		c, err := net.Dial("tcp4", loopback(port).String())
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err != nil {
 			return
 		}
@@ -74,7 +75,7 @@ func crowd(port uint16) error {
 		}()
 	}
 	for range silent {
-		if c, err := net.Dial("tcp4", loopback(port).String()); err == nil {
+		if c, err := net.Dial("tcp4", testkit.Loopback(port).String()); err == nil {
 			defer c.Close()
 		}
 	}
@@ -82,10 +83,10 @@ func crowd(port uint16) error {
 	select {}
 }
 
-// registerAs registers a node that takes handovers. The connection is the caller's
-// also if it was refused.
+// registerAs registers a node that takes handovers. The caller must close the connection, also
+// if the node was refused.
 func registerAs(port uint16, name string) (net.Conn, error) {
-	c, err := net.Dial("tcp4", loopback(port).String())
+	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +97,7 @@ func registerAs(port uint16, name string) (net.Conn, error) {
 	if err != nil {
 		return c, err
 	}
-	_ = c.SetDeadline(time.Now().Add(patience / 2))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience / 2))
 	defer func() { _ = c.SetDeadline(time.Time{}) }()
 	if r, err := epmdproto.ReadAlive2Resp(c); err != nil || r.Result != 0 {
 		return c, fmt.Errorf("%s: %+v, %w", name, r, err)
@@ -104,21 +105,21 @@ func registerAs(port uint16, name string) (net.Conn, error) {
 	return c, nil
 }
 
-// TestCrowd: whatever one user does, another one's nodes register, are looked up and
-// take handovers, each at the first try, with an EPMD that may have 1,024 files open.
+// TestCrowd: whatever one user does, the nodes of another user register, are looked up and take
+// handovers, each at the first attempt, with an EPMD that may have 1,024 files open.
 func TestCrowd(t *testing.T) {
 	needRoot(t)
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	cmd, log := startLimitedEPMD(t, port, 1024)
 	startFake(t, app1UID, port, "crowd", "-", "-")
 	for i := range 20 {
 		name, socket := fmt.Sprint("ears", i), epmdproto.NewSocketName()
 		ears := startFake(t, app2UID, port, name, socket, socket)
-		c, err := net.Dial("tcp4", loopback(port).String())
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(testkit.Patience))
 		if _, err := c.Write(epmdproto.AppendRequest(nil, epmdproto.OpPort2, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +128,7 @@ func TestCrowd(t *testing.T) {
 		}
 		c.Close()
 		c = initiateTo(t, port, name)
-		within(t, "another user's node to get its connection", func() bool { return ears("got", 1) })
+		testkit.WaitFor(t, "another user's node to get its connection", func() bool { return ears("got", 1) })
 		c.Close()
 	}
 	open := sockets(cmd.Process.Pid)
@@ -146,11 +147,11 @@ func TestCrowd(t *testing.T) {
 }
 
 // TestUserNamespace: an EPMD in a user namespace that maps one user serves nodes of
-// other users as stock nodes. It makes no channel to them: for the kernel all these
-// users are one.
+// other users as nodes without handover. It opens no channel to them, since it cannot tell
+// these users apart.
 func TestUserNamespace(t *testing.T) {
 	needRoot(t)
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	cmd := exec.Command(built(t, "epmd"), "-d", "-port", fmt.Sprint(port), "-address", "127.0.0.1")
 	var log bytes.Buffer
 	cmd.Stderr = &log
@@ -162,8 +163,8 @@ func TestUserNamespace(t *testing.T) {
 		t.Skip("skipped: no user namespaces here:", err)
 	}
 	t.Cleanup(func() { kill9(cmd) })
-	within(t, "epmd to listen", func() bool {
-		c, err := net.Dial("tcp4", loopback(port).String())
+	testkit.WaitFor(t, "epmd to listen", func() bool {
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err == nil {
 			c.Close()
 		}
@@ -173,7 +174,7 @@ func TestUserNamespace(t *testing.T) {
 	startFake(t, app1UID, port, "other", socket, socket)
 	c := initiateTo(t, port, "other")
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience / 6))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience / 6))
 	answer := make([]byte, 2)
 	if _, err := io.ReadFull(c, answer); err != nil || answer[1] != byte(epmdproto.CannotPass) {
 		t.Errorf("a node of another user: % x, %v", answer, err)
@@ -182,7 +183,7 @@ func TestUserNamespace(t *testing.T) {
 	same := startFake(t, epmdUID, port, "same", socket, socket)
 	c = initiateTo(t, port, "same")
 	defer c.Close()
-	within(t, "a node of the mapped user to get its connection", func() bool { return same("got", 1) })
+	testkit.WaitFor(t, "a node of the mapped user to get its connection", func() bool { return same("got", 1) })
 	kill9(cmd)
 	if !strings.Contains(log.String(), "not mapped into this user namespace") {
 		t.Errorf("the log does not say why: %s", log.String())

@@ -15,21 +15,21 @@ import (
 	"handover/go/internal/doctor"
 )
 
-// Exit statuses of doctor, beside 2 for wrong usage.
-var doctorStatus = map[doctor.Outcome]int{doctor.ByHandover: 0, doctor.Unreachable: 1, doctor.Direct: 3}
+// doctorExitStatus has the exit statuses of doctor, except 2 for wrong usage.
+var doctorExitStatus = map[doctor.Outcome]int{doctor.ByHandover: 0, doctor.Unreachable: 1, doctor.Direct: 3}
 
-// runDoctor checks the way to a node.
+// runDoctor checks whether a node can be reached.
 func runDoctor(ctx context.Context, args []string) int {
-	return diagnose(ctx, args, os.Stdout, os.Stderr)
+	return runDoctorTo(ctx, args, os.Stdout, os.Stderr)
 }
 
-func diagnose(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+func runDoctorTo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	target, o, asJSON, err := doctorArgs(args)
 	if err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintf(stderr, "handover: %v\n", err)
 		}
-		return misused(stderr)
+		return printUsage(stderr)
 	}
 	each := func(s doctor.Step) { fmt.Fprintln(stdout, s.Line()) }
 	if asJSON {
@@ -45,12 +45,12 @@ func diagnose(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "handover: %v\n", err)
 		return 1
 	}
-	return doctorStatus[report.Result]
+	return doctorExitStatus[report.Result]
 }
 
 func doctorArgs(args []string) (target string, o doctor.Options, asJSON bool, err error) {
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the caller says what is wrong
+	flags.SetOutput(io.Discard) // the caller prints the error
 	flags.BoolVar(&asJSON, "json", false, "")
 	flags.BoolVar(&o.Inet6, "inet6", false, "")
 	flags.DurationVar(&o.Timeout, "timeout", doctor.DefaultTimeout, "")
@@ -79,8 +79,8 @@ func doctorArgs(args []string) (target string, o doctor.Options, asJSON bool, er
 	return flags.Arg(0), o, asJSON, err
 }
 
-// hostPort reads HOST[:PORT]; an IPv6 address with a port is in brackets. port is 0
-// where there is none.
+// hostPort parses HOST[:PORT]; an IPv6 address with a port is in brackets. port is 0 if there
+// is none.
 func hostPort(v string) (host string, port uint16, err error) {
 	if _, err := netip.ParseAddr(v); err == nil {
 		return v, 0, nil
@@ -94,7 +94,7 @@ func hostPort(v string) (host string, port uint16, err error) {
 		port, err = portNumber(text)
 	}
 	if err == nil && host == "" {
-		err = errors.New("no host in it")
+		err = errors.New("the host is missing")
 	}
 	return host, port, err
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"handover/go/internal/doctor"
+	"handover/go/internal/testkit"
 )
 
 // answerHandshake plays the BEAM that calls itself name, for one connection.
@@ -42,10 +43,10 @@ func answerHandshake(t *testing.T, n *node, name string) {
 	}
 }
 
-// TestDoctor: the programs, with this test for the BEAM. internal/doctor has all the
-// ways that a step can end.
+// TestDoctor tests the programs, and plays the BEAM. The tests of internal/doctor have all the
+// ways in which a step can end.
 func TestDoctor(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	run := func(args ...string) (int, string) {
 		cmd := exec.Command(built(t, "handover"), append([]string{"doctor"}, args...)...)
 		cmd.Env = append(os.Environ(), "ERL_EPMD_PORT="+fmt.Sprint(port))
@@ -67,7 +68,7 @@ func TestDoctor(t *testing.T) {
 		line   string
 	}{
 		"n1@127.0.0.1": {0, "n1@127.0.0.1 can be reached by handover.\n"},
-		"n1@private":   {1, "To do: reach it under its true name: give nodes a way to n1@private "},
+		"n1@private":   {1, "To do: use that name: add n1@private to the nodes' dial map, "},
 	} {
 		done := make(chan struct{})
 		go func() { defer close(done); answerHandshake(t, n, name) }()
@@ -102,7 +103,7 @@ func TestDoctorArgs(t *testing.T) {
 		"a@b --json":                               "doctor takes one node, not 2; options go before it",
 		"-port 0 a@b":                              `invalid value "0" for flag -port: a port is a number from 1 to 65535, not "0"`,
 		"-port 65536 a@b":                          `invalid value "65536" for flag -port: a port is a number from 1 to 65535, not "65536"`,
-		"-address :1 a@b":                          `invalid value ":1" for flag -address: no host in it`,
+		"-address :1 a@b":                          `invalid value ":1" for flag -address: the host is missing`,
 		"-address h:x a@b":                         `invalid value "h:x" for flag -address: a port is a number from 1 to 65535, not "x"`,
 		"-address h:1:2 a@b":                       `invalid value "h:1:2" for flag -address: address h:1:2: too many colons in address`,
 		"-timeout 0s a@b":                          "-timeout must be more than 0",
@@ -119,7 +120,7 @@ func TestDoctorArgs(t *testing.T) {
 		}
 	}
 	var out, errs bytes.Buffer
-	if status := diagnose(t.Context(), []string{"-h"}, &out, &errs); status != 2 || out.Len() > 0 || errs.String() != usage {
+	if status := runDoctorTo(t.Context(), []string{"-h"}, &out, &errs); status != 2 || out.Len() > 0 || errs.String() != usage {
 		t.Errorf("-h: %d, %q, %q", status, out.String(), errs.String())
 	}
 	t.Setenv("ERL_EPMD_PORT", "x")
@@ -139,7 +140,7 @@ func TestDoctorDocs(t *testing.T) {
 	for _, s := range report.Steps {
 		words = append(words, "| `"+s.Name+"` |")
 	}
-	for _, status := range doctorStatus {
+	for _, status := range doctorExitStatus {
 		words = append(words, fmt.Sprintf("\n| %d |", status))
 	}
 	asJSON, err := json.Marshal(report)
@@ -156,12 +157,12 @@ func TestDoctorDocs(t *testing.T) {
 	}
 }
 
-// A reader that is gone does not go unnoticed by scripts.
+// The exit status shows if the output could not be written.
 func TestDoctorNoReader(t *testing.T) {
 	r, w := net.Pipe()
 	r.Close()
 	var errs bytes.Buffer
-	if status := diagnose(t.Context(), []string{"--json", "n1"}, w, &errs); status != 1 || errs.Len() == 0 {
+	if status := runDoctorTo(t.Context(), []string{"--json", "n1"}, w, &errs); status != 1 || errs.Len() == 0 {
 		t.Errorf("%d, %q", status, errs.String())
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
 // The programs as they are installed, talking to each other; this test plays the
@@ -20,7 +21,7 @@ import (
 //	initiator == TCP ==> epmd == channel ==> handover port == fd socket ==> test
 
 func TestEndToEnd(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	startEPMD(t, port)
 	n := startNode(t, "")
 	n.register(port)
@@ -33,13 +34,13 @@ func TestEndToEnd(t *testing.T) {
 	}
 }
 
-// A carrier that connects to another's EPMD: both halves at once.
+// A carrier that connects to its own EPMD plays both roles.
 func TestEndToEndConnect(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	startEPMD(t, port)
 	n := startNode(t, "")
 	n.register(port)
-	n.say(portproto.Connect{ID: 7, Name: "n1", EPMD: loopback(port), Timeout: patience})
+	n.say(portproto.Connect{ID: 7, Name: "n1", EPMD: testkit.Loopback(port), Timeout: testkit.Patience})
 	ends := map[byte]net.Conn{}
 	for range 2 {
 		m, c := n.take()
@@ -59,12 +60,12 @@ func TestEndToEndConnect(t *testing.T) {
 	readBytes(t, ends[portproto.Accepted], []byte("hello"))
 }
 
-// EPMD need not be the node's user, nor root.
+// EPMD may run as another user than the node, and not as root.
 func TestEPMDOfAnotherUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to run a program as another user")
 	}
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	startEPMDAs(t, 65534, port)
 	n := startNode(t, "")
 	n.register(port)
@@ -72,7 +73,7 @@ func TestEPMDOfAnotherUser(t *testing.T) {
 }
 
 func TestEPMDKilled(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	epmd := startEPMD(t, port)
 	n := startNode(t, "")
 	n.register(port)
@@ -93,9 +94,9 @@ func TestEPMDKilled(t *testing.T) {
 	readBytes(t, c, []byte("before")) // the old link has not noticed
 }
 
-// A carrier that is killed frees its name and leaves the links alone.
+// The end of a killed carrier frees the node's name, and the links stay up.
 func TestCarrierKilled(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	startEPMD(t, port)
 	n := startNode(t, "")
 	n.register(port)
@@ -107,7 +108,7 @@ func TestCarrierKilled(t *testing.T) {
 	for {
 		again := startNode(t, "")
 		again.say(portproto.Register{
-			ID: 1, Name: "n1", Port: 1, EPMD: loopback(port), Highest: 6, Lowest: 5, NodeType: 77, Extra: []byte(epmdproto.Extra),
+			ID: 1, Name: "n1", Port: 1, EPMD: testkit.Loopback(port), Highest: 6, Lowest: 5, NodeType: 77, Extra: []byte(epmdproto.Extra),
 		})
 		if e := registration(again); e == nil {
 			handOver(t, again, port, 3)
@@ -135,9 +136,9 @@ func registration(n *node) *portproto.Error {
 	return nil
 }
 
-// The carrier starts EPMD where there is none, and that outlives it.
+// The carrier starts EPMD if none is running, and EPMD outlives it.
 func TestStartsEPMD(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	t.Cleanup(func() { // after the node's: an EPMD with nodes does not let itself be killed
 		if out, err := exec.Command(built(t, "epmd"), "-port", fmt.Sprint(port), "-kill").CombinedOutput(); err != nil {
 			t.Errorf("epmd -kill: %v: %s", err, out)
@@ -150,14 +151,14 @@ func TestStartsEPMD(t *testing.T) {
 	if err := n.cmd.Wait(); err != nil {
 		t.Errorf("after the end of stdin: %v", err)
 	}
-	c, err := net.Dial("tcp4", loopback(port).String())
+	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		t.Fatalf("EPMD ended with the carrier that had started it: %v", err)
 	}
 	c.Close()
 }
 
-// Stdout's reader is gone: the carrier ends, with a status and not by SIGPIPE.
+// If stdout cannot be written, the carrier ends with an exit status and not by SIGPIPE.
 func TestBrokenStdout(t *testing.T) {
 	cmd := exec.Command(built(t, "handover"), "port")
 	stdin, err := cmd.StdinPipe()
@@ -191,7 +192,7 @@ func TestBrokenStdout(t *testing.T) {
 // Initiators and the BEAM's end run here, on the same processors; cpu-us are what
 // the two programs alone use.
 func BenchmarkHandover(b *testing.B) {
-	port := freePort(b)
+	port := testkit.FreePort(b)
 	epmd := startEPMD(b, port)
 	n := startNode(b, "")
 	n.register(port)

@@ -1,8 +1,9 @@
-// Command handover is the program beside the Erlang application: `handover port`
-// is the carrier that a node starts as its port program.
+// Command handover is the program of the Erlang application: `handover port` is the carrier,
+// which a node starts as its port program.
 //
-// Under `port`, stdout is protocol (docs/PROTOCOL.md, part 3) and nothing else,
-// and stderr a log. Exit status 0 is a good end, 1 a bad one, 2 wrong usage.
+// With `port`, stdout carries the protocol (docs/PROTOCOL.md, part 3) and nothing else, and
+// stderr is a log. The exit status is 0 after a normal end, 1 after an error, 2 if the usage
+// is wrong.
 package main
 
 import (
@@ -13,12 +14,12 @@ import (
 	"runtime/debug"
 )
 
-// fallbackVersion is told where the build does not know better.
+// fallbackVersion is the version of a build that does not have its own.
 const fallbackVersion = "0.1.0"
 
 const usage = `usage: handover port      the carrier: started by the BEAM, speaks on stdin and stdout
        handover doctor [--address HOST[:PORT]] [--port PORT] [--inet6] [--timeout 8s] [--json] NAME@HOST
-                          the way to a node, step by step, and what to do where it ends
+                          check each step of a connection to a node, and print what to do about the first that fails
                           --address: dial there, not the name's host; --port: EPMD's (ERL_EPMD_PORT, or 4369)
                           --inet6: as handover_tcp6; --timeout: for each step
                           exit status: 0 by handover, 3 at the node's own port only, 1 not at all, 2 wrong usage
@@ -27,42 +28,43 @@ const usage = `usage: handover port      the carrier: started by the BEAM, speak
        handover version   name and version
 `
 
-// commands take the arguments behind their name and return the exit status.
-var commands = map[string]func(ctx context.Context, args []string) int{
+// subcommands take the arguments after their name and return the exit status.
+var subcommands = map[string]func(ctx context.Context, args []string) int{
 	"doctor":  runDoctor,
-	"port":    port,
-	"status":  status,
-	"version": version,
+	"port":    runPort,
+	"status":  runStatus,
+	"version": printVersion,
 }
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Stderr))
+	os.Exit(runSubcommand(context.Background(), os.Args[1:], os.Stderr))
 }
 
-func run(ctx context.Context, args []string, stderr io.Writer) int {
+func runSubcommand(ctx context.Context, args []string, stderr io.Writer) int {
 	if len(args) > 0 {
-		if command := commands[args[0]]; command != nil {
+		if command := subcommands[args[0]]; command != nil {
 			return command(ctx, args[1:])
 		}
 	}
-	return misused(stderr)
+	return printUsage(stderr)
 }
 
-func misused(stderr io.Writer) int {
+// printUsage prints the usage and returns the exit status of a wrong usage.
+func printUsage(stderr io.Writer) int {
 	fmt.Fprint(stderr, usage)
 	return 2
 }
 
-func version(_ context.Context, args []string) int {
+func printVersion(_ context.Context, args []string) int {
 	if len(args) > 0 {
-		return misused(os.Stderr)
+		return printUsage(os.Stderr)
 	}
-	fmt.Println(program())
+	fmt.Println(programVersion())
 	return 0
 }
 
-// program is name and version.
-func program() string {
+// programVersion returns the name and version of this program.
+func programVersion() string {
 	v := fallbackVersion
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
 		v = info.Main.Version

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wakeAtParentsEnd has the kernel continue this process, should it be stopped
-// (SIGSTOP) when the process that started it ends, which is with the BEAM: a
-// stopped carrier can't see that, and would keep the node's name.
+// wakeAtParentsEnd makes the kernel continue this process if it is stopped (SIGSTOP) when its
+// parent ends, which ends with the BEAM. Otherwise a stopped carrier would not notice that, and
+// would keep the node registered.
 func wakeAtParentsEnd() error {
 	err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGCONT), 0, 0, 0)
 	return os.NewSyscallError("prctl", err)

@@ -2,6 +2,6 @@
 
 package main
 
-// wakeAtParentsEnd is for Linux alone: elsewhere a carrier that is stopped when
-// its BEAM ends keeps the node's name until it is continued.
+// wakeAtParentsEnd works on Linux only: elsewhere a carrier that is stopped when its BEAM ends
+// keeps the node registered until it is continued.
 func wakeAtParentsEnd() error { return nil }

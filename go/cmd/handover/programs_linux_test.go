@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,10 +17,8 @@ import (
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
-
-const patience = time.Minute
 
 var programs struct {
 	once sync.Once
@@ -34,7 +31,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "node:", fakeNode(args))
 		return
 	}
-	testenv.Clean()
+	testkit.CleanEnvironment()
 	status := m.Run()
 	if programs.dir != "" {
 		os.RemoveAll(programs.dir)
@@ -61,21 +58,6 @@ func built(t testing.TB, name string) string {
 		t.Fatal(programs.err)
 	}
 	return filepath.Join(programs.dir, name)
-}
-
-// freePort of the loopback, on both families as far as one can know.
-func freePort(t testing.TB) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
-}
-
-func loopback(port uint16) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 }
 
 // start runs a program, as uid if that is not 0.
@@ -106,24 +88,14 @@ func startEPMD(t testing.TB, port uint16) *exec.Cmd {
 func startEPMDAs(t testing.TB, uid uint32, port uint16) *exec.Cmd {
 	t.Helper()
 	cmd := start(t, uid, "epmd", "-port", fmt.Sprint(port), "-address", "127.0.0.1")
-	within(t, "epmd to listen", func() bool {
-		c, err := net.Dial("tcp4", loopback(port).String())
+	testkit.WaitFor(t, "epmd to listen", func() bool {
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err == nil {
 			c.Close()
 		}
 		return err == nil
 	})
 	return cmd
-}
-
-// within waits for a condition that nothing announces.
-func within(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
 }
 
 // node is a carrier with this process for its BEAM.
@@ -195,7 +167,7 @@ func (n *node) say(c portproto.Command) {
 
 func wait[E portproto.Event](n *node) E {
 	n.t.Helper()
-	timeout := time.After(patience)
+	timeout := time.After(testkit.Patience)
 	for {
 		select {
 		case e, ok := <-n.events:
@@ -214,7 +186,7 @@ func wait[E portproto.Event](n *node) E {
 func (n *node) register(port uint16) {
 	n.t.Helper()
 	n.say(portproto.Register{
-		ID: 1, Name: "n1", Port: 1, EPMD: loopback(port), Highest: 6, Lowest: 5, NodeType: 77, Extra: []byte(epmdproto.Extra),
+		ID: 1, Name: "n1", Port: 1, EPMD: testkit.Loopback(port), Highest: 6, Lowest: 5, NodeType: 77, Extra: []byte(epmdproto.Extra),
 	})
 	if r := wait[portproto.Registered](n); r.Kind != portproto.KindHandover || r.Creation == 0 {
 		n.t.Fatalf("%+v", r)
@@ -224,7 +196,7 @@ func (n *node) register(port uint16) {
 // take returns the next connection of the fd socket.
 func (n *node) take() (portproto.Connection, net.Conn) {
 	n.t.Helper()
-	n.fds.SetReadDeadline(time.Now().Add(patience))
+	n.fds.SetReadDeadline(time.Now().Add(testkit.Patience))
 	buf := make([]byte, 64)
 	size, fd, err := fdpass.Receive(n.fds, buf)
 	if err != nil {
@@ -240,18 +212,18 @@ func (n *node) take() (portproto.Connection, net.Conn) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testkit.Patience))
 	return m, c
 }
 
 // initiate dials EPMD and sends the request and what comes behind it at once.
 func initiate(t testing.TB, port uint16, behind []byte) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp4", loopback(port).String())
+	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testkit.Patience))
 	b, err := epmdproto.AppendHandoverReq(nil, "n1")
 	if err == nil {
 		_, err = c.Write(append(b, behind...))

@@ -11,11 +11,11 @@ import (
 	epmdstatus "handover/go/internal/status"
 )
 
-// status asks the EPMD of this host.
-func status(_ context.Context, args []string) int {
+// runStatus prints the status of this host's EPMD.
+func runStatus(_ context.Context, args []string) int {
 	asJSON := slices.Equal(args, []string{"--json"})
 	if len(args) > 0 && !asJSON {
-		return misused(os.Stderr)
+		return printUsage(os.Stderr)
 	}
 	port, err := epmdPort()
 	if err == nil {

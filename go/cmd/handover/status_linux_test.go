@@ -10,12 +10,13 @@ import (
 
 	"handover/go/internal/portproto"
 	epmdstatus "handover/go/internal/status"
+	"handover/go/internal/testkit"
 )
 
-// TestStatus: what the programs did is what `handover status` tells; the name that
-// is not there is the carrier's question which kind of EPMD it talks to.
+// TestStatus: `handover status` prints what the programs did. The handover to an unknown name is
+// the carrier's request that finds out which kind of EPMD it is.
 func TestStatus(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	ask := func(port string, args ...string) (string, error) {
 		cmd := exec.Command(built(t, "handover"), append([]string{"status"}, args...)...)
 		cmd.Env = append(os.Environ(), "ERL_EPMD_PORT="+port)
@@ -39,7 +40,7 @@ func TestStatus(t *testing.T) {
 		handOver(t, n, port, i)
 	}
 	var s epmdstatus.Status
-	within(t, "three acknowledged handovers", func() bool {
+	testkit.WaitFor(t, "three acknowledged handovers", func() bool {
 		out, err := ask(here, "--json")
 		if err != nil || json.Unmarshal([]byte(out), &s) != nil {
 			t.Fatalf("%q, %v", out, err)

@@ -12,10 +12,11 @@ import (
 	"testing"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
-// startLimitedEPMD starts an EPMD that may have so many files open, as a user of its
-// own, and waits until it listens. The log may be read when the EPMD has ended.
+// startLimitedEPMD starts an EPMD with the given limit of open files, as a user of its own, and
+// waits until it listens. Read the log only after the EPMD has ended.
 func startLimitedEPMD(t *testing.T, port uint16, files int, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
 	args = append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files), built(t, "epmd"), "-port", fmt.Sprint(port), "-address", "127.0.0.1"}, args...)
@@ -27,8 +28,8 @@ func startLimitedEPMD(t *testing.T, port uint16, files int, args ...string) (*ex
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { kill9(cmd) })
-	within(t, "epmd to listen", func() bool {
-		c, err := net.Dial("tcp4", loopback(port).String())
+	testkit.WaitFor(t, "epmd to listen", func() bool {
+		c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 		if err == nil {
 			c.Close()
 		}
@@ -37,18 +38,18 @@ func startLimitedEPMD(t *testing.T, port uint16, files int, args ...string) (*ex
 	return cmd, log
 }
 
-// TestTooManyReferences: the kernel bounds what a plain user has passed and nobody
-// has read, EPMD's user. Nodes of app1 that read nothing fill app1's share and no
-// more, however many they are and however long they wait: app2's node gets its
-// connections, and the log names app1.
+// TestTooManyReferences: the kernel limits how many descriptors a user without privileges, here
+// EPMD's, has passed that are not read yet. Nodes of app1 that read nothing fill app1's share
+// only, however many there are and however long they wait: app2's node gets its connections,
+// and the log names app1.
 func TestTooManyReferences(t *testing.T) {
 	needRoot(t)
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	const files = 320
 	cmd, log := startLimitedEPMD(t, port, files, "-d")
 	socket := epmdproto.NewSocketName()
 	ears := startFake(t, app2UID, port, "ears", socket, socket)
-	// More in all than the kernel would let lie unread, were they let.
+	// More in total than the kernel's limit.
 	for round := range 4 {
 		var waiting []net.Conn
 		for i := range 2 {
@@ -60,10 +61,10 @@ func TestTooManyReferences(t *testing.T) {
 			}
 		}
 		c := initiateTo(t, port, "ears")
-		within(t, "another user's node to get its connection", func() bool { return ears("got", round+1) })
+		testkit.WaitFor(t, "another user's node to get its connection", func() bool { return ears("got", round+1) })
 		c.Close()
-		// What was passed stays open, unread by the node; epmd gives its copy up.
-		within(t, "epmd to be done with them", func() bool { return sockets(cmd.Process.Pid) < 30 })
+		// The passed connection stays open, unread by the node; epmd closes its copy.
+		testkit.WaitFor(t, "epmd to be done with them", func() bool { return sockets(cmd.Process.Pid) < 30 })
 		if last := waiting[len(waiting)-1]; round == 3 {
 			answer := make([]byte, 2)
 			if _, err := io.ReadFull(last, answer); err != nil || answer[1] != byte(epmdproto.Overloaded) {
@@ -83,7 +84,7 @@ func TestTooManyReferences(t *testing.T) {
 	}
 }
 
-// sockets is how many a process has open.
+// sockets returns how many sockets a process has open.
 func sockets(pid int) (count int) {
 	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	for _, e := range entries {

@@ -9,12 +9,13 @@ import (
 	"testing"
 
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
-// TestUpgrade: a carrier notices no upgrade of its EPMD, and handovers go on: one
-// after each, and a stream of them meanwhile.
+// TestUpgrade: a carrier does not notice an upgrade of its EPMD, and handovers succeed after it
+// and during it.
 func TestUpgrade(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	epmd := startEPMD(t, port)
 	n := startNode(t, "")
 	n.register(port)
@@ -59,11 +60,11 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestSandbox: what packaging/systemd/epmd.service does to the file system and to epmd's
-// rights, by hand: nodes of another user still get their connections.
+// TestSandbox: with the restrictions of packaging/systemd/epmd.service, set by hand, nodes of
+// another user still get their connections.
 func TestSandbox(t *testing.T) {
 	needRoot(t)
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	sandbox := `for m in $(cut -d " " -f 5 /proc/self/mountinfo); do
 		case $m in /proc*|/dev*|/sys*) ;; *) mount -o remount,bind,ro "$m" || exit 1 ;; esac
 	done
@@ -78,7 +79,7 @@ func TestSandbox(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	within(t, "epmd to listen", func() bool {
+	testkit.WaitFor(t, "epmd to listen", func() bool {
 		select {
 		case err := <-ended:
 			if strings.Contains(log.String(), "permission") || strings.Contains(log.String(), "not permitted") {

@@ -18,11 +18,11 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testkit"
 )
 
-// epmd as one user, nodes as two others. The nodes here are this program again
-// (asUserEnv), as another user and with a mind of its own: it registers, offers
-// the path that it is told to, and says what it gets.
+// epmd runs as one user, and nodes as two others. The nodes here are this program (asUserEnv) as
+// another user: it registers, offers the socket that it is told to, and prints what it gets.
 
 const (
 	asUserEnv = "HANDOVER_TEST_NODE" // PORT NAME PATH-TO-OFFER PATH-TO-LISTEN-AT
@@ -37,7 +37,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// fakeNode is the child's main. It says "registered", then "got" a connection.
+// fakeNode is the main function of the child process. It prints "registered", then "got" for
+// each connection.
 func fakeNode(args string) error {
 	var port uint16
 	var name, offered, listens string
@@ -66,7 +67,7 @@ func fakeNode(args string) error {
 	return err
 }
 
-// accept takes whatever is brought; a deaf node reads nothing.
+// accept receives the passed connections; a deaf node reads nothing.
 func accept(l *net.UnixListener, deaf bool) {
 	for {
 		c, err := l.AcceptUnix()
@@ -86,7 +87,7 @@ func accept(l *net.UnixListener, deaf bool) {
 	}
 }
 
-// startFake runs a fakeNode as uid and returns what it says.
+// startFake runs a fakeNode as uid and returns its output.
 func startFake(t *testing.T, uid uint32, args ...any) (said func(word string, times int) bool) {
 	t.Helper()
 	cmd := exec.Command(testProgram(t))
@@ -121,11 +122,11 @@ func startFake(t *testing.T, uid uint32, args ...any) (said func(word string, ti
 		defer mu.Unlock()
 		return strings.Count(strings.Join(lines, " "), word) >= times
 	}
-	within(t, "a node of another user to register", func() bool { return said("registered", 1) })
+	testkit.WaitFor(t, "a node of another user to register", func() bool { return said("registered", 1) })
 	return said
 }
 
-// testProgram is this program where every user can run it.
+// testProgram returns a copy of this program that every user can run.
 func testProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(filepath.Dir(built(t, "epmd")), "test")
@@ -143,12 +144,12 @@ func testProgram(t *testing.T) string {
 
 func answerTo(t *testing.T, port uint16, name string) []byte {
 	t.Helper()
-	c, err := net.Dial("tcp4", loopback(port).String())
+	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	b, err := epmdproto.AppendHandoverReq(nil, name)
 	if err == nil {
 		_, err = c.Write(b)
@@ -163,11 +164,11 @@ func answerTo(t *testing.T, port uint16, name string) []byte {
 	return answer
 }
 
-// TestUsersApart: a node of app1's offers the socket of app2's node. epmd passes
-// nothing there.
+// TestUsersApart: a node of app1 offers the socket of app2's node. epmd passes no connection
+// there.
 func TestUsersApart(t *testing.T) {
 	needRoot(t)
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	startEPMDAs(t, epmdUID, port)
 	socket := epmdproto.NewSocketName()
 	victim := startFake(t, app2UID, port, "app2", socket, socket)
@@ -178,10 +179,10 @@ func TestUsersApart(t *testing.T) {
 			t.Errorf("%s offers %s: % x", name, offered, got)
 		}
 	}
-	// Nor does app1 get what is for app2, whose name it can't take.
+	// app1 does not get app2's connections either, since it cannot take its name.
 	c := initiateTo(t, port, "app2")
 	defer c.Close()
-	within(t, "app2 to get its own", func() bool { return victim("got", 1) })
+	testkit.WaitFor(t, "app2 to get its own", func() bool { return victim("got", 1) })
 	if victim("got", 2) {
 		t.Error("app2's node got more than its own connection")
 	}
@@ -189,7 +190,7 @@ func TestUsersApart(t *testing.T) {
 
 func initiateTo(t *testing.T, port uint16, name string) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp4", loopback(port).String())
+	c, err := net.Dial("tcp4", testkit.Loopback(port).String())
 	if err != nil {
 		t.Fatal(err)
 	}

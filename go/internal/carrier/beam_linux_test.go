@@ -15,11 +15,8 @@ import (
 
 	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
-
-// patience is how long a test waits for what must come. It fails then; nothing
-// here depends on how fast a thing comes.
-const patience = time.Minute
 
 // beam plays the BEAM: it runs a carrier in this process, at two pipes.
 type beam struct {
@@ -121,7 +118,7 @@ func (b *beam) sayBytes(f []byte) {
 // expect waits for an event of a type; log events on the way are passed over.
 func expect[E portproto.Event](b *beam) E {
 	b.t.Helper()
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(testkit.Patience)
 	defer timer.Stop()
 	for {
 		select {
@@ -158,7 +155,7 @@ func (b *beam) expectEnd() error {
 	select {
 	case err := <-b.ended:
 		return err
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		b.t.Fatal("the carrier does not end")
 		return nil
 	}
@@ -167,7 +164,7 @@ func (b *beam) expectEnd() error {
 // receive takes one connection from the fd socket.
 func (b *beam) receive() (portproto.Connection, *net.TCPConn) {
 	b.t.Helper()
-	b.fds.SetReadDeadline(time.Now().Add(patience))
+	b.fds.SetReadDeadline(time.Now().Add(testkit.Patience))
 	m, fd, err := b.receiveFD()
 	if err != nil {
 		b.t.Fatal(err)
@@ -197,11 +194,11 @@ func adoptTCP(t *testing.T, fd int) *net.TCPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testkit.Patience))
 	return c.(*net.TCPConn)
 }
 
-// noneReceived: nothing is in the fd socket.
+// noneReceived fails the test if the fd socket has a message.
 func (b *beam) noneReceived() {
 	b.t.Helper()
 	b.fds.SetReadDeadline(time.Now().Add(20 * time.Millisecond))

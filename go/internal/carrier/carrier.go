@@ -1,7 +1,7 @@
-// Package carrier is the port program of a node: it keeps the node registered
-// with EPMD, takes the connections that EPMD hands over, dials EPMD for those
-// that the node asks for, and gives the BEAM each one's fd. What goes through a
-// connection afterwards it never sees.
+// Package carrier is the port program of a node. It keeps the node registered with
+// EPMD, takes the connections that EPMD hands over, dials EPMD for the connections that
+// the node asks for, and passes the descriptor of each connection to the BEAM. It never
+// sees the data of a connection.
 //
 //	EPMD                      carrier                     BEAM
 //	  |<== heartbeat =========== registrar                  |
@@ -12,17 +12,19 @@
 //	  |<== HANDOVER_REQ ======== connect                    |
 //	  |                        |<-- control: stdin, stdout -->
 //
-// One goroutine reads stdin and does what it is told, one writes stdout; one more
-// each for the heartbeat, a channel, a request that has to wait. At rest nothing
-// runs.
+// One goroutine reads stdin and handles the messages, and one writes stdout. The
+// heartbeat, each channel and each request that has to wait have a goroutine of their
+// own. An idle carrier runs nothing.
 //
-// Ownership of fds: whoever receives or dials one closes its own copy, or gives it
-// to links, which keeps it until the BEAM has closed its own. Stdout is protocol
-// and nothing else; what there is to say goes to the BEAM's logger as {log, ...},
-// before hello to stderr.
+// Ownership of descriptors: the function that receives or dials a connection closes its
+// descriptor, or gives it to links, which keeps it until the BEAM has closed its own.
+//
+// Stdout carries the protocol and nothing else. Log lines go to the BEAM's logger as
+// {log, ...}, and to stderr before the hello.
 package carrier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,61 +39,59 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// Options of [Run]. The zero value of a limit stands for its default.
+// Options of [Run]. The zero value of a limit means its default.
 type Options struct {
-	// Program is the name and version that hello tells.
+	// Program is the name and version for the answer to hello.
 	Program string
-	// HelloTimeout: how long the BEAM may take to connect the fd socket.
-	// Default 5 s; then the carrier ends.
+	// HelloTimeout is how long the BEAM may take to connect to the fd socket before the
+	// carrier ends. Default 5 s.
 	HelloTimeout time.Duration
-	// AcceptTimeout: how long EPMD may take to connect where it was told to.
-	// Default 5 s.
+	// AcceptTimeout is how long EPMD may take to connect to a channel socket. Default 5 s.
 	AcceptTimeout time.Duration
 	// RegisterTimeout bounds one attempt to register. Default 5 s.
 	RegisterTimeout time.Duration
 	// StartTimeout bounds the start of EPMD. Default 5 s.
 	StartTimeout time.Duration
-	// SendTimeout: how long the BEAM may leave the fd socket full before a connect
-	// fails, and EPMD a channel before it is closed. Default 2 s.
+	// SendTimeout is how long the fd socket may stay full before a connect fails, and a
+	// channel before it is closed. Default 2 s.
 	SendTimeout time.Duration
-	// StopTimeout: how long stop waits for EPMD to see that the node has left.
-	// Default 200 ms.
+	// StopTimeout is how long stop waits for EPMD to unregister the node. Default 200 ms.
 	StopTimeout time.Duration
-	// MaxRequests under way. Default 1,024.
+	// MaxRequests is how many requests may be under way. Default 1,024.
 	MaxRequests int
-	// MaxChannels open at once; a new one closes the oldest. Default 4.
+	// MaxChannels is how many channels may be open; a new one closes the oldest. Default 4.
 	MaxChannels int
-	// MaxQueued is how many connections that were handed over may wait for the
-	// BEAM to take them; more are refused as overloaded. Default 1,024, or a
-	// quarter of the files that may be open if that is less.
+	// MaxQueued is how many handed-over connections may wait for the BEAM to take them;
+	// more are refused as overloaded. Default 1,024, or a quarter of the limit of open
+	// files if that is less.
 	MaxQueued int
-	// MaxLinks is of how many of the BEAM's connections the carrier keeps a copy,
-	// to shut them down when the BEAM ends. Without a copy the far end sees the
-	// end when the kernel has freed the BEAM's memory. Default half of the files
-	// that may be open.
+	// MaxLinks is of how many of the BEAM's connections the carrier keeps a copy, to shut
+	// them down when the BEAM ends. The far end of a connection without a copy notices
+	// the end only when the kernel has freed the BEAM's memory. Default half of the limit
+	// of open files.
 	MaxLinks int
 
-	available func() error // peercred.Available, but in tests
+	available func() error // peercred.Available, except in tests
 }
 
 func (o Options) withDefaults() Options {
-	setDefault(&o.HelloTimeout, 5*time.Second)
-	setDefault(&o.AcceptTimeout, 5*time.Second)
-	setDefault(&o.RegisterTimeout, 5*time.Second)
-	setDefault(&o.StartTimeout, 5*time.Second)
-	setDefault(&o.SendTimeout, 2*time.Second)
-	setDefault(&o.StopTimeout, 200*time.Millisecond)
-	setDefault(&o.MaxRequests, 1024)
-	setDefault(&o.MaxChannels, 4)
-	setDefault(&o.MaxQueued, min(1024, maxFiles()/4))
-	setDefault(&o.MaxLinks, maxFiles()/2)
+	o.HelloTimeout = cmp.Or(o.HelloTimeout, 5*time.Second)
+	o.AcceptTimeout = cmp.Or(o.AcceptTimeout, 5*time.Second)
+	o.RegisterTimeout = cmp.Or(o.RegisterTimeout, 5*time.Second)
+	o.StartTimeout = cmp.Or(o.StartTimeout, 5*time.Second)
+	o.SendTimeout = cmp.Or(o.SendTimeout, 2*time.Second)
+	o.StopTimeout = cmp.Or(o.StopTimeout, 200*time.Millisecond)
+	o.MaxRequests = cmp.Or(o.MaxRequests, 1024)
+	o.MaxChannels = cmp.Or(o.MaxChannels, 4)
+	o.MaxQueued = cmp.Or(o.MaxQueued, min(1024, maxFiles()/4))
+	o.MaxLinks = cmp.Or(o.MaxLinks, maxFiles()/2)
 	if o.available == nil {
 		o.available = peercred.Available
 	}
 	return o
 }
 
-// maxFiles is how many files this process may have open.
+// maxFiles returns how many files this process may have open.
 func maxFiles() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -100,78 +100,71 @@ func maxFiles() int {
 	return int(min(uint64(limit.Cur), 1<<20)) // signed on FreeBSD
 }
 
-func setDefault[T int | time.Duration](v *T, otherwise T) {
-	if *v == 0 {
-		*v = otherwise
-	}
-}
-
-// Why a carrier ends in good order.
+// The normal ends of a carrier.
 var (
 	errStop = errors.New("the BEAM said stop")
 	errEOF  = errors.New("the BEAM closed stdin")
 )
 
-// carrier is one run after its hello.
+// carrier is the state of one [Run].
 type carrier struct {
 	o        Options
 	hello    portproto.Hello
 	log      zerolog.Logger
-	out      *writer
+	out      *eventWriter
 	fds      *fdSocket
 	requests requests
 	channels channels
 	links    links
 	lifeline lifeline
-	ctx      context.Context // ends with the carrier; its cause says why
+	ctx      context.Context // ends with the carrier; its cause is the reason
 	end      context.CancelCauseFunc
 	wg       sync.WaitGroup
 
-	busy    sync.Mutex // held to do one message of the BEAM
-	greeted bool       // guarded by busy
+	handling sync.Mutex // held while a message of the BEAM is handled
+	greeted  bool       // the hello was accepted; guarded by handling
 
 	mu         sync.Mutex
-	registered bool // or about to be
+	registered bool // or registering
 }
 
-// Run is the carrier of one BEAM, from hello to the end. It returns nil after
-// stop and after the end of stdin; when ctx ends, its cause; and else what went
-// wrong, which it has told the BEAM. It does not wait for a Read of stdin or a
-// Write to stdout that blocks.
+// Run serves one BEAM, from hello to the end. It returns nil after stop and after the
+// end of stdin, the cause of ctx when ctx ends, and any other error after it has logged
+// it. It does not wait for a Read of stdin or a Write to stdout that blocks.
 func Run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, o Options) error {
 	ctx, end := context.WithCancelCause(ctx)
-	out := newWriter(ctx, stdout, end)
+	out := newEventWriter(ctx, stdout, end)
 	c := &carrier{o: o.withDefaults(), log: zerolog.New(stderr).With().Timestamp().Logger(), out: out, ctx: ctx, end: end}
 	c.links.max = c.o.MaxLinks
-	go c.obey(stdin)
+	go c.readCommands(stdin)
 	<-ctx.Done()
 	c.endLinks()
 	err := context.Cause(ctx)
-	c.close(err)
-	out.close()
+	c.waitAndClose(err)
+	out.flush()
 	if errors.Is(err, errStop) || errors.Is(err, errEOF) {
 		return nil
 	}
 	return err
 }
 
-// do is greet for the first message, then command.
-func (c *carrier) do(b []byte) error {
-	c.busy.Lock()
-	defer c.busy.Unlock()
+// handleMessage handles one message, the first one as hello. The error ends the carrier.
+func (c *carrier) handleMessage(b []byte) error {
+	c.handling.Lock()
+	defer c.handling.Unlock()
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
 	if c.greeted {
-		return c.command(b)
+		return c.handleCommand(b)
 	}
-	err := c.greet(b)
+	err := c.handleHello(b)
 	c.greeted = err == nil
 	return err
 }
 
-// command does one message of the BEAM. The error ends the carrier.
-func (c *carrier) command(b []byte) error {
+// handleCommand handles one message after the hello. The error ends the carrier.
+func (c *carrier) handleCommand(b []byte) error {
 	m, err := portproto.ParseCommand(b)
 	var bad *portproto.RequestError
 	switch {
@@ -186,77 +179,77 @@ func (c *carrier) command(b []byte) error {
 	case portproto.Hello:
 		c.log.Error().Msg("a second hello from the BEAM")
 	case portproto.Register:
-		c.start(m.ID, c.o.RegisterTimeout+c.o.StartTimeout, func(ctx context.Context) error { return c.register(ctx, m) })
+		c.startRequest(m.ID, c.o.RegisterTimeout+c.o.StartTimeout, func(ctx context.Context) error { return c.handleRegister(ctx, m) })
 	case portproto.Connect:
-		c.connect(m)
+		c.handleConnect(m)
 	case portproto.Cancel:
 		c.requests.cancel(m.ID)
 	case portproto.Closed:
-		c.links.release(link{m.Kind, m.ID})
+		c.links.closeCopy(link{m.Kind, m.ID})
 	case portproto.Stop:
 		return errStop
 	}
 	return nil
 }
 
-// start runs a request in its own goroutine and answers it if it fails. It
-// returns false if it could not; then it has answered.
-func (c *carrier) start(id uint64, timeout time.Duration, do func(context.Context) error) bool {
+// startRequest runs a request in a goroutine of its own, and sends the error if the
+// request fails. It returns false, and has sent the error, if it cannot start it.
+func (c *carrier) startRequest(id uint64, timeout time.Duration, do func(context.Context) error) bool {
 	ctx, done, err := c.requests.begin(c.ctx, id, timeout, c.o.MaxRequests)
 	if err != nil {
-		c.fail(id, err)
+		c.sendError(id, err)
 		return false
 	}
 	c.wg.Go(func() {
 		err := do(ctx)
 		done() // before the answer: then the BEAM may use the ID again
 		if err != nil {
-			c.fail(id, err)
+			c.sendError(id, err)
 		}
 	})
 	return true
 }
 
-func (c *carrier) fail(id uint64, err error) {
+func (c *carrier) sendError(id uint64, err error) {
 	c.out.send(portproto.Error{ID: id, Reason: reasonOf(err), Detail: err.Error()})
 }
 
-// close waits for every goroutine but those of stdin and stdout. end has been
-// called: everything that they wait for gives way.
-func (c *carrier) close(why error) {
-	c.busy.Lock() // from now on no message is done
-	defer c.busy.Unlock()
+// waitAndClose waits for all goroutines except those of stdin and stdout, and closes what
+// the carrier has open. c.ctx must have ended, which ends all waits of the goroutines.
+func (c *carrier) waitAndClose(why error) {
+	c.handling.Lock() // no message is handled from now on
+	defer c.handling.Unlock()
 	if c.greeted && !errors.Is(why, errStop) && !errors.Is(why, errEOF) {
 		c.log.Error().Err(why).Msg("the carrier ends")
 	}
 	if c.fds != nil {
-		c.fds.close()
+		c.fds.closeWhenReady()
 	}
 	c.wg.Wait()
 	c.links.closeAll()
 	c.links.beam.close()
-	c.lifeline.set(nil)
+	c.lifeline.setConn(nil)
 }
 
-// greet answers hello.
-func (c *carrier) greet(b []byte) error {
+// handleHello handles the first message and answers it. The error ends the carrier.
+func (c *carrier) handleHello(b []byte) error {
 	m, err := portproto.ParseCommand(b)
 	hello, ok := m.(portproto.Hello)
 	if err == nil && !ok {
 		err = fmt.Errorf("the first message is %T instead of hello", m)
 	}
 	if err == nil {
-		err = c.setUp(hello)
+		err = c.applyHello(hello)
 	}
 	if err != nil {
-		c.refuse(err)
+		c.refuseHello(err)
 		return err
 	}
 	c.out.send(portproto.HelloReply{FDSocket: c.fds.name, Program: c.o.Program})
 	return nil
 }
 
-func (c *carrier) refuse(err error) {
+func (c *carrier) refuseHello(err error) {
 	reason := portproto.BadHello
 	var version *portproto.VersionError
 	if errors.As(err, &version) {
@@ -266,17 +259,17 @@ func (c *carrier) refuse(err error) {
 	c.out.send(portproto.Refused{Reason: reason, Detail: err.Error()})
 }
 
-// setUp makes what hello asks for.
-func (c *carrier) setUp(hello portproto.Hello) (err error) {
+// applyHello opens the sockets for the BEAM.
+func (c *carrier) applyHello(hello portproto.Hello) (err error) {
 	c.hello = hello
 	c.links.beam = findProcess(hello.OSPid)
 	stderr := c.log
 	c.log = newLogger(c.out, hello.LogLevel)
-	if c.fds, err = c.listenFD(); err == nil {
+	if c.fds, err = c.listenFDSocket(); err == nil {
 		err = c.listenLifeline(c.fds.name)
 	}
 	if err != nil {
-		c.log = stderr // the first message is to be Refused
+		c.log = stderr // the first message to the BEAM must be Refused
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
 // registered is a greeted carrier that is registered with a fake EPMD.
@@ -66,7 +67,7 @@ func TestConnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	b.say(portproto.Connect{ID: 9, Name: "n2", EPMD: l.Addr().(*net.TCPAddr).AddrPort(), Timeout: patience})
+	b.say(portproto.Connect{ID: 9, Name: "n2", EPMD: l.Addr().(*net.TCPAddr).AddrPort(), Timeout: testkit.Patience})
 	epmd, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)

@@ -24,17 +24,17 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// channels are what EPMD has connected, and what it was invited to.
+// channels has the open channels, and counts the sockets that wait for EPMD.
 type channels struct {
 	mu      sync.Mutex
-	offered int
+	offered int             // sockets that wait for EPMD
 	open    []*net.UnixConn // oldest first
-	lastID  atomic.Uint64   // of the accepted connections
+	lastID  atomic.Uint64   // of the handed-over connections
 }
 
-// offer opens a socket for EPMD to connect to and returns its name, or "" if it
-// can open none.
-func (c *carrier) offer(h *heartbeat) string {
+// offerSocket opens a socket for EPMD to connect to, and serves the channel that EPMD
+// opens. It returns the socket's name, or "" if it cannot open one.
+func (c *carrier) offerSocket(h *heartbeat) string {
 	name := epmdproto.NewSocketName()
 	l, err := c.openOffer(name)
 	if err != nil {
@@ -46,7 +46,7 @@ func (c *carrier) offer(h *heartbeat) string {
 		conn, err := c.acceptEPMD(l, h)
 		if err != nil {
 			if c.ctx.Err() == nil {
-				c.log.Warn().Err(err).Msg("EPMD did not come for a channel")
+				c.log.Warn().Err(err).Msg("EPMD did not connect to the channel socket in time")
 			}
 			return
 		}
@@ -75,10 +75,10 @@ func (c *carrier) closeOffer(l *net.UnixListener) {
 	c.channels.offered--
 }
 
-// acceptPause is between two tries when there are too many open files.
+// acceptPause is the pause between two attempts while too many files are open.
 const acceptPause = 50 * time.Millisecond
 
-// acceptEPMD waits for EPMD; whoever else comes is sent away.
+// acceptEPMD waits for EPMD to connect, and closes all other connections.
 func (c *carrier) acceptEPMD(l *net.UnixListener, h *heartbeat) (*net.UnixConn, error) {
 	defer context.AfterFunc(c.ctx, func() { _ = l.Close() })()
 	if err := l.SetDeadline(time.Now().Add(c.o.AcceptTimeout)); err != nil {
@@ -87,7 +87,7 @@ func (c *carrier) acceptEPMD(l *net.UnixListener, h *heartbeat) (*net.UnixConn, 
 	for {
 		conn, err := l.AcceptUnix()
 		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-			c.log.Warn().Err(err).Msg("accepting EPMD's channel")
+			c.log.Warn().Err(err).Msg("cannot accept EPMD's channel yet")
 			time.Sleep(acceptPause)
 			continue
 		}
@@ -102,17 +102,17 @@ func (c *carrier) acceptEPMD(l *net.UnixListener, h *heartbeat) (*net.UnixConn, 
 	}
 }
 
-// vetEPMD: the channel must come from root, or from the user that has EPMD's end
-// of the heartbeat.
+// vetEPMD returns an error unless root opened the channel, or the user that owns EPMD's
+// end of the heartbeat.
 func vetEPMD(conn *net.UnixConn, h *heartbeat) error {
 	cred, err := peercred.Unix(conn)
 	if err != nil || cred.UID == 0 {
 		return err
 	}
-	epmd, own := h.ends()
+	epmd, own := h.addresses()
 	uid, err := peercred.TCPOwner(epmd, own)
 	if err != nil {
-		return fmt.Errorf("carrier: which user EPMD is: %w", err)
+		return fmt.Errorf("carrier: finding EPMD's user: %w", err)
 	}
 	if cred.UID != uid {
 		return fmt.Errorf("carrier: process %d of uid %d connected; EPMD is uid %d", cred.PID, cred.UID, uid)
@@ -120,18 +120,18 @@ func vetEPMD(conn *net.UnixConn, h *heartbeat) error {
 	return nil
 }
 
-// enter adds a channel and closes the oldest one if there are too many.
-func (cs *channels) enter(conn *net.UnixConn, most int) {
+// addChannel adds a channel, and closes the oldest one if there are max already.
+func (cs *channels) addChannel(conn *net.UnixConn, max int) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if len(cs.open) >= most {
+	if len(cs.open) >= max {
 		_ = cs.open[0].Close()
 		cs.open = cs.open[1:]
 	}
 	cs.open = append(cs.open, conn)
 }
 
-func (cs *channels) leave(conn *net.UnixConn) {
+func (cs *channels) removeChannel(conn *net.UnixConn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	for i, other := range cs.open {
@@ -142,13 +142,13 @@ func (cs *channels) leave(conn *net.UnixConn) {
 	_ = conn.Close()
 }
 
-// serveChannel takes connections until EPMD closes the channel.
+// serveChannel takes passed connections until EPMD closes the channel.
 func (c *carrier) serveChannel(conn *net.UnixConn, h *heartbeat) {
-	c.channels.enter(conn, c.o.MaxChannels)
-	defer c.channels.leave(conn)
+	c.channels.addChannel(conn, c.o.MaxChannels)
+	defer c.channels.removeChannel(conn)
 	defer context.AfterFunc(c.ctx, func() { _ = conn.Close() })()
 	for {
-		err := c.takeOne(conn, h)
+		err := c.handlePass(conn, h)
 		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -159,35 +159,35 @@ func (c *carrier) serveChannel(conn *net.UnixConn, h *heartbeat) {
 	}
 }
 
-// takeOne receives one message and answers it. The error ends the channel.
-func (c *carrier) takeOne(conn *net.UnixConn, h *heartbeat) error {
+// handlePass receives one PASS and acknowledges it. The error ends the channel.
+func (c *carrier) handlePass(conn *net.UnixConn, h *heartbeat) error {
 	var buf [epmdproto.MaxPass + 1]byte
 	n, fd, err := fdpass.Receive(conn, buf[:])
 	if err != nil && !isMessageError(err) {
 		return err
 	}
 	if err == nil {
-		err = c.take(buf[:n], fd, h)
+		err = c.deliverPassed(buf[:n], fd, h)
 	}
 	id, known := passID(buf[:n])
 	if err != nil {
 		level := zerolog.WarnLevel
 		if errors.Is(err, unix.ENOTCONN) {
-			level = zerolog.DebugLevel // the initiator has hung up: anybody can do that, as often as they like
+			level = zerolog.DebugLevel // the initiator has closed: any peer can cause this, at any rate
 		}
-		c.log.WithLevel(level).Err(err).Uint64("id", id).Msg("refusing what EPMD passed")
+		c.log.WithLevel(level).Err(err).Uint64("id", id).Msg("refusing a connection that EPMD passed")
 	}
 	if !known {
-		return fmt.Errorf("carrier: a message that can't be answered: %w", err)
+		return fmt.Errorf("carrier: a message without an ID to acknowledge: %w", err)
 	}
-	return c.ack(conn, epmdproto.Ack{ID: id, Result: resultOf(err)})
+	return c.sendAck(conn, epmdproto.Ack{ID: id, Result: resultOf(err)})
 }
 
 func isMessageError(err error) bool {
 	return isAny(err, fdpass.ErrNoFD, fdpass.ErrManyFDs, fdpass.ErrTruncated, fdpass.ErrFiles, fdpass.ErrEmpty)
 }
 
-// passID reads the ID of a message that may be bad otherwise.
+// passID reads the ID of a PASS whose other fields may be bad.
 func passID(b []byte) (id uint64, known bool) {
 	if len(b) < 10 || b[0] != 1 || b[1] != 'P' {
 		return 0, false
@@ -205,13 +205,13 @@ func resultOf(err error) epmdproto.Result {
 	return epmdproto.Refused
 }
 
-func (c *carrier) ack(conn *net.UnixConn, a epmdproto.Ack) error {
+func (c *carrier) sendAck(conn *net.UnixConn, a epmdproto.Ack) error {
 	b := epmdproto.AppendAck(nil, a)
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("carrier: ACK: %w", err)
 	}
-	// Mostly there is room, and a deadline would cost more than the message.
+	// Usually there is room, and setting a deadline would cost more than the send.
 	closed := raw.Control(func(fd uintptr) { err = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, nil) })
 	if err = cmp.Or(closed, err); errors.Is(err, unix.EAGAIN) {
 		if err = conn.SetWriteDeadline(time.Now().Add(c.o.SendTimeout)); err == nil {
@@ -224,11 +224,10 @@ func (c *carrier) ack(conn *net.UnixConn, a epmdproto.Ack) error {
 	return nil
 }
 
-// take queues a passed connection for the BEAM, or tells the initiator why not.
-// It owns fd. HANDOVER_RESP and the ACK do not wait for the BEAM: one that is
-// stopped for a while finds its connections when it goes on, as those in a listen
-// queue.
-func (c *carrier) take(msg []byte, fd int, h *heartbeat) error {
+// deliverPassed vets a passed connection, answers its initiator and delivers it to the
+// BEAM. It owns fd. HANDOVER_RESP and the ACK do not wait for the BEAM: if the BEAM is
+// stopped for a while, its connections wait in the queue, as in that of a listener.
+func (c *carrier) deliverPassed(msg []byte, fd int, h *heartbeat) error {
 	peer, err := vetPassed(msg, fd)
 	var vet *fdpass.VetError
 	if errors.As(err, &vet) && !vet.TCP {
@@ -239,15 +238,15 @@ func (c *carrier) take(msg []byte, fd int, h *heartbeat) error {
 		err = vetLocal(fd, h.bind)
 	}
 	if err == nil {
-		err = c.fds.reserve()
+		err = c.fds.reserveSlot()
 	}
 	if err != nil {
-		turnAway(fd, resultOf(err))
+		refuseInitiator(fd, resultOf(err))
 		_ = unix.Close(fd)
 		return err
 	}
 	if err := writeNow(fd, epmdproto.AppendHandoverOK(nil, h.highest)); err != nil {
-		c.fds.unreserve()
+		c.fds.releaseSlot()
 		_ = unix.Close(fd)
 		return fmt.Errorf("carrier: HANDOVER_RESP: %w", err)
 	}
@@ -255,8 +254,8 @@ func (c *carrier) take(msg []byte, fd int, h *heartbeat) error {
 	return nil
 }
 
-// vetLocal: the connection must have come to the address that the node listens
-// at. bind is the zero Addr for any.
+// vetLocal returns an error unless the connection came to bind, the address that the node
+// listens on. The zero Addr allows any.
 func vetLocal(fd int, bind netip.Addr) error {
 	if !bind.IsValid() {
 		return nil
@@ -278,7 +277,8 @@ func vetLocal(fd int, bind netip.Addr) error {
 	return nil
 }
 
-// vetPassed: fd must be the TCP connection that the message speaks of.
+// vetPassed returns the peer of fd, or an error unless fd is the TCP connection that the
+// message describes.
 func vetPassed(msg []byte, fd int) (netip.AddrPort, error) {
 	peer, err := fdpass.VetTCP(fd)
 	if err != nil {
@@ -289,36 +289,7 @@ func vetPassed(msg []byte, fd int) (netip.AddrPort, error) {
 		return peer, err
 	}
 	if bare := netip.AddrPortFrom(peer.Addr().WithZone(""), peer.Port()); bare != p.Peer {
-		return peer, fmt.Errorf("carrier: a connection to %v where the message says %v", bare, p.Peer)
+		return peer, fmt.Errorf("carrier: the peer of the connection is %v, but the message says %v", bare, p.Peer)
 	}
 	return peer, nil
-}
-
-// writeNow writes without waiting: a connection that has sent nothing yet has
-// room. It must not block, whatever the fd's mode is, nor change that mode. The
-// error wraps EAGAIN where fd is not connected yet.
-func writeNow(fd int, b []byte) error {
-	if err := unix.Sendto(fd, b, unix.MSG_DONTWAIT, nil); err != nil {
-		return os.NewSyscallError("send", err)
-	}
-	return nil
-}
-
-// drainLimit bounds what turnAway throws away, in bytes.
-const drainLimit = 64 << 10
-
-// turnAway tells the initiator that there is no handover. What it has sent
-// meanwhile is read away: else the close makes a reset that overtakes the answer.
-func turnAway(fd int, r epmdproto.Result) {
-	if writeNow(fd, epmdproto.AppendHandoverResult(nil, r)) != nil {
-		return
-	}
-	_ = unix.Shutdown(fd, unix.SHUT_WR)
-	var buf [4096]byte
-	for range drainLimit / len(buf) {
-		n, _, err := unix.Recvfrom(fd, buf[:], unix.MSG_DONTWAIT)
-		if n <= 0 || err != nil {
-			return
-		}
-	}
 }

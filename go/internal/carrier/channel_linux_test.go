@@ -17,7 +17,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/portproto"
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 // passBytes is a good PASS for c.
@@ -50,7 +50,8 @@ func sendFDs(t *testing.T, ch *net.UnixConn, msg []byte, of ...syscall.Conn) {
 	runtime.KeepAlive(of)
 }
 
-// What is no connection to adopt is refused by ID, and the channel goes on.
+// TestPassRefused: a descriptor that is no TCP connection to adopt is refused with its ID,
+// and the channel goes on.
 func TestPassRefused(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{})
 	ch := openChannel(t, heartbeat)
@@ -88,7 +89,7 @@ func TestPassRefused(t *testing.T) {
 		{"too long", []syscall.Conn{c1}, func(b []byte) []byte { return append(b, make([]byte, 99)...) }, "truncated"},
 		{"too short", []syscall.Conn{c1}, func(b []byte) []byte { return b[:10] }, "at least 13"},
 		{"unknown family", []syscall.Conn{c1}, func(b []byte) []byte { b[10] = 5; return b }, "family 5"},
-		{"of another connection", []syscall.Conn{other}, nil, "where the message says"},
+		{"of another connection", []syscall.Conn{other}, nil, "but the message says"},
 	} {
 		before := openFiles(t)
 		msg := passBytes(t, uint64(id), c1)
@@ -99,7 +100,7 @@ func TestPassRefused(t *testing.T) {
 		if a := readAck(t, ch); a != (epmdproto.Ack{ID: uint64(id), Result: epmdproto.Refused}) {
 			t.Errorf("%s: %+v", tc.name, a)
 		}
-		e := b.expectLog("refusing what EPMD passed")
+		e := b.expectLog("refusing a connection that EPMD passed")
 		if !strings.Contains(e.Fields[0].Value.(string), tc.log) {
 			t.Errorf("%s: %+v; want %q", tc.name, e, tc.log)
 		}
@@ -108,8 +109,8 @@ func TestPassRefused(t *testing.T) {
 	b.noneReceived()
 }
 
-// After what can't be answered the channel is closed: nothing behind it can be
-// trusted. The next one works.
+// TestPassUnanswerable: a message without a valid ID closes the channel, since what follows
+// it cannot be trusted. The next channel works.
 func TestPassUnanswerable(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{})
 	c1, initiator := tcpPair(t)
@@ -129,12 +130,13 @@ func TestPassUnanswerable(t *testing.T) {
 		noneSince(t, name, before)
 	}
 	c1.Close()
-	// It was a connection that can be told.
+	// Its initiator is told nevertheless.
 	readString(t, initiator, "i\x04")
 	b.noneReceived()
 }
 
-// A refused initiator reads why, even if it has sent its handshake already.
+// TestRefusedInitiatorIsTold: a refused initiator gets the result, even if it has sent its
+// handshake already.
 func TestRefusedInitiatorIsTold(t *testing.T) {
 	_, _, heartbeat := registered(t, Options{})
 	ch := openChannel(t, heartbeat)
@@ -152,7 +154,7 @@ func TestRefusedInitiatorIsTold(t *testing.T) {
 	}
 }
 
-// A dead initiator is no reason to leave anything open.
+// TestPassReset: the connection of an initiator that has reset it is refused.
 func TestPassReset(t *testing.T) {
 	_, _, heartbeat := registered(t, Options{})
 	ch := openChannel(t, heartbeat)
@@ -169,7 +171,7 @@ func TestPassReset(t *testing.T) {
 	}
 }
 
-// takeAll receives n connections from the fd socket, closes them and tells the carrier.
+// takeAll receives n connections from the fd socket, closes them and reports that.
 func (b *beam) takeAll(n int) {
 	b.t.Helper()
 	for range n {
@@ -179,8 +181,8 @@ func (b *beam) takeAll(n int) {
 	}
 }
 
-// A BEAM that is stopped finds its connections when it goes on: each is
-// acknowledged at once, and its initiator has HANDOVER_RESP.
+// TestStoppedBEAM: connections for a stopped BEAM are acknowledged at once, their initiators
+// get HANDOVER_RESP, and the BEAM gets them when it goes on.
 func TestStoppedBEAM(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{SendTimeout: time.Millisecond})
 	ch := openChannel(t, heartbeat)
@@ -205,7 +207,8 @@ func TestStoppedBEAM(t *testing.T) {
 	}
 }
 
-// One more than may be queued is told "overloaded", and reading makes room again.
+// TestFullQueue: a connection that does not fit into the queue is refused as overloaded, and
+// there is room again when the BEAM reads.
 func TestFullQueue(t *testing.T) {
 	var accepted []int
 	for _, most := range []int{1, 2, 3} {
@@ -231,7 +234,7 @@ func TestFullQueue(t *testing.T) {
 		}
 		accepted = append(accepted, unread)
 		b.takeAll(unread)
-		waitFor(t, "room in the queue", func() bool {
+		testkit.WaitFor(t, "room in the queue", func() bool {
 			c1, initiator := tcpPair(t)
 			pass(t, ch, 5001, c1)
 			if readAck(t, ch).Result != epmdproto.OK {
@@ -249,7 +252,7 @@ func TestFullQueue(t *testing.T) {
 	}
 }
 
-// A connection that came to another address than the node listens at is refused.
+// TestBoundNode: a connection that came to another address than the node's is refused.
 func TestBoundNode(t *testing.T) {
 	b, e := newBEAM(t, Options{}), newEPMD(t, false)
 	req := registerAt(e.addr)
@@ -264,7 +267,7 @@ func TestBoundNode(t *testing.T) {
 	}
 	c1.Close()
 	readString(t, initiator, "i\x04")
-	log := b.expectLog("refusing what EPMD passed")
+	log := b.expectLog("refusing a connection that EPMD passed")
 	if text := log.Fields[0].Value.(string); !strings.Contains(text, "127.0.0.9 only") {
 		t.Errorf("%q", text)
 	}
@@ -289,9 +292,9 @@ func TestBoundNode(t *testing.T) {
 	}
 }
 
-func openFiles(t *testing.T) testenv.Files {
+func openFiles(t *testing.T) testkit.Files {
 	t.Helper()
-	files, err := testenv.OpenFiles()
+	files, err := testkit.OpenFiles()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,16 +302,16 @@ func openFiles(t *testing.T) testenv.Files {
 }
 
 // noneSince waits until no file is open that was not open before.
-func noneSince(t *testing.T, what string, before testenv.Files) {
+func noneSince(t *testing.T, what string, before testkit.Files) {
 	t.Helper()
-	waitFor(t, "the files of "+what+" to be closed", func() bool {
+	testkit.WaitFor(t, "the files of "+what+" to be closed", func() bool {
 		left, err := before.Since()
 		return err == nil && len(left) == 0
 	})
 }
 
-// 1,000 handovers and as many connects leave no fd and no goroutine behind, in
-// the carrier or in what plays its peers: all of them are this process.
+// TestNoLeaks: 1,000 handovers and as many connects leave no descriptor and no goroutine
+// behind in this process, which runs the carrier and its peers.
 func TestNoLeaks(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{})
 	ch := openChannel(t, heartbeat)
@@ -339,7 +342,7 @@ func TestNoLeaks(t *testing.T) {
 		b.say(portproto.Closed{Kind: m.Kind, ID: m.ID})
 		a.Close()
 		d.Close()
-		b.say(portproto.Connect{ID: uint64(i + 1), Name: "n2", EPMD: at, Timeout: patience})
+		b.say(portproto.Connect{ID: uint64(i + 1), Name: "n2", EPMD: at, Timeout: testkit.Patience})
 		if a, err = l.Accept(); err != nil {
 			t.Fatal(err)
 		}
@@ -360,7 +363,7 @@ func TestNoLeaks(t *testing.T) {
 		f, g := settled()
 		t.Logf("files open: %d before, %d after; goroutines: %d and %d", fds, f, goroutines, g)
 	}()
-	waitFor(t, "files and goroutines to be as before", func() bool {
+	testkit.WaitFor(t, "files and goroutines to be as before", func() bool {
 		f, g := settled()
 		return f <= fds && g <= goroutines
 	})

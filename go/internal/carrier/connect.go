@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -16,31 +14,31 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// connect dials EPMD, asks for the node, and gives the connection to the BEAM,
-// which reads the answer. That it arrives there is the BEAM's answer.
+// handleConnect dials EPMD, sends HANDOVER_REQ, and delivers the connection to the BEAM,
+// which reads HANDOVER_RESP. The delivery is the answer to the request.
 //
-// What takes no waiting, as on this host, is done at once and by bare calls: a
-// dial of package net takes goroutines, timers and the poller, and several times
-// as long. The rest goes on in a goroutine.
-func (c *carrier) connect(req portproto.Connect) {
+// As long as nothing has to wait, as on this host, it uses bare system calls: a dial of
+// package net needs goroutines, timers and the poller, and takes several times as long. If
+// something has to wait, a goroutine goes on.
+func (c *carrier) handleConnect(req portproto.Connect) {
 	ask, err := epmdproto.AppendHandoverReq(nil, req.Name)
 	if err != nil {
-		c.fail(req.ID, because(portproto.BadRequest, err))
+		c.sendError(req.ID, withReason(portproto.BadRequest, err))
 		return
 	}
 	fd, err := beginDial(req.EPMD, req.Bind)
 	if err == nil {
 		if err = writeNow(fd, ask); err == nil {
 			ask = nil
-			if c.deliverNow(connected(req), fd) {
+			if c.deliverNow(connectionOf(req), fd) {
 				return
 			}
 		}
 	}
 	switch {
 	case err != nil && !errors.Is(err, unix.EAGAIN): // EAGAIN: not connected yet
-		c.fail(req.ID, whyTalk(c.ctx, dialError(req.EPMD, err)))
-	case c.start(req.ID, req.Timeout, func(ctx context.Context) error { return c.connectLater(ctx, req, fd, ask) }):
+		c.sendError(req.ID, ioReason(c.ctx, dialError(req.EPMD, err)))
+	case c.startRequest(req.ID, req.Timeout, func(ctx context.Context) error { return c.finishConnect(ctx, req, fd, ask) }):
 		return
 	}
 	if fd >= 0 {
@@ -48,14 +46,14 @@ func (c *carrier) connect(req portproto.Connect) {
 	}
 }
 
-// connectLater waits until fd is connected and takes what is left of the
-// question, then until the BEAM takes it. It closes fd.
-func (c *carrier) connectLater(ctx context.Context, req portproto.Connect, fd int, ask []byte) error {
-	f := os.NewFile(uintptr(fd), "EPMD") // fd is non-blocking: the poller has it
+// finishConnect waits until fd is connected, sends ask unless that is nil, and waits until
+// the BEAM takes fd. It closes fd.
+func (c *carrier) finishConnect(ctx context.Context, req portproto.Connect, fd int, ask []byte) error {
+	f := os.NewFile(uintptr(fd), "EPMD") // fd is non-blocking, so the poller waits for it
 	defer f.Close()
 	raw, err := f.SyscallConn()
 	if err == nil && ask != nil {
-		err = talk(ctx, f, req.EPMD, func() error {
+		err = boundIO(ctx, f, req.EPMD, func() error {
 			var sendErr error
 			err := raw.Write(func(fd uintptr) bool {
 				sendErr = writeNow(int(fd), ask)
@@ -67,81 +65,20 @@ func (c *carrier) connectLater(ctx context.Context, req portproto.Connect, fd in
 	if err != nil {
 		return err
 	}
-	// Not Fd(), which may take O_NONBLOCK from what the BEAM shares. Control keeps f
-	// open meanwhile.
-	ctlErr := raw.Control(func(fd uintptr) { err = c.deliverCopy(connected(req), int(fd)) })
+	// Not Fd(), which may clear O_NONBLOCK, also for the BEAM. Control keeps f open
+	// meanwhile.
+	ctlErr := raw.Control(func(fd uintptr) { err = c.deliverCopy(connectionOf(req), int(fd)) })
 	if err = errors.Join(err, ctlErr); errors.Is(err, errBusy) {
-		return because(portproto.Overloaded, err)
+		return withReason(portproto.Overloaded, err)
 	}
 	return err
 }
 
-func connected(req portproto.Connect) portproto.Connection {
+func connectionOf(req portproto.Connect) portproto.Connection {
 	peer := netip.AddrPortFrom(req.EPMD.Addr().WithZone(""), req.EPMD.Port())
 	return portproto.Connection{Kind: portproto.Connected, ID: req.ID, Peer: peer}
 }
 
 func dialError(to netip.AddrPort, err error) error {
 	return fmt.Errorf("carrier: dial %v: %w", to, err)
-}
-
-// beginDial gives a non-blocking socket, with no option set, that is connected or
-// about to be; from bind, if that is valid. fd is -1 with an error.
-func beginDial(to netip.AddrPort, bind netip.Addr) (fd int, err error) {
-	family, sa := sockaddr(to)
-	if fd, err = newSocket(family); err != nil {
-		return -1, os.NewSyscallError("socket", err)
-	}
-	if bind.IsValid() {
-		_, own := sockaddr(netip.AddrPortFrom(bind, 0))
-		err = os.NewSyscallError("bind", unix.Bind(fd, own))
-	}
-	if err == nil {
-		if err = unix.Connect(fd, sa); err == unix.EINPROGRESS {
-			err = nil
-		}
-		err = os.NewSyscallError("connect", err)
-	}
-	if err == nil && isOwnAddress(fd, to) {
-		err = os.NewSyscallError("connect", unix.ECONNREFUSED)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
-}
-
-// isOwnAddress: where nobody listens on a port that the kernel also gives to
-// clients, a dial may meet itself.
-func isOwnAddress(fd int, to netip.AddrPort) bool {
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return false
-	}
-	switch own := sa.(type) {
-	case *unix.SockaddrInet4:
-		return own.Port == int(to.Port()) && netip.AddrFrom4(own.Addr) == to.Addr()
-	case *unix.SockaddrInet6:
-		return own.Port == int(to.Port()) && netip.AddrFrom16(own.Addr) == to.Addr().WithZone("")
-	}
-	return false
-}
-
-func sockaddr(a netip.AddrPort) (family int, sa unix.Sockaddr) {
-	if addr := a.Addr(); addr.Is4() {
-		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: addr.As4()}
-	}
-	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: zoneID(a.Addr().Zone())}
-}
-
-func zoneID(zone string) uint32 {
-	if zone == "" {
-		return 0
-	}
-	if i, err := net.InterfaceByName(zone); err == nil {
-		return uint32(i.Index)
-	}
-	n, _ := strconv.ParseUint(zone, 10, 32) // an unknown one: connect will say so
-	return uint32(n)
 }

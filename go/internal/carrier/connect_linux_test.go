@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
 // fullListener has a full backlog: a dial to it hangs.
@@ -46,9 +47,9 @@ func TestConnectFails(t *testing.T) {
 		reason portproto.Reason
 		detail string
 	}{
-		{portproto.Connect{EPMD: closedPort(t), Timeout: patience}, portproto.EPMDUnreachable, "connection refused"},
+		{portproto.Connect{EPMD: testkit.Loopback(testkit.FreePort(t)), Timeout: testkit.Patience}, portproto.EPMDUnreachable, "connection refused"},
 		{portproto.Connect{EPMD: fullListener(t), Timeout: 20 * time.Millisecond}, portproto.Timeout, "i/o timeout"},
-		{portproto.Connect{EPMD: closedPort(t), Bind: netip.MustParseAddr("192.0.2.1"), Timeout: patience}, portproto.EPMDUnreachable, "cannot assign"},
+		{portproto.Connect{EPMD: testkit.Loopback(testkit.FreePort(t)), Bind: netip.MustParseAddr("192.0.2.1"), Timeout: testkit.Patience}, portproto.EPMDUnreachable, "cannot assign"},
 	} {
 		tc.req.ID, tc.req.Name = uint64(i+1), "n2"
 		b.say(tc.req)
@@ -68,7 +69,7 @@ func TestConnectBound(t *testing.T) {
 	}
 	defer l.Close()
 	at := l.Addr().(*net.TCPAddr).AddrPort()
-	b.say(portproto.Connect{ID: 1, Name: "n2", EPMD: at, Bind: netip.MustParseAddr("127.0.0.9"), Timeout: patience})
+	b.say(portproto.Connect{ID: 1, Name: "n2", EPMD: at, Bind: netip.MustParseAddr("127.0.0.9"), Timeout: testkit.Patience})
 	_, node := b.receive()
 	if got := node.LocalAddr().(*net.TCPAddr).IP.String(); got != "127.0.0.9" {
 		t.Errorf("from %s", got)
@@ -84,7 +85,7 @@ func TestConnectOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	b.say(portproto.Connect{ID: 1, Name: "n2", EPMD: l.Addr().(*net.TCPAddr).AddrPort(), Timeout: patience})
+	b.say(portproto.Connect{ID: 1, Name: "n2", EPMD: l.Addr().(*net.TCPAddr).AddrPort(), Timeout: testkit.Patience})
 	_, fd, err := b.receiveFD()
 	if err != nil {
 		t.Fatal(err)
@@ -106,13 +107,13 @@ func TestConnectOptions(t *testing.T) {
 
 func TestCancelConnect(t *testing.T) {
 	b := newBEAM(t, Options{})
-	b.say(portproto.Connect{ID: 3, Name: "n2", EPMD: fullListener(t), Timeout: patience})
+	b.say(portproto.Connect{ID: 3, Name: "n2", EPMD: fullListener(t), Timeout: testkit.Patience})
 	b.say(portproto.Cancel{ID: 3})
 	if e := expect[portproto.Error](b); e.ID != 3 || e.Reason != portproto.Cancelled {
 		t.Errorf("%+v", e)
 	}
 	b.say(portproto.Cancel{ID: 3}) // not under way any more: nothing happens
-	b.say(portproto.Connect{ID: 3, Name: "n2", EPMD: closedPort(t), Timeout: patience})
+	b.say(portproto.Connect{ID: 3, Name: "n2", EPMD: testkit.Loopback(testkit.FreePort(t)), Timeout: testkit.Patience})
 	if e := expect[portproto.Error](b); e.Reason != portproto.EPMDUnreachable {
 		t.Errorf("%+v", e)
 	}
@@ -122,7 +123,7 @@ func TestTooManyRequests(t *testing.T) {
 	b := newBEAM(t, Options{MaxRequests: 2})
 	full := fullListener(t)
 	ask := func(id uint64) {
-		b.say(portproto.Connect{ID: id, Name: "n2", EPMD: full, Timeout: patience})
+		b.say(portproto.Connect{ID: id, Name: "n2", EPMD: full, Timeout: testkit.Patience})
 	}
 	ask(1)
 	ask(2)
@@ -138,7 +139,7 @@ func TestTooManyRequests(t *testing.T) {
 	if e := expect[portproto.Error](b); e.ID != 2 || e.Reason != portproto.BadRequest {
 		t.Errorf("%+v", e)
 	}
-	b.say(portproto.Connect{ID: 4, Name: "n2", EPMD: closedPort(t), Timeout: patience})
+	b.say(portproto.Connect{ID: 4, Name: "n2", EPMD: testkit.Loopback(testkit.FreePort(t)), Timeout: testkit.Patience})
 	if e := expect[portproto.Error](b); e.ID != 4 || e.Reason != portproto.EPMDUnreachable {
 		t.Errorf("%+v; want room again", e)
 	}

@@ -12,25 +12,25 @@ import (
 )
 
 const (
-	// maxEvents may wait for the BEAM to read; then requests wait, and log events
-	// are dropped.
+	// maxEvents is how many events may wait for the BEAM to read them. When they are
+	// that many, requests wait and log events are dropped.
 	maxEvents = 256
-	// flushTimeout is what the last events get on the way out.
+	// flushTimeout bounds the writing of the last events.
 	flushTimeout = 100 * time.Millisecond
 	stdinBuffer  = 4096
 )
 
-// obey does what the BEAM says until stdin ends, which ends the carrier at once.
-// Nothing is read ahead of its turn: a stop that comes right before the end of
-// stdin is done first. Nor does a message wait for another goroutine: where a
-// processor is idle, to wake one takes longer than what it is to do.
-func (c *carrier) obey(stdin io.Reader) {
+// readCommands handles the BEAM's messages until stdin ends, which ends the carrier at
+// once. It handles each message before it reads the next, so that a stop right before the
+// end of stdin takes effect. It passes no message to another goroutine: on an idle
+// machine waking one takes longer than handling the message.
+func (c *carrier) readCommands(stdin io.Reader) {
 	r := bufio.NewReaderSize(stdin, stdinBuffer)
 	for {
 		b, err := portproto.ReadFrame(r)
 		if errors.Is(err, io.EOF) {
 			if c.lifeline.isCut() {
-				c.links.shutdownAll() // here: to wake endLinks takes as long as all of this
+				c.links.shutdownAll() // here, since waking endLinks would double the time
 			}
 			err = errEOF
 		}
@@ -38,35 +38,35 @@ func (c *carrier) obey(stdin io.Reader) {
 			c.end(fmt.Errorf("carrier: stdin: %w", err))
 			return
 		}
-		if err := c.do(b); err != nil {
+		if err := c.handleMessage(b); err != nil {
 			c.end(err)
 			return
 		}
 	}
 }
 
-// writer owns stdout.
-type writer struct {
+// eventWriter owns stdout, and writes the queued events to it.
+type eventWriter struct {
 	events chan portproto.Event
 	ctx    context.Context
-	last   chan struct{} // closed: what is in events is all there will be
-	done   chan struct{} // closed: nothing is written any more
+	last   chan struct{} // closed when no more events follow
+	done   chan struct{} // closed when nothing is written any more
 }
 
-func newWriter(ctx context.Context, stdout io.Writer, end context.CancelCauseFunc) *writer {
-	w := &writer{
+func newEventWriter(ctx context.Context, stdout io.Writer, end context.CancelCauseFunc) *eventWriter {
+	w := &eventWriter{
 		events: make(chan portproto.Event, maxEvents), ctx: ctx,
 		last: make(chan struct{}), done: make(chan struct{}),
 	}
-	go w.run(stdout, end)
+	go w.writeEvents(stdout, end)
 	return w
 }
 
-func (w *writer) run(stdout io.Writer, end context.CancelCauseFunc) {
+func (w *eventWriter) writeEvents(stdout io.Writer, end context.CancelCauseFunc) {
 	defer close(w.done)
 	var buf []byte
 	for {
-		e, ok := w.next()
+		e, ok := w.nextEvent()
 		if !ok {
 			return
 		}
@@ -82,7 +82,7 @@ func (w *writer) run(stdout io.Writer, end context.CancelCauseFunc) {
 	}
 }
 
-func (w *writer) next() (portproto.Event, bool) {
+func (w *eventWriter) nextEvent() (portproto.Event, bool) {
 	select {
 	case e := <-w.events:
 		return e, true
@@ -96,9 +96,9 @@ func (w *writer) next() (portproto.Event, bool) {
 	}
 }
 
-// send waits for room as long as the carrier runs.
-func (w *writer) send(e portproto.Event) {
-	if w.trySend(e) {
+// send queues an event. It waits for room as long as the carrier runs.
+func (w *eventWriter) send(e portproto.Event) {
+	if w.sendNow(e) {
 		return
 	}
 	select {
@@ -107,7 +107,8 @@ func (w *writer) send(e portproto.Event) {
 	}
 }
 
-func (w *writer) trySend(e portproto.Event) bool {
+// sendNow is like send but never waits. It reports whether it queued the event.
+func (w *eventWriter) sendNow(e portproto.Event) bool {
 	select {
 	case w.events <- e:
 		return true
@@ -116,8 +117,8 @@ func (w *writer) trySend(e portproto.Event) bool {
 	}
 }
 
-// close writes what was sent, unless the BEAM does not read it in time.
-func (w *writer) close() {
+// flush waits until the queued events are written, for flushTimeout at most.
+func (w *eventWriter) flush() {
 	close(w.last)
 	select {
 	case <-w.done:

@@ -12,6 +12,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testkit"
 )
 
 // fakeEPMD plays EPMD at a random port of 127.0.0.1.
@@ -20,9 +21,9 @@ type fakeEPMD struct {
 	l          net.Listener
 	addr       netip.AddrPort
 	stock      bool
-	full       atomic.Bool   // closes what is no registration
+	full       atomic.Bool   // closes all connections except registrations
 	heartbeats chan net.Conn // of the nodes that registered
-	extras     chan []byte   // theirs
+	extras     chan []byte   // of the registrations
 }
 
 func newEPMD(t *testing.T, stock bool) *fakeEPMD {
@@ -102,10 +103,10 @@ func (e *fakeEPMD) heartbeat() net.Conn {
 	select {
 	case c := <-e.heartbeats:
 		e.t.Cleanup(func() { c.Close() })
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(testkit.Patience))
 		return c
-	case <-time.After(patience):
-		e.t.Fatal("nobody registers")
+	case <-time.After(testkit.Patience):
+		e.t.Fatal("no registration")
 		return nil
 	}
 }
@@ -136,7 +137,7 @@ func dialChannel(t *testing.T, name string) *net.UnixConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testkit.Patience))
 	return c
 }
 
@@ -159,7 +160,7 @@ func tcpPair(t *testing.T) (accepted, initiator *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Close(); d.Close() })
-	d.SetDeadline(time.Now().Add(patience))
+	d.SetDeadline(time.Now().Add(testkit.Patience))
 	return a.(*net.TCPConn), d.(*net.TCPConn)
 }
 

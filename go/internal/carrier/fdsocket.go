@@ -18,38 +18,38 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// fdSendBuffer bounds how many fds the BEAM may leave unread: the kernel charges
-// each message some 800 bytes, and no more are sent while a quarter is used.
+// fdSendBuffer bounds how many descriptors the BEAM may leave unread: the kernel charges
+// about 800 bytes for each message, and sends no more while a quarter is in use.
 const fdSendBuffer = 128 << 10
 
 var (
-	// errBusy: the BEAM does not read the fd socket.
+	// errBusy: the BEAM does not read the fd socket, or the queue is full.
 	errBusy = errors.New("carrier: the BEAM does not take connections")
-	// errNoBEAM: it never came; the carrier is about to end.
+	// errNoBEAM: the BEAM did not connect in time; the carrier is about to end.
 	errNoBEAM = errors.New("carrier: the BEAM has not connected the fd socket")
 )
 
-// fdSocket is where the BEAM gets its connections.
+// fdSocket is the socket on which the BEAM gets its connections.
 type fdSocket struct {
-	name    string
-	timeout time.Duration
-	ready   chan struct{} // closed: conn is there, or nil for good
-	conn    *net.UnixConn
-	raw     syscall.RawConn
-	turn    chan struct{} // holds one token; who has it may send
+	name      string
+	timeout   time.Duration
+	ready     chan struct{} // closed when conn is set, or will stay nil
+	conn      *net.UnixConn
+	raw       syscall.RawConn
+	sendToken chan struct{} // holds one token, which a sender must take
 
-	queued atomic.Int64 // connections that were handed over and are not delivered yet
-	queue  chan queued  // those of them that wait; has room for all
+	queued atomic.Int64    // handed-over connections that are not delivered yet
+	queue  chan queuedConn // the waiting ones; has room for all that queued allows
 }
 
-// queued is a connection that waits for the BEAM.
-type queued struct {
+// queuedConn is a connection that waits for the BEAM. The queue owns fd.
+type queuedConn struct {
 	m  portproto.Connection
 	fd int
 }
 
-// listenFD opens the fd socket for hello.OSPid, once.
-func (c *carrier) listenFD() (*fdSocket, error) {
+// listenFDSocket opens the fd socket for hello.OSPid, once.
+func (c *carrier) listenFDSocket() (*fdSocket, error) {
 	name := epmdproto.NewSocketName()
 	l, err := fdpass.Listen(name)
 	if err != nil {
@@ -57,23 +57,23 @@ func (c *carrier) listenFD() (*fdSocket, error) {
 	}
 	s := &fdSocket{
 		name: name, timeout: c.o.SendTimeout,
-		ready: make(chan struct{}), turn: make(chan struct{}, 1), queue: make(chan queued, c.o.MaxQueued),
+		ready: make(chan struct{}), sendToken: make(chan struct{}, 1), queue: make(chan queuedConn, c.o.MaxQueued),
 	}
-	s.turn <- struct{}{}
+	s.sendToken <- struct{}{}
 	c.wg.Go(func() { c.deliverQueued(s) })
 	c.wg.Go(func() {
-		err := c.acceptFD(s, l)
+		err := c.acceptBEAM(s, l)
 		close(s.ready)
 		if err == nil {
-			err = c.watchFD(s)
+			err = c.readKeeps(s)
 		}
 		c.end(err)
 	})
 	return s, nil
 }
 
-// acceptFD waits for the BEAM, and for nobody else.
-func (c *carrier) acceptFD(s *fdSocket, l *net.UnixListener) error {
+// acceptBEAM waits for the BEAM to connect, and closes all other connections.
+func (c *carrier) acceptBEAM(s *fdSocket, l *net.UnixListener) error {
 	defer l.Close()
 	defer context.AfterFunc(c.ctx, func() { _ = l.Close() })()
 	if err := l.SetDeadline(time.Now().Add(c.o.HelloTimeout)); err != nil {
@@ -84,16 +84,17 @@ func (c *carrier) acceptFD(s *fdSocket, l *net.UnixListener) error {
 		if err != nil {
 			return fmt.Errorf("carrier: the BEAM did not connect the fd socket: %w", err)
 		}
-		if err := c.isBEAM(conn); err != nil {
-			c.log.Warn().Err(err).Msg("refusing who connects to the fd socket")
+		if err := c.checkBEAM(conn); err != nil {
+			c.log.Warn().Err(err).Msg("refused a connection to the fd socket that is not from the BEAM")
 			_ = conn.Close()
 			continue
 		}
-		return s.adopt(conn)
+		return s.setConn(conn)
 	}
 }
 
-func (c *carrier) isBEAM(conn *net.UnixConn) error {
+// checkBEAM returns an error unless the process of hello.OSPid opened conn.
+func (c *carrier) checkBEAM(conn *net.UnixConn) error {
 	cred, err := peercred.Unix(conn)
 	if err != nil {
 		return err
@@ -104,7 +105,8 @@ func (c *carrier) isBEAM(conn *net.UnixConn) error {
 	return nil
 }
 
-func (s *fdSocket) adopt(conn *net.UnixConn) (err error) {
+// setConn owns conn, also if it returns an error.
+func (s *fdSocket) setConn(conn *net.UnixConn) (err error) {
 	if err = conn.SetWriteBuffer(fdSendBuffer / 2); err == nil { // the kernel doubles it
 		s.raw, err = conn.SyscallConn()
 	}
@@ -116,11 +118,10 @@ func (s *fdSocket) adopt(conn *net.UnixConn) (err error) {
 	return nil
 }
 
-// watchFD keeps a copy of each link that the BEAM passes, which are those that it
-// had from the carrier before this one. It returns when the BEAM closes its end,
-// which it does when it is done with this carrier: the end of stdin is about to be
-// seen too.
-func (c *carrier) watchFD(s *fdSocket) error {
+// readKeeps keeps the copies of links that the BEAM passes: the links that it had when
+// this carrier started. It returns when the BEAM closes its end, which it does when it
+// needs this carrier no longer; the end of stdin follows.
+func (c *carrier) readKeeps(s *fdSocket) error {
 	var buf [portproto.KeepSize + 1]byte
 	for {
 		n, fd, err := fdpass.Receive(s.conn, buf[:])
@@ -128,23 +129,23 @@ func (c *carrier) watchFD(s *fdSocket) error {
 			return errEOF
 		}
 		if errors.Is(err, fdpass.ErrFiles) {
-			err = nil // the link goes without a copy
+			err = nil // this link has no copy
 		}
 		var id uint64
 		if err == nil {
 			id, err = portproto.ParseKeep(buf[:n])
 		}
 		if err != nil {
-			_ = unix.Close(fd) // -1 with an error of Receive's
+			_ = unix.Close(fd) // -1 after an error of Receive
 			return fmt.Errorf("carrier: fd socket: %w", err)
 		}
-		c.links.keepEarlier(id, fd)
+		c.links.addKept(id, fd)
 	}
 }
 
-// close may be called when the carrier's context has ended: then acceptFD is over
-// or about to be.
-func (s *fdSocket) close() {
+// closeWhenReady closes the socket. It must be called after the carrier's context has
+// ended, which ends acceptBEAM.
+func (s *fdSocket) closeWhenReady() {
 	<-s.ready
 	if s.conn != nil {
 		_ = s.conn.Close()
@@ -162,38 +163,39 @@ func (s *fdSocket) closedByBEAM() bool {
 		return true
 	}
 	closed := true
-	_ = s.raw.Control(func(fd uintptr) { closed = hasEvents(fd, unix.POLLHUP) })
+	_ = s.raw.Control(func(fd uintptr) { closed = hasEvent(fd, unix.POLLHUP) })
 	return closed
 }
 
-// deliver sends one connection to the BEAM; the caller keeps its fd. The error is
+// sendConnection sends a connection to the BEAM; the caller keeps fd. The error wraps
 // errBusy if there is no room in time.
-func (s *fdSocket) deliver(m portproto.Connection, fd int) error {
+func (s *fdSocket) sendConnection(m portproto.Connection, fd int) error {
 	deadline := time.Now().Add(s.timeout)
-	if err := s.myTurn(deadline); err != nil {
+	if err := s.acquireSend(deadline); err != nil {
 		return err
 	}
-	defer func() { s.turn <- struct{}{} }()
-	if err := s.room(deadline); err != nil {
+	defer func() { s.sendToken <- struct{}{} }()
+	if err := s.waitWritable(deadline); err != nil {
 		return err
 	}
 	var buf [portproto.MaxConnection]byte
-	return s.send(portproto.AppendConnection(buf[:0], m), fd, deadline)
+	return s.sendFD(portproto.AppendConnection(buf[:0], m), fd, deadline)
 }
 
-// deliverNow is deliver without waiting: false says that nothing was sent.
-func (s *fdSocket) deliverNow(m portproto.Connection, fd int) bool {
+// sendConnectionNow is like sendConnection but never waits. It reports whether it sent the
+// connection.
+func (s *fdSocket) sendConnectionNow(m portproto.Connection, fd int) bool {
 	select {
 	case <-s.ready:
 	default:
 		return false
 	}
 	select {
-	case <-s.turn:
+	case <-s.sendToken:
 	default:
 		return false
 	}
-	defer func() { s.turn <- struct{}{} }()
+	defer func() { s.sendToken <- struct{}{} }()
 	if s.conn == nil {
 		return false
 	}
@@ -201,11 +203,13 @@ func (s *fdSocket) deliverNow(m portproto.Connection, fd int) bool {
 	return fdpass.SendNow(s.conn, portproto.AppendConnection(buf[:0], m), fd) == nil
 }
 
-func (s *fdSocket) myTurn(deadline time.Time) error {
+// acquireSend waits until this goroutine may send. After a nil error the caller must put
+// the token back.
+func (s *fdSocket) acquireSend(deadline time.Time) error {
 	select {
 	case <-s.ready:
 	default:
-		if !before(deadline, s.ready) {
+		if !waitUntil(deadline, s.ready) {
 			return errBusy
 		}
 	}
@@ -213,17 +217,17 @@ func (s *fdSocket) myTurn(deadline time.Time) error {
 		return errNoBEAM
 	}
 	select {
-	case <-s.turn:
+	case <-s.sendToken:
 	default:
-		if !before(deadline, s.turn) {
+		if !waitUntil(deadline, s.sendToken) {
 			return errBusy
 		}
 	}
 	return nil
 }
 
-// before says whether c gave something before the deadline.
-func before(deadline time.Time, c <-chan struct{}) bool {
+// waitUntil reports whether c delivered a value, or was closed, before the deadline.
+func waitUntil(deadline time.Time, c <-chan struct{}) bool {
 	t := time.NewTimer(time.Until(deadline))
 	defer t.Stop()
 	select {
@@ -234,10 +238,10 @@ func before(deadline time.Time, c <-chan struct{}) bool {
 	}
 }
 
-// room waits until the socket takes a message.
-func (s *fdSocket) room(deadline time.Time) error {
+// waitWritable waits until the socket has room for a message.
+func (s *fdSocket) waitWritable(deadline time.Time) error {
 	var now bool
-	if err := s.raw.Control(func(fd uintptr) { now = writable(fd) }); err != nil {
+	if err := s.raw.Control(func(fd uintptr) { now = isWritable(fd) }); err != nil {
 		return fmt.Errorf("carrier: fd socket: %w", err)
 	}
 	if now {
@@ -246,7 +250,7 @@ func (s *fdSocket) room(deadline time.Time) error {
 	if err := s.conn.SetWriteDeadline(deadline); err != nil {
 		return fmt.Errorf("carrier: fd socket: %w", err)
 	}
-	err := s.raw.Write(writable)
+	err := s.raw.Write(isWritable)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return errBusy
 	}
@@ -256,13 +260,14 @@ func (s *fdSocket) room(deadline time.Time) error {
 	return nil
 }
 
-// writable also says true of a socket that is broken: the send will tell.
-func writable(fd uintptr) bool { return hasEvents(fd, unix.POLLOUT|unix.POLLERR|unix.POLLHUP) }
+// isWritable is also true of a broken socket, on which the send fails.
+func isWritable(fd uintptr) bool { return hasEvent(fd, unix.POLLOUT|unix.POLLERR|unix.POLLHUP) }
 
-// refPause is between two tries when the uid has too many fds in flight.
+// refPause is the pause between two attempts while the user has too many descriptors in
+// flight.
 const refPause = 5 * time.Millisecond
 
-func (s *fdSocket) send(msg []byte, fd int, deadline time.Time) error {
+func (s *fdSocket) sendFD(msg []byte, fd int, deadline time.Time) error {
 	for {
 		err := fdpass.Send(s.conn, msg, fd, deadline)
 		switch {
@@ -275,3 +280,15 @@ func (s *fdSocket) send(msg []byte, fd int, deadline time.Time) error {
 		}
 	}
 }
+
+// reserveSlot reserves room in the queue for one handed-over connection. The caller must
+// call releaseSlot when the connection has left the queue. The error wraps errBusy.
+func (s *fdSocket) reserveSlot() error {
+	if s.queued.Add(1) > int64(cap(s.queue)) {
+		s.queued.Add(-1)
+		return fmt.Errorf("%w: %d wait already", errBusy, cap(s.queue))
+	}
+	return nil
+}
+
+func (s *fdSocket) releaseSlot() { s.queued.Add(-1) }

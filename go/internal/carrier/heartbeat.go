@@ -24,21 +24,21 @@ type heartbeat struct {
 	bind     netip.Addr // Register.Bind
 }
 
-// ends are the addresses of EPMD's end and of ours.
-func (h *heartbeat) ends() (epmd, own netip.AddrPort) {
+// addresses returns the addresses of EPMD's end and of this end.
+func (h *heartbeat) addresses() (epmd, own netip.AddrPort) {
 	return h.conn.RemoteAddr().(*net.TCPAddr).AddrPort(), h.conn.LocalAddr().(*net.TCPAddr).AddrPort()
 }
 
-// alive registers with EPMD once.
-func alive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
+// registerOnce tries once to register with EPMD.
+func registerOnce(ctx context.Context, req portproto.Register) (*heartbeat, error) {
 	conn, err := dialEPMD(ctx, req.EPMD)
 	if err != nil {
-		return nil, whyDial(ctx, err)
+		return nil, dialReason(ctx, err)
 	}
 	h := &heartbeat{conn: conn, highest: req.Highest, bind: req.Bind}
-	h.creation, err = alive2(ctx, conn, req)
+	h.creation, err = sendAlive2(ctx, conn, req)
 	if err == nil {
-		h.kind, err = kindOf(ctx, req)
+		h.kind, err = probeKind(ctx, req)
 	}
 	if err != nil {
 		_ = conn.Close()
@@ -47,56 +47,21 @@ func alive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
 	return h, nil
 }
 
-// dialEPMD is for the carrier's own connections; see connect for those of the BEAM.
-func dialEPMD(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
-	d := net.Dialer{KeepAlive: -1} // EPMD sees the end of this host's programs
-	d.SetMultipathTCP(false)
-	conn, err := d.DialContext(ctx, "tcp", addr.String())
-	if err != nil {
-		return nil, fmt.Errorf("carrier: %w", err)
-	}
-	return conn.(*net.TCPConn), nil
-}
-
-// deadliner is a net.Conn or a file.
-type deadliner interface{ SetDeadline(time.Time) error }
-
-// talk bounds what do reads and writes on conn by ctx.
-func talk(ctx context.Context, conn deadliner, addr netip.AddrPort, do func() error) error {
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return err
-		}
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err := do()
-	if !stop() && err == nil {
-		err = context.Cause(ctx) // the deadline of conn is in the past now
-	}
-	if err == nil {
-		err = conn.SetDeadline(time.Time{})
-	}
-	if err != nil {
-		return whyTalk(ctx, fmt.Errorf("carrier: EPMD at %v: %w", addr, err))
-	}
-	return nil
-}
-
-func alive2(ctx context.Context, conn net.Conn, req portproto.Register) (creation uint32, err error) {
+func sendAlive2(ctx context.Context, conn net.Conn, req portproto.Register) (creation uint32, err error) {
 	b, err := epmdproto.Alive2Req{
 		Port: req.Port, NodeType: req.NodeType, Highest: req.Highest, Lowest: req.Lowest,
 		Name: req.Name, Extra: req.Extra,
 	}.Append(nil)
 	if err != nil {
-		return 0, because(portproto.BadRequest, err)
+		return 0, withReason(portproto.BadRequest, err)
 	}
-	err = talk(ctx, conn, req.EPMD, func() error {
+	err = boundIO(ctx, conn, req.EPMD, func() error {
 		if _, err := conn.Write(b); err != nil {
 			return err
 		}
 		resp, err := epmdproto.ReadAlive2Resp(conn)
 		if err == nil && resp.Result != 0 {
-			return because(portproto.DuplicateName, fmt.Errorf("the name %q is taken (result %d)", req.Name, resp.Result))
+			return withReason(portproto.DuplicateName, fmt.Errorf("the name %q is taken (result %d)", req.Name, resp.Result))
 		}
 		creation = resp.Creation
 		return err
@@ -104,13 +69,13 @@ func alive2(ctx context.Context, conn net.Conn, req portproto.Register) (creatio
 	return creation, err
 }
 
-// errFull: EPMD has too many connections, so that it closes new ones at once.
+// errFull: EPMD seems to have too many connections, so it closes new ones at once.
 var errFull = errors.New("carrier: EPMD closed a lookup without an answer; does it have too many connections?")
 
-// kindOf asks for a name that no node can have: the stock EPMD closes the
-// connection without an answer. So does any EPMD that is full, which a lookup of
-// the name that was just registered tells apart.
-func kindOf(ctx context.Context, req portproto.Register) (portproto.Kind, error) {
+// probeKind finds out which kind of EPMD it is: it asks for a name that no node can have.
+// The stock EPMD closes the connection without an answer. So does an EPMD that is full,
+// but then a lookup of the name that was just registered gets no answer either.
+func probeKind(ctx context.Context, req portproto.Register) (portproto.Kind, error) {
 	probe, err := epmdproto.AppendHandoverReq(nil, epmdproto.ProbeName)
 	if err != nil {
 		return "", err
@@ -122,54 +87,32 @@ func kindOf(ctx context.Context, req portproto.Register) (portproto.Kind, error)
 	case len(answer) > 0 && answer[0] == epmdproto.AppendHandoverResult(nil, 0)[0]:
 		return portproto.KindHandover, nil
 	case len(answer) > 0:
-		return "", because(portproto.EPMDBadAnswer, fmt.Errorf("%w: opcode %d to HANDOVER_REQ", epmdproto.ErrAnswer, answer[0]))
+		return "", withReason(portproto.EPMDBadAnswer, fmt.Errorf("%w: opcode %d to HANDOVER_REQ", epmdproto.ErrAnswer, answer[0]))
 	}
 	answer, err = firstBytes(ctx, req.EPMD, epmdproto.AppendRequest(nil, epmdproto.OpPort2, req.Name))
 	switch {
 	case err != nil:
 		return "", err
 	case len(answer) == 0:
-		return "", because(portproto.EPMDClosed, errFull)
+		return "", withReason(portproto.EPMDClosed, errFull)
 	}
 	return portproto.KindStock, nil
 }
 
-// firstBytes asks EPMD on a connection of its own and returns the first two bytes
-// of the answer, or none if EPMD closed without one.
-func firstBytes(ctx context.Context, addr netip.AddrPort, question []byte) (answer []byte, err error) {
-	conn, err := dialEPMD(ctx, addr)
-	if err != nil {
-		return nil, whyDial(ctx, err)
-	}
-	defer conn.Close()
-	err = talk(ctx, conn, addr, func() error {
-		if _, err := conn.Write(question); err != nil && !hungUp(err) {
-			return err
-		}
-		answer = make([]byte, 2)
-		_, err := io.ReadFull(conn, answer)
-		if err != nil && hungUp(err) {
-			answer, err = nil, nil
-		}
-		return err
-	})
-	return answer, err
-}
-
-// Why a heartbeat ends.
+// The reasons why a heartbeat ends, and why no channel socket is offered.
 var (
 	errEPMDGone = errors.New("EPMD closed the heartbeat")
 	errNotAsked = errors.New("EPMD sent bytes on the heartbeat that are not HANDOVER_ASK")
 	errNoRoom   = errors.New("carrier: EPMD has not connected to the channel sockets that are open already")
 )
 
-// writeTimeout is for EPMD to take an answer on the heartbeat.
+// writeTimeout is how long EPMD may take to read an answer on the heartbeat.
 const writeTimeout = 5 * time.Second
 
-// serve answers EPMD until the heartbeat ends, and returns why. offer opens a
-// socket that EPMD can bring connections to and returns its name. When ctx ends,
-// stop is called.
-func (h *heartbeat) serve(ctx context.Context, offer func() string, stop func()) error {
+// answerAsks answers each HANDOVER_ASK until the heartbeat ends, and returns the reason.
+// offer opens a channel socket and returns its name. When ctx ends, answerAsks calls stop,
+// which must end the heartbeat.
+func (h *heartbeat) answerAsks(ctx context.Context, offer func() string, stop func()) error {
 	defer h.conn.Close()
 	defer context.AfterFunc(ctx, stop)()
 	var ask [3]byte

@@ -12,6 +12,7 @@ import (
 	"handover/go/internal/etf"
 	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
 func frame(t *testing.T, term any) []byte {
@@ -88,7 +89,8 @@ func TestEndOfStdin(t *testing.T) {
 	}
 }
 
-// Nor does a request that waits for the fd socket hold the end up.
+// TestEndOfStdinWhileDelivering: a request that waits for the fd socket does not delay the
+// end.
 func TestEndOfStdinWhileDelivering(t *testing.T) {
 	b := startBEAM(t, Options{SendTimeout: time.Hour, HelloTimeout: time.Hour})
 	b.greet(portproto.Hello{})
@@ -103,7 +105,7 @@ func TestEndOfStdinWhileDelivering(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	b, _, heartbeat := registered(t, Options{StopTimeout: patience})
+	b, _, heartbeat := registered(t, Options{StopTimeout: testkit.Patience})
 	b.say(portproto.Stop{})
 	// The carrier waits for EPMD to see it...
 	if n, err := heartbeat.Read(make([]byte, 1)); n != 0 || err == nil {
@@ -114,13 +116,13 @@ func TestStop(t *testing.T) {
 		t.Fatalf("ended before EPMD had closed: %v", err)
 	case <-time.After(20 * time.Millisecond):
 	}
-	heartbeat.Close() // ... and to say so.
+	heartbeat.Close() // ... and to close its end.
 	if err := b.expectEnd(); err != nil {
 		t.Error(err)
 	}
 }
 
-// An EPMD that does not close holds stop up for StopTimeout and no longer.
+// TestStopDeafEPMD: an EPMD that does not close delays stop for StopTimeout at most.
 func TestStopDeafEPMD(t *testing.T) {
 	b, _, _ := registered(t, Options{StopTimeout: time.Millisecond})
 	b.say(portproto.Stop{})
@@ -155,7 +157,7 @@ func TestFDSocketNotConnected(t *testing.T) {
 	}
 }
 
-// Nobody can connect to the fd socket once the BEAM has.
+// TestFDSocketClosesBehindBEAM: no process can connect to the fd socket after the BEAM has.
 func TestFDSocketClosesBehindBEAM(t *testing.T) {
 	b := startBEAM(t, Options{})
 	name := b.greet(portproto.Hello{}).FDSocket
@@ -167,7 +169,7 @@ func TestFDSocketClosesBehindBEAM(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.fds = c
-	waitFor(t, "the fd socket to be closed", func() bool { return !isListening(name) })
+	testkit.WaitFor(t, "the fd socket to be closed", func() bool { return !isListening(name) })
 }
 
 // isListening reports whether a connection to the abstract socket is taken.
@@ -179,26 +181,17 @@ func isListening(name string) bool {
 	return err == nil
 }
 
-// waitFor is for what nothing announces.
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
-// Another process than hello's os_pid is sent away, and the BEAM still let in.
+// TestFDSocketStranger: another process than hello's os_pid is refused, and the BEAM can still
+// connect.
 func TestFDSocketStranger(t *testing.T) {
 	b := startBEAM(t, Options{})
 	name := b.greet(portproto.Hello{}).FDSocket
 	stranger(t, 0, name)
-	b.expectLog("refusing who connects to the fd socket")
+	b.expectLog("refused a connection to the fd socket that is not from the BEAM")
 	c, err := fdpass.Dial(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.fds = c
-	waitFor(t, "the fd socket to be taken", func() bool { return !isListening(name) })
+	testkit.WaitFor(t, "the fd socket to be taken", func() bool { return !isListening(name) })
 }

@@ -10,15 +10,15 @@ import (
 	"handover/go/internal/fdpass"
 )
 
-// lifeline is a stream socket that the BEAM has a connection to, as a port that has
-// nothing to do with this program's: a BEAM that halts closes all its ports at once,
-// and then needs a while until the kernel says that it ends.
+// lifeline is a connection from the BEAM, which holds its end in a port of its own. A BEAM
+// that halts closes all its ports at once, long before the kernel shows that the process
+// is ending.
 type lifeline struct {
 	mu   sync.Mutex
-	conn *net.UnixConn // the latest
+	conn *net.UnixConn // the latest one, or nil
 }
 
-// listenLifeline takes the BEAM's connections to the lifeline, until the carrier ends.
+// listenLifeline accepts the BEAM's connections to the lifeline until the carrier ends.
 func (c *carrier) listenLifeline(name string) error {
 	l, err := fdpass.ListenStream(name)
 	if err != nil {
@@ -33,18 +33,19 @@ func (c *carrier) listenLifeline(name string) error {
 			if err != nil {
 				return
 			}
-			if err := c.isBEAM(conn); err != nil {
-				c.log.Warn().Err(err).Msg("refusing who connects to the lifeline")
+			if err := c.checkBEAM(conn); err != nil {
+				c.log.Warn().Err(err).Msg("refused a connection to the lifeline that is not from the BEAM")
 				_ = conn.Close()
 				continue
 			}
-			c.lifeline.set(conn)
+			c.lifeline.setConn(conn)
 		}
 	})
 	return nil
 }
 
-func (l *lifeline) set(conn *net.UnixConn) {
+// setConn closes the connection before this one. conn may be nil.
+func (l *lifeline) setConn(conn *net.UnixConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn != nil {
@@ -62,17 +63,7 @@ func (l *lifeline) isCut() bool {
 	}
 	cut := false
 	if raw, err := l.conn.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { cut = hasEvents(fd, unix.POLLHUP) })
+		_ = raw.Control(func(fd uintptr) { cut = hasEvent(fd, unix.POLLHUP) })
 	}
 	return cut
-}
-
-// hasEvents reports whether poll(2) says one of events of fd, or fails.
-func hasEvents(fd uintptr, events int16) bool {
-	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
-	n, err := unix.Poll(p, 0)
-	if err != nil {
-		return err != unix.EINTR
-	}
-	return n > 0 && p[0].Revents&events != 0
 }

@@ -11,33 +11,34 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// links are copies of the connections that the BEAM has. When a BEAM halts, its
-// ports close at once, but its descriptors stay open until the kernel has freed
-// its memory, and the inet driver closes none that it was given. So the carrier,
-// which sees the end of stdin at once, shuts the connections down.
+// links holds copies of the BEAM's connections. When a BEAM halts, its ports close at
+// once, but its descriptors stay open until the kernel has freed its memory, and the inet
+// driver does not close descriptors that it was given. So the carrier, which notices the
+// end of stdin at once, shuts the connections down.
 //
 //	delivered --- closed (the BEAM has closed it) ---> copy closed
 //	    '------- the BEAM ends ---> shutdown(2), copy closed
 //
-// A carrier that ends while its BEAM goes on only closes its copies: the
-// connections stay up, and the BEAM passes their descriptors to the next carrier.
+// A carrier that ends while its BEAM goes on only closes its copies: the connections stay
+// up, and the BEAM passes their descriptors to the next carrier.
 type links struct {
 	max  int     // Options.MaxLinks
-	beam process // set before anything is kept
+	beam process // set before the first copy is added
 
 	mu     sync.Mutex
-	fds    map[link]int  // -1: there was no room for the copy
-	closed map[link]bool // released before their KEEP was read
+	fds    map[link]int  // -1 if there was no room for the copy
+	closed map[link]bool // reported as closed before their KEEP was read
 }
 
-// link names a connection as CONNECTION does.
+// link identifies a connection, as CONNECTION does.
 type link struct {
 	kind byte
 	id   uint64
 }
 
-// keep takes fd over until release, and reports whether there was room for it.
-func (ls *links) keep(l link, fd int) bool {
+// addCopy owns fd until closeCopy or removeCopy. It returns false, and does not own fd, if
+// there is no room.
+func (ls *links) addCopy(l link, fd int) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if len(ls.fds) >= ls.max {
@@ -47,9 +48,9 @@ func (ls *links) keep(l link, fd int) bool {
 	return true
 }
 
-// keepEarlier takes over fd, or -1, of the KEEP of that ID. KEEP and closed go
-// different ways: closed may have been read before it.
-func (ls *links) keepEarlier(id uint64, fd int) {
+// addKept owns fd, which came with the KEEP of that ID, or -1 if the descriptor could not be
+// received. KEEP and closed come by different ways, so closed may have been read first.
+func (ls *links) addKept(id uint64, fd int) {
 	l := link{portproto.Kept, id}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -65,6 +66,7 @@ func (ls *links) keepEarlier(id uint64, fd int) {
 	ls.putLocked(l, fd)
 }
 
+// putLocked must be called with mu held.
 func (ls *links) putLocked(l link, fd int) {
 	if ls.fds == nil {
 		ls.fds = make(map[link]int)
@@ -72,16 +74,16 @@ func (ls *links) putLocked(l link, fd int) {
 	ls.fds[l] = fd
 }
 
-// forget gives the descriptor back to the caller of keep.
-func (ls *links) forget(l link) {
+// removeCopy gives the descriptor back to the caller of addCopy.
+func (ls *links) removeCopy(l link) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	delete(ls.fds, l)
 }
 
-// release closes the copy of a connection that the BEAM has closed. It is a no-op
-// if there is none.
-func (ls *links) release(l link) {
+// closeCopy closes the copy of a connection that the BEAM has closed. It is a no-op if
+// there is no copy.
+func (ls *links) closeCopy(l link) {
 	ls.mu.Lock()
 	fd, kept := ls.fds[l]
 	delete(ls.fds, l)
@@ -97,7 +99,7 @@ func (ls *links) release(l link) {
 	}
 }
 
-func (ls *links) empty() bool {
+func (ls *links) isEmpty() bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	return len(ls.fds) == 0
@@ -121,37 +123,37 @@ func (ls *links) closeAll() {
 }
 
 const (
-	// firstLook and lastLook are the pauses between two looks at a BEAM that has
-	// closed stdin; endTimeout bounds them all.
+	// firstLook and lastLook are the first and the longest pause between two checks of
+	// a BEAM that has closed stdin; endTimeout bounds the whole wait.
 	firstLook  = 50 * time.Microsecond
 	lastLook   = 20 * time.Millisecond
 	endTimeout = 30 * time.Second
 )
 
-// endLinks shuts the BEAM's connections down if the BEAM is ending, and leaves
-// them alone if it goes on without this carrier. A BEAM that halts cuts the lifeline;
-// one that was killed does so too, but not before the kernel says that it ends. A BEAM
-// that goes on closes the fd socket and leaves the lifeline.
+// endLinks shuts the BEAM's connections down if the BEAM is ending, and leaves them open if
+// it goes on without this carrier. A BEAM that halts closes the lifeline. So does a killed
+// one, but only after the kernel shows that it is exiting. A BEAM that goes on closes the
+// fd socket and keeps the lifeline.
 func (c *carrier) endLinks() {
 	cause := context.Cause(c.ctx)
 	if errors.Is(cause, errStop) {
-		return // the BEAM is there, and waits for the end of this program
+		return // the BEAM goes on, and waits for the end of this program
 	}
 	if !errors.Is(cause, errEOF) && !errors.Is(cause, unix.EPIPE) {
-		// The carrier ends for a reason of its own: a BEAM that goes on waits for its end.
-		if c.links.beam.ending() {
+		// The carrier failed: a BEAM that goes on waits for its end.
+		if c.links.beam.isEnding() {
 			c.links.shutdownAll()
 		}
 		return
 	}
 	pause := firstLook
-	for deadline := time.Now().Add(endTimeout); !c.links.empty() && time.Now().Before(deadline); {
-		left := c.fds.closedByBEAM() // before the look at the process
-		if c.lifeline.isCut() || c.links.beam.ending() {
+	for deadline := time.Now().Add(endTimeout); !c.links.isEmpty() && time.Now().Before(deadline); {
+		detached := c.fds.closedByBEAM() // must precede the check of the process
+		if c.lifeline.isCut() || c.links.beam.isEnding() {
 			c.links.shutdownAll()
 			return
 		}
-		if left {
+		if detached {
 			return
 		}
 		time.Sleep(pause)

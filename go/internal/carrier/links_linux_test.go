@@ -15,6 +15,7 @@ import (
 
 	"handover/go/internal/fdpass"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
 // handedOver is a carrier whose BEAM has one connection that was handed over.
@@ -42,7 +43,7 @@ func TestLinksOutliveCarrier(t *testing.T) {
 	both(t, initiator, node)
 }
 
-// Closed ends the carrier's copy: the far end sees that the BEAM has closed its own.
+// Closed makes the carrier close its copy, so that the far end notices the BEAM's close.
 func TestLinkClosed(t *testing.T) {
 	b, m, node, initiator := handedOver(t)
 	readString(t, initiator, "i\x00\x00\x06")
@@ -75,8 +76,7 @@ func TestTooManyLinks(t *testing.T) {
 	}
 }
 
-// Nor does stop wait for the connections: the BEAM that says it waits for the
-// carrier's end.
+// Stop does not wait for the connections, since the BEAM waits for the end of the carrier.
 func TestStopWithLinks(t *testing.T) {
 	b, _, node, initiator := handedOver(t)
 	b.say(portproto.Stop{})
@@ -87,8 +87,8 @@ func TestStopWithLinks(t *testing.T) {
 	both(t, initiator, node)
 }
 
-// When the BEAM ends its connections are shut down, although another copy of the
-// descriptor is still open: the BEAM's own live until its memory is freed.
+// When the BEAM ends its connections are shut down, although another copy of the descriptor is
+// still open: the BEAM's own copies stay open until its memory is freed.
 func TestBEAMEnds(t *testing.T) {
 	cmd := exec.Command("sleep", "1000")
 	if err := cmd.Start(); err != nil {
@@ -106,7 +106,7 @@ func TestBEAMEnds(t *testing.T) {
 	_ = raw.Control(func(fd uintptr) {
 		var copied int
 		copied, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-		c.links.keep(link{portproto.Accepted, 1}, copied)
+		c.links.addCopy(link{portproto.Accepted, 1}, copied)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -165,15 +165,14 @@ func keep(t *testing.T, b *beam, id uint64, c *net.TCPConn) {
 		t.Fatal(err)
 	}
 	_ = raw.Control(func(fd uintptr) {
-		err = fdpass.Send(b.fds, portproto.AppendKeep(nil, id), int(fd), time.Now().Add(patience))
+		err = fdpass.Send(b.fds, portproto.AppendKeep(nil, id), int(fd), time.Now().Add(testkit.Patience))
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// A carrier that ends for a reason of its own does not wait for a BEAM that goes
-// on, and waits for it to end.
+// A carrier that fails does not wait for its BEAM, which waits for the end of the carrier.
 func TestEndForOwnReason(t *testing.T) {
 	b, _, node, initiator := handedOver(t)
 	b.sayBytes([]byte{255, 255, 255, 255}) // a frame of an impossible length
@@ -196,21 +195,21 @@ func TestProcessEnding(t *testing.T) {
 	}
 	pid := int32(cmd.Process.Pid)
 	for _, p := range []process{findProcess(pid), {pid: int(pid)}} { // with /proc and without
-		if p.ending() {
+		if p.isEnding() {
 			t.Errorf("%+v: a process that runs is ending", p)
 		}
 	}
 	p := findProcess(pid)
 	defer p.close()
 	withoutFiles(t, func() {
-		if p.ending() {
+		if p.isEnding() {
 			t.Error("without a free descriptor a process that runs is ending")
 		}
 	})
 	_ = cmd.Process.Signal(syscall.SIGKILL)
-	waitFor(t, "a killed process to be ending", p.ending) // a zombie
+	testkit.WaitFor(t, "a killed process to be ending", p.isEnding) // a zombie
 	_ = cmd.Wait()
-	if !p.ending() || !(process{pid: int(pid)}).ending() {
+	if !p.isEnding() || !(process{pid: int(pid)}).isEnding() {
 		t.Error("a process that is gone is not ending")
 	}
 }

@@ -13,25 +13,25 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// levels by Erlang's names.
+// levels are zerolog's levels by the names of Erlang's.
 var levels = map[string]zerolog.Level{
 	"debug": zerolog.DebugLevel, "info": zerolog.InfoLevel,
 	"warning": zerolog.WarnLevel, "error": zerolog.ErrorLevel,
 }
 
-// sink turns zerolog's lines into {log, ...} events.
-type sink struct {
-	out     *writer
+// logSink converts zerolog's lines to {log, ...} events.
+type logSink struct {
+	out     *eventWriter
 	dropped atomic.Int64
 }
 
-func newLogger(out *writer, level string) zerolog.Logger {
-	return zerolog.New(&sink{out: out}).Level(levels[level])
+func newLogger(out *eventWriter, level string) zerolog.Logger {
+	return zerolog.New(&logSink{out: out}).Level(levels[level])
 }
 
-// Write takes one line of JSON. It never blocks: where the BEAM does not read,
-// the line is dropped, and the next that goes through says how many were.
-func (s *sink) Write(line []byte) (int, error) {
+// Write takes one line of JSON. It never blocks: if the BEAM does not read, the line is
+// dropped, and the next line that is sent has the number of dropped ones.
+func (s *logSink) Write(line []byte) (int, error) {
 	var m map[string]any
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.UseNumber()
@@ -42,7 +42,7 @@ func (s *sink) Write(line []byte) (int, error) {
 	if dropped > 0 {
 		m["dropped_before"] = json.Number(strconv.FormatInt(dropped, 10))
 	}
-	if !s.out.trySend(logEvent(m)) {
+	if !s.out.sendNow(logEvent(m)) {
 		s.dropped.Add(dropped + 1)
 	}
 	return len(line), nil

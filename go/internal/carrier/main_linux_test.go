@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"handover/go/internal/fdpass"
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 // strangerEnv makes this test binary another process that connects to an abstract socket.
@@ -20,18 +20,18 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(strangerEnv); name != "" {
 		os.Exit(beStranger(name))
 	}
-	testenv.Clean()
+	testkit.CleanEnvironment()
 	os.Exit(m.Run())
 }
 
-// beStranger connects and waits for the far end to close.
+// beStranger connects, and expects the far end to close.
 func beStranger(name string) int {
 	c, err := fdpass.Dial(name)
 	if err != nil {
 		fmt.Println(err)
 		return 2
 	}
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testkit.Patience))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		fmt.Println("not sent away:", n, err)
 		return 3
@@ -40,7 +40,7 @@ func beStranger(name string) int {
 }
 
 // stranger connects to the socket from another process, of uid if that is not 0, and
-// fails the test unless it is sent away.
+// fails the test unless that is refused.
 func stranger(t *testing.T, uid uint32, name string) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")

@@ -9,24 +9,25 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
-// The socket of an offer is new each time, and gone once it was used, or not used
-// in time.
+// TestOfferEnds: each channel socket has a new name, and is closed when it was used or when
+// its time is over.
 func TestOfferEnds(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{AcceptTimeout: 50 * time.Millisecond})
 	first, second := askSocket(t, heartbeat), askSocket(t, heartbeat)
 	if first == second {
 		t.Errorf("%q, %q", first, second)
 	}
-	b.expectLog("EPMD did not come for a channel")
-	b.expectLog("EPMD did not come for a channel")
+	b.expectLog("EPMD did not connect to the channel socket in time")
+	b.expectLog("EPMD did not connect to the channel socket in time")
 	if isListening(first) || isListening(second) {
 		t.Error("an offer outlives its time")
 	}
 	dialled := askSocket(t, heartbeat)
 	dialChannel(t, dialled)
-	waitFor(t, "the offer to end", func() bool { return !isListening(dialled) })
+	testkit.WaitFor(t, "the offer to end", func() bool { return !isListening(dialled) })
 }
 
 func TestTooManyOffers(t *testing.T) {
@@ -37,7 +38,7 @@ func TestTooManyOffers(t *testing.T) {
 	}
 	b.expectLog("cannot create the channel socket")
 	dialChannel(t, names[0])
-	waitFor(t, "an offer to be free again", func() bool { return askSocket(t, heartbeat) != "" })
+	testkit.WaitFor(t, "an offer to be free again", func() bool { return askSocket(t, heartbeat) != "" })
 }
 
 func TestTooManyChannels(t *testing.T) {
@@ -47,7 +48,7 @@ func TestTooManyChannels(t *testing.T) {
 		ch := openChannel(t, heartbeat)
 		c1, initiator := tcpPair(t)
 		io.WriteString(initiator, "pipelined")
-		pass(t, ch, uint64(i), c1) // an answer says that the channel is served
+		pass(t, ch, uint64(i), c1) // the ACK shows that the channel is served
 		readAck(t, ch)
 		_, node := b.receive()
 		both(t, initiator, node)
@@ -63,14 +64,14 @@ func TestTooManyChannels(t *testing.T) {
 	}
 }
 
-// Another user's process that has found the name (/proc/net/unix has it) is sent away, and EPMD still
-// let in.
+// TestChannelStranger: a process of another user that has found the name, in /proc/net/unix, is
+// refused, and EPMD can still connect.
 func TestChannelStranger(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to be another user")
 	}
 	b, _, heartbeat := registered(t, Options{})
-	// The test binary's own directory is closed to others: the child runs it by
+	// Other users cannot enter the test binary's directory: the child runs
 	// /proc/self/exe.
 	name := askSocket(t, heartbeat)
 	stranger(t, 65534, name)

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a process that ran when it was found. The caller of findProcess must
-// call close.
+// process is a process that was running when findProcess was called. The caller of
+// findProcess must call close.
 type process struct {
 	pid  int
-	stat *os.File // /proc/PID/stat, of this process and of no later one with its pid; nil if it could not be opened
+	stat *os.File // /proc/PID/stat, which stays bound to this process; nil if it could not be opened
 }
 
 func findProcess(pid int32) process {
@@ -31,12 +31,12 @@ func (p process) close() {
 	}
 }
 
-// exiting is PF_EXITING of linux/sched.h: the process can't come back.
+// exiting is PF_EXITING of linux/sched.h: the process is ending for good.
 const exiting = 0x4
 
-// ending reports whether the process has ended or is ending, which nothing can undo. Without
-// /proc it knows only of those that have ended. A look that fails is no sign of an end.
-func (p process) ending() bool {
+// isEnding reports whether the process has ended or is ending, which cannot be undone. Without
+// /proc it notices only that the process has ended. It returns false if the check fails.
+func (p process) isEnding() bool {
 	if p.stat == nil {
 		return unix.Kill(p.pid, 0) == unix.ESRCH
 	}

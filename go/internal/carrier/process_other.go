@@ -2,11 +2,11 @@
 
 package carrier
 
-// process is known on Linux only: elsewhere no connection is handed over.
+// process is implemented on Linux only: elsewhere no connection is handed over.
 type process struct{}
 
 func findProcess(int32) process { return process{} }
 
 func (process) close() {}
 
-func (process) ending() bool { return false }
+func (process) isEnding() bool { return false }

@@ -3,7 +3,6 @@ package carrier
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"syscall"
@@ -13,30 +12,30 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// A lost EPMD is looked for again after minBackoff, then twice as long each
-// time. No pause is longer than maxBackoff, so that a restarted one has the node
-// back within a second.
+// The pauses between two attempts to register again double from minBackoff to maxBackoff,
+// so that the node is back within a second after EPMD.
 const (
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 900 * time.Millisecond
 )
 
-// register answers the BEAM once; a success is kept up from then on.
-func (c *carrier) register(ctx context.Context, req portproto.Register) error {
+// handleRegister registers the node and answers the BEAM. From then on the node stays
+// registered, or is registered again, until the carrier ends.
+func (c *carrier) handleRegister(ctx context.Context, req portproto.Register) error {
 	if !c.claimRegistration(true) {
-		return because(portproto.BadRequest, errors.New("carrier: registered already; a carrier serves one name"))
+		return withReason(portproto.BadRequest, errors.New("carrier: registered already; a carrier serves one name"))
 	}
-	h, err := c.startAlive(ctx, req)
+	h, err := c.registerStartingEPMD(ctx, req)
 	if err != nil {
 		c.claimRegistration(false)
 		return err
 	}
 	c.out.send(portproto.Registered{ID: req.ID, Creation: h.creation, Kind: h.kind})
-	c.wg.Go(func() { c.keep(h, req) })
+	c.wg.Go(func() { c.serveHeartbeat(h, req) })
 	return nil
 }
 
-// claimRegistration says whether it changed anything.
+// claimRegistration sets c.registered. It returns false if it was set to wanted already.
 func (c *carrier) claimRegistration(wanted bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -45,85 +44,83 @@ func (c *carrier) claimRegistration(wanted bool) bool {
 	return changed
 }
 
-// startAlive is tryAlive, but starts EPMD if nothing listens on this host's port.
-func (c *carrier) startAlive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
-	h, err := c.tryAlive(ctx, req)
+// registerStartingEPMD is like tryRegister, but starts EPMD if nothing listens on its port
+// of this host.
+func (c *carrier) registerStartingEPMD(ctx context.Context, req portproto.Register) (*heartbeat, error) {
+	h, err := c.tryRegister(ctx, req)
 	if !errors.Is(err, syscall.ECONNREFUSED) || c.hello.EPMD == "" || !req.EPMD.Addr().IsLoopback() {
 		return h, err
 	}
 	if err := c.startEPMD(ctx, req.EPMD); err != nil {
 		return nil, err
 	}
-	return c.tryAlive(ctx, req)
+	return c.tryRegister(ctx, req)
 }
 
-func (c *carrier) tryAlive(ctx context.Context, req portproto.Register) (*heartbeat, error) {
+// tryRegister tries once to register, for RegisterTimeout at most.
+func (c *carrier) tryRegister(ctx context.Context, req portproto.Register) (*heartbeat, error) {
 	ctx, release := context.WithTimeout(ctx, c.o.RegisterTimeout)
 	defer release()
-	// Any other error may be over when EPMD asks.
+	// Any other error may be gone when EPMD asks for a socket.
 	err := c.o.available()
 	if lasts := errors.Is(err, peercred.ErrUnavailable) || errors.Is(err, errors.ErrUnsupported); lasts && len(req.Extra) > 0 {
-		// EPMD could not tell whose the node is, nor the carrier whose EPMD is.
+		// EPMD could not find the node's user, nor the carrier EPMD's.
 		c.log.Warn().Err(err).Msg("registering as a node that takes no handovers")
 		req.Extra = nil
 	}
-	return alive(ctx, req)
+	return registerOnce(ctx, req)
 }
 
-// keep serves the heartbeat, and gets it back when it is lost.
-func (c *carrier) keep(h *heartbeat, req portproto.Register) {
+// serveHeartbeat serves the heartbeat until the carrier ends. When it is lost, it registers
+// the node again.
+func (c *carrier) serveHeartbeat(h *heartbeat, req portproto.Register) {
 	for {
 		offer := func() string {
-			if h.kind == portproto.KindStock { // it was full when it was asked
+			if h.kind == portproto.KindStock { // EPMD was full when it was probed
 				h.kind = portproto.KindHandover
 				c.out.send(portproto.EPMDUp{Kind: h.kind})
 			}
-			return c.offer(h)
+			return c.offerSocket(h)
 		}
-		err := h.serve(c.ctx, offer, func() { c.leave(h.conn) })
+		err := h.answerAsks(c.ctx, offer, func() { c.closeHeartbeat(h.conn) })
 		if c.ctx.Err() != nil {
 			return
 		}
 		c.out.send(portproto.EPMDDown{Detail: err.Error()})
-		if h = c.aliveAgain(req); h == nil {
+		if h = c.reregister(req); h == nil {
 			return
 		}
 		c.out.send(portproto.EPMDUp{Kind: h.kind})
 	}
 }
 
-// aliveAgain tries until it works, or the carrier ends (nil).
-func (c *carrier) aliveAgain(req portproto.Register) *heartbeat {
-	said := portproto.Reason("")
+// reregister tries to register until it succeeds. It returns nil if the carrier ends.
+func (c *carrier) reregister(req portproto.Register) *heartbeat {
+	logged := portproto.Reason("")
 	for pause := minBackoff; ; pause = min(2*pause, maxBackoff) {
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)):
 		case <-c.ctx.Done():
 			return nil
 		}
-		h, err := c.startAlive(c.ctx, req)
+		h, err := c.registerStartingEPMD(c.ctx, req)
 		if err == nil {
 			return h
 		}
-		if r := reasonOf(err); r != said && c.ctx.Err() == nil {
-			said = r // each new reason once: this may go on for days
+		if r := reasonOf(err); r != logged && c.ctx.Err() == nil {
+			logged = r // each new reason once: this may go on for days
 			c.log.Warn().Err(err).Str("reason", string(r)).Msg("cannot register again yet")
 		}
 	}
 }
 
-// leave closes the heartbeat, which unregisters the node. After stop it gives
-// EPMD a moment to say that it has: then the name is free for the next.
-func (c *carrier) leave(conn *net.TCPConn) {
+// closeHeartbeat closes the heartbeat, which unregisters the node. After stop it waits up
+// to StopTimeout for EPMD to close its end, so that the name is free when the carrier ends.
+func (c *carrier) closeHeartbeat(conn *net.TCPConn) {
 	if context.Cause(c.ctx) != errStop {
 		_ = conn.Close()
 		return
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(c.o.StopTimeout))
 	_ = conn.CloseWrite()
-}
-
-// unstarted is the answer when EPMD was to be started and is not there.
-func unstarted(program string, err error) error {
-	return because(portproto.EPMDNotStarted, fmt.Errorf("carrier: nothing listened on EPMD's port, and starting %s failed: %w", program, err))
 }

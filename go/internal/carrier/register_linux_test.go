@@ -15,9 +15,10 @@ import (
 
 	"handover/go/internal/peercred"
 	"handover/go/internal/portproto"
+	"handover/go/internal/testkit"
 )
 
-// answering listens and does do with each connection.
+// answering listens until the end of the test, and calls do with each connection.
 func answering(t *testing.T, do func(net.Conn)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -37,32 +38,6 @@ func answering(t *testing.T, do func(net.Conn)) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// closedPort is where nothing listens until the test's end: a socket is bound to it
-// that does not listen.
-func closedPort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	addr, release := boundPort(t)
-	t.Cleanup(release)
-	return addr
-}
-
-func boundPort(t *testing.T) (addr netip.AddrPort, release func()) {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*unix.SockaddrInet4).Port))
-	return addr, func() { unix.Close(fd) }
-}
-
 func afterRequest(do func(net.Conn)) func(net.Conn) {
 	return func(c net.Conn) {
 		defer c.Close()
@@ -80,7 +55,7 @@ func TestRegisterFails(t *testing.T) {
 		reason portproto.Reason
 		detail string
 	}{
-		{"nothing listens", closedPort(t), portproto.EPMDUnreachable, "connection refused"},
+		{"nothing listens", testkit.Loopback(testkit.FreePort(t)), portproto.EPMDUnreachable, "connection refused"},
 		{"closes", answering(t, afterRequest(func(net.Conn) {})), portproto.EPMDClosed, "EOF"},
 		{"closes in the middle", answering(t, afterRequest(func(c net.Conn) { c.Write([]byte("v\x00\x00")) })), portproto.EPMDClosed, "EOF"},
 		{"resets", answering(t, func(c net.Conn) { c.(*net.TCPConn).SetLinger(0); c.Close() }), portproto.EPMDClosed, "reset"},
@@ -119,12 +94,12 @@ func TestRegisterFails(t *testing.T) {
 	}
 }
 
-// registersAt: a carrier that has failed to register is not stuck in that attempt.
-// It is asked again and again, as RegisterTimeout may be short for a busy machine.
+// registersAt checks that the carrier can register after an attempt that failed. It repeats
+// the request, since RegisterTimeout may be short for a busy machine.
 func (b *beam) registersAt(addr netip.AddrPort) {
 	b.t.Helper()
 	r := registerAt(addr)
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(testkit.Patience); time.Now().Before(end); {
 		r.ID++
 		b.say(r)
 		answer := expect[portproto.Event](b)
@@ -169,8 +144,8 @@ func TestRegisterStock(t *testing.T) {
 	}
 }
 
-// If nobody can tell who the users of connections are, the node does not pretend
-// to take handovers, and says what to change.
+// TestRegisterWithoutOwners: if the kernel does not tell the users of connections, the node
+// registers without handovers, and the log says what to change.
 func TestRegisterWithoutOwners(t *testing.T) {
 	b := newBEAM(t, Options{available: func() error { return peercred.ErrUnavailable }})
 	e := newEPMD(t, false)
@@ -185,7 +160,8 @@ func TestRegisterWithoutOwners(t *testing.T) {
 	}
 }
 
-// An error that may pass is no reason to take no handovers for good.
+// TestRegisterPassingError: an error that may pass does not make the node register without
+// handovers.
 func TestRegisterPassingError(t *testing.T) {
 	b := newBEAM(t, Options{available: func() error { return unix.EMFILE }})
 	e := newEPMD(t, false)
@@ -196,8 +172,8 @@ func TestRegisterPassingError(t *testing.T) {
 	}
 }
 
-// An EPMD that is full closes each question without an answer, as the stock one
-// closes HANDOVER_REQ: the carrier tries again instead of taking it for that.
+// TestRegisterFullEPMD: an EPMD that is full closes each request without an answer, as the
+// stock one closes HANDOVER_REQ. The carrier must not take it for a stock one.
 func TestRegisterFullEPMD(t *testing.T) {
 	b, e := newBEAM(t, Options{}), newEPMD(t, false)
 	e.full.Store(true)
@@ -212,7 +188,7 @@ func TestRegisterFullEPMD(t *testing.T) {
 	}
 }
 
-// HANDOVER_ASK proves that an EPMD which was taken for a stock one is not.
+// TestAskCorrectsKind: HANDOVER_ASK proves that an EPMD is not a stock one.
 func TestAskCorrectsKind(t *testing.T) {
 	b, e := newBEAM(t, Options{}), newEPMD(t, true)
 	b.say(registerAt(e.addr))
@@ -223,7 +199,7 @@ func TestAskCorrectsKind(t *testing.T) {
 	}
 }
 
-// A carrier that may start EPMD starts it again when it has died.
+// TestEPMDStartedAgain: a carrier that may start EPMD starts it again after it has died.
 func TestEPMDStartedAgain(t *testing.T) {
 	started := filepath.Join(t.TempDir(), "started")
 	b := newBEAMWith(t, Options{}, portproto.Hello{EPMD: script(t, "touch "+started)})
@@ -234,7 +210,7 @@ func TestEPMDStartedAgain(t *testing.T) {
 	e.l.Close()
 	heartbeat.Close()
 	expect[portproto.EPMDDown](b)
-	waitFor(t, "EPMD to be started", func() bool { _, err := os.Stat(started); return err == nil })
+	testkit.WaitFor(t, "EPMD to be started", func() bool { _, err := os.Stat(started); return err == nil })
 	epmdAt(t, e.addr.String(), false)
 	expect[portproto.EPMDUp](b)
 }
@@ -242,7 +218,7 @@ func TestEPMDStartedAgain(t *testing.T) {
 func TestCancelRegister(t *testing.T) {
 	asked := make(chan struct{}, 8)
 	silent := answering(t, afterRequest(func(c net.Conn) { asked <- struct{}{}; io.Copy(io.Discard, c) }))
-	b := newBEAM(t, Options{RegisterTimeout: patience})
+	b := newBEAM(t, Options{RegisterTimeout: testkit.Patience})
 	b.say(registerAt(silent))
 	<-asked
 	b.say(portproto.Cancel{ID: 1})
@@ -251,7 +227,7 @@ func TestCancelRegister(t *testing.T) {
 	}
 }
 
-// EPMD's restart, by another kind of EPMD.
+// TestEPMDRestart: the EPMD that comes back is of another kind.
 func TestEPMDRestart(t *testing.T) {
 	b, e, heartbeat := registered(t, Options{})
 	e.l.Close()
@@ -289,7 +265,7 @@ func script(t *testing.T, body string) string {
 }
 
 func TestStartEPMDFails(t *testing.T) {
-	const short, long = 300 * time.Millisecond, patience / 2
+	const short, long = 300 * time.Millisecond, testkit.Patience / 2
 	for _, tc := range []struct {
 		name, program string
 		timeout       time.Duration
@@ -302,7 +278,7 @@ func TestStartEPMDFails(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBEAMWith(t, Options{StartTimeout: tc.timeout}, portproto.Hello{EPMD: tc.program})
-			b.say(registerAt(closedPort(t)))
+			b.say(registerAt(testkit.Loopback(testkit.FreePort(t))))
 			e := expect[portproto.Error](b)
 			if e.Reason != portproto.EPMDNotStarted || !strings.Contains(e.Detail, tc.detail) || !strings.Contains(e.Detail, tc.program) {
 				t.Errorf("%+v; want %q", e, tc.detail)
@@ -311,15 +287,14 @@ func TestStartEPMDFails(t *testing.T) {
 	}
 }
 
-// The program gets the port, and what listens later is found.
+// TestStartEPMD: the program gets the port, and the carrier finds an EPMD that listens later.
 func TestStartEPMD(t *testing.T) {
-	at, release := boundPort(t)
+	at := testkit.Loopback(testkit.FreePort(t))
 	said := filepath.Join(t.TempDir(), "said")
 	program := script(t, fmt.Sprintf("echo $* > %s.tmp; mv %s.tmp %s", said, said, said))
 	b := newBEAMWith(t, Options{}, portproto.Hello{EPMD: program})
 	b.say(registerAt(at))
-	waitFor(t, "the program to run", func() bool { _, err := os.Stat(said); return err == nil })
-	release()
+	testkit.WaitFor(t, "the program to run", func() bool { _, err := os.Stat(said); return err == nil })
 	epmdAt(t, at.String(), false)
 	expect[portproto.Registered](b)
 	got, err := os.ReadFile(said)
@@ -328,7 +303,7 @@ func TestStartEPMD(t *testing.T) {
 	}
 }
 
-// EPMD is started for the first registration only: not for one elsewhere.
+// TestNoStartElsewhere: EPMD is not started for an address of another host.
 func TestNoStartElsewhere(t *testing.T) {
 	said := filepath.Join(t.TempDir(), "said")
 	b := newBEAMWith(t, Options{RegisterTimeout: time.Second}, portproto.Hello{EPMD: script(t, "touch "+said)})

@@ -4,34 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"sync"
-	"syscall"
 	"time"
 
-	"handover/go/internal/epmdproto"
 	"handover/go/internal/portproto"
 )
 
-// requests are those under way, by the BEAM's ID.
+// requests are the requests under way, by the BEAM's ID.
 type requests struct {
 	mu    sync.Mutex
 	stops map[uint64]context.CancelCauseFunc
 }
 
-// begin makes room for a request. done must be called when it is over.
-func (r *requests) begin(parent context.Context, id uint64, timeout time.Duration, most int) (ctx context.Context, done func(), err error) {
+// begin adds a request. After a nil error the caller must call done when the request has
+// ended.
+func (r *requests) begin(parent context.Context, id uint64, timeout time.Duration, max int) (ctx context.Context, done func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stops == nil {
 		r.stops = make(map[uint64]context.CancelCauseFunc)
 	}
 	if _, taken := r.stops[id]; taken {
-		return nil, nil, because(portproto.BadRequest, fmt.Errorf("carrier: request %d is under way already", id))
+		return nil, nil, withReason(portproto.BadRequest, fmt.Errorf("carrier: request %d is under way already", id))
 	}
-	if len(r.stops) >= most {
-		return nil, nil, because(portproto.Overloaded, fmt.Errorf("carrier: %d requests under way", most))
+	if len(r.stops) >= max {
+		return nil, nil, withReason(portproto.Overloaded, fmt.Errorf("carrier: %d requests under way", max))
 	}
 	ctx, stop := context.WithCancelCause(parent)
 	ctx, release := context.WithTimeout(ctx, timeout)
@@ -54,72 +51,4 @@ func (r *requests) cancel(id uint64) {
 	if stop := r.stops[id]; stop != nil {
 		stop(errCancelled)
 	}
-}
-
-// reasonError is an error with the word that the BEAM gets for it.
-type reasonError struct {
-	reason portproto.Reason
-	err    error
-}
-
-func (e *reasonError) Error() string { return e.err.Error() }
-func (e *reasonError) Unwrap() error { return e.err }
-
-func because(r portproto.Reason, err error) error { return &reasonError{r, err} }
-
-func reasonOf(err error) portproto.Reason {
-	var r *reasonError
-	if errors.As(err, &r) {
-		return r.reason
-	}
-	return portproto.EPMDUnreachable
-}
-
-// whyDial gives the reason of a dial that failed.
-func whyDial(ctx context.Context, err error) error {
-	switch {
-	case context.Cause(ctx) == errCancelled:
-		return because(portproto.Cancelled, err)
-	case isTimeout(err):
-		return because(portproto.Timeout, err)
-	case errors.Is(err, syscall.ECONNRESET): // it accepted and hung up
-		return because(portproto.EPMDClosed, err)
-	}
-	return because(portproto.EPMDUnreachable, err)
-}
-
-// whyTalk gives the reason of a failure after the dial.
-func whyTalk(ctx context.Context, err error) error {
-	var known *reasonError
-	switch {
-	case errors.As(err, &known):
-		return err
-	case context.Cause(ctx) == errCancelled:
-		return because(portproto.Cancelled, err)
-	case isTimeout(err):
-		return because(portproto.Timeout, err)
-	case errors.Is(err, epmdproto.ErrAnswer):
-		return because(portproto.EPMDBadAnswer, err)
-	case hungUp(err):
-		return because(portproto.EPMDClosed, err)
-	}
-	return because(portproto.EPMDUnreachable, err)
-}
-
-// isTimeout: our own deadline, not the kernel's ETIMEDOUT.
-func isTimeout(err error) bool {
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
-}
-
-func hungUp(err error) bool {
-	return isAny(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE)
-}
-
-func isAny(err error, targets ...error) bool {
-	for _, t := range targets {
-		if errors.Is(err, t) {
-			return true
-		}
-	}
-	return false
 }

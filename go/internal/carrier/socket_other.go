@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newSocket gives a non-blocking, close-on-exec TCP socket.
+// newSocket returns a non-blocking, close-on-exec TCP socket.
 func newSocket(family int) (fd int, err error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()

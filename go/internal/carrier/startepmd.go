@@ -9,18 +9,21 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"handover/go/internal/portproto"
 )
 
 const (
-	// pipeGrace: a daemon may keep stderr open; nobody waits for that.
+	// pipeGrace is how long to read stderr after the program has ended: the daemon may keep
+	// it open.
 	pipeGrace = 100 * time.Millisecond
-	// maxStartOutput of EPMD's words go into the answer, in bytes.
+	// maxStartOutput is how many bytes of EPMD's output go into the error.
 	maxStartOutput = 512
 	listenPause    = 10 * time.Millisecond
 )
 
-// startEPMD runs the program of hello as a daemon and waits until somebody
-// listens at addr, be it this one or one that another node has just started.
+// startEPMD runs the program of hello as a daemon and waits until an EPMD listens on addr,
+// which may also be one that another node has just started.
 func (c *carrier) startEPMD(ctx context.Context, addr netip.AddrPort) error {
 	ctx, release := context.WithTimeout(ctx, c.o.StartTimeout)
 	defer release()
@@ -34,39 +37,44 @@ func (c *carrier) startEPMD(ctx context.Context, addr netip.AddrPort) error {
 			return nil
 		}
 		if startErr != nil {
-			return unstarted(c.hello.EPMD, startErr)
+			return notStartedError(c.hello.EPMD, startErr)
 		}
 		if last == nil || !isTimeout(err) {
-			last = err // the very last one only says that time is up
+			last = err // a timeout would hide the reason
 		}
 		select {
 		case <-time.After(listenPause):
 		case <-ctx.Done():
-			return unstarted(c.hello.EPMD, last)
+			return notStartedError(c.hello.EPMD, last)
 		}
 	}
 }
 
 func runDaemon(ctx context.Context, program string, port uint16) error {
-	said := &head{}
+	output := &headBuffer{}
 	cmd := exec.CommandContext(ctx, program, "-port", strconv.Itoa(int(port)), "-daemon")
-	cmd.Stderr, cmd.WaitDelay = said, pipeGrace
+	cmd.Stderr, cmd.WaitDelay = output, pipeGrace
 	err := cmd.Run()
 	switch {
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("it did not go to the background in time: %w", err)
-	case len(said.b) > 0:
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(said.b)))
+	case len(output.b) > 0:
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(output.b)))
 	}
 	return err
 }
 
-// head keeps the beginning of what is written.
-type head struct{ b []byte }
+// headBuffer keeps the first maxStartOutput bytes that are written to it.
+type headBuffer struct{ b []byte }
 
-func (h *head) Write(p []byte) (int, error) {
+func (h *headBuffer) Write(p []byte) (int, error) {
 	h.b = append(h.b, p[:min(len(p), maxStartOutput-len(h.b))]...)
 	return len(p), nil
+}
+
+// notStartedError is the error if EPMD could not be started.
+func notStartedError(program string, err error) error {
+	return withReason(portproto.EPMDNotStarted, fmt.Errorf("carrier: nothing listened on EPMD's port, and starting %s failed: %w", program, err))
 }

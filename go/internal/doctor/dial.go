@@ -20,37 +20,37 @@ func (c *check) checkName(context.Context) finding {
 	c.name, c.host, whole = strings.Cut(c.target, "@")
 	const advice = "give the node's name as its node() shows it, as in n1@host1.example"
 	if !whole || c.name == "" || c.host == "" || strings.Contains(c.host, "@") {
-		return failed(show(c.target)+" is not of the form name@host", advice)
+		return failed(printable(c.target)+" is not of the form name@host", advice)
 	}
 	if err := epmdproto.ValidName(c.name); err != nil {
-		return failed(cause(err), advice)
+		return failed(causeText(err), advice)
 	}
-	return ok(fmt.Sprintf("%s on %s", show(c.name), show(c.host)))
+	return ok(fmt.Sprintf("%s on %s", printable(c.name), printable(c.host)))
 }
 
-// resolve takes the first address, as a node does.
-func (c *check) resolve(ctx context.Context) finding {
+// resolveHost looks the host up, and uses the first address, as a node does.
+func (c *check) resolveHost(ctx context.Context) finding {
 	host, note := c.host, ""
 	if c.o.Host != "" && c.o.Host != c.host {
-		host, note = c.o.Host, ", the host to dial in place of the name's"
+		host, note = c.o.Host, ", the host to dial instead of the one in the name"
 	}
-	addrs, err := lookup(ctx, host)
+	addrs, err := lookupAddrs(ctx, host)
 	if err != nil {
-		return failed(fmt.Sprintf("%s has no address here: %s", show(host), show(cause(err))),
-			"correct the host, or make its name known in /etc/hosts or DNS")
+		return failed(fmt.Sprintf("%s has no address here: %s", printable(host), printable(causeText(err))),
+			"correct the host, or add its name to /etc/hosts or DNS")
 	}
 	mine := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is4() == c.o.Inet6 })
 	if len(mine) == 0 {
-		return failed(fmt.Sprintf("%s has no %s address, only %s", show(host), family(c.o.Inet6), list(addrs)), otherFamily(c.o.Inet6))
+		return failed(fmt.Sprintf("%s has no %s address, only %s", printable(host), familyName(c.o.Inet6), joinTexts(addrs)), otherFamily(c.o.Inet6))
 	}
 	c.addr = netip.AddrPortFrom(mine[0], c.o.Port)
 	if len(mine) > 1 {
-		note += fmt.Sprintf(", the first of %d: %s", len(mine), list(mine))
+		note += fmt.Sprintf(", the first of %d: %s", len(mine), joinTexts(mine))
 	}
 	return ok(mine[0].String() + note)
 }
 
-func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+func lookupAddrs(ctx context.Context, host string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr.Unmap()}, nil
 	}
@@ -61,7 +61,7 @@ func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return addrs, err
 }
 
-func family(inet6 bool) string {
+func familyName(inet6 bool) string {
 	if inet6 {
 		return "IPv6"
 	}
@@ -76,9 +76,9 @@ func otherFamily(inet6 bool) string {
 }
 
 func (c *check) dialEPMD(ctx context.Context) finding {
-	conn, err := dial(ctx, c.addr)
+	conn, err := dialBounded(ctx, c.addr)
 	if err != nil {
-		return failed(fmt.Sprintf("%s: %s", c.addr, cause(err)), dialAdvice(err, c.addr.Port()))
+		return failed(fmt.Sprintf("%s: %s", c.addr, causeText(err)), dialAdvice(err, c.addr.Port()))
 	}
 	c.conn = conn
 	return ok("connected to " + c.addr.String())
@@ -87,36 +87,37 @@ func (c *check) dialEPMD(ctx context.Context) finding {
 func dialAdvice(err error, port uint16) string {
 	switch {
 	case isTimeout(err):
-		return fmt.Sprintf("a firewall drops TCP port %d, or the host is down: let the port in on that host, and on the way to it", port)
+		return fmt.Sprintf("a firewall drops TCP port %d, or the host is down: allow the port on that host and on the way to it", port)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Sprintf("the host is there and nothing listens at port %d, or a firewall rejects it: start a node or an epmd there; "+
+		return fmt.Sprintf("the host is up, but nothing listens on port %d, or a firewall rejects the connection: start a node or an epmd there; "+
 			"ERL_EPMD_PORT must be the same on all hosts", port)
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return "there is no way to that address: look at the routes, whether the host is up, and for a firewall that rejects"
+		return "there is no route to that address: check the routes, whether the host is up, and whether a firewall rejects the connection"
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
-		return fmt.Sprintf("this host's own firewall forbids it: let TCP port %d out", port)
+		return fmt.Sprintf("a firewall of this host forbids it: allow outgoing connections to TCP port %d", port)
 	}
-	return "look at the address and the network of this host"
+	return "check the address and the network of this host"
 }
 
-// dial connects to addr; reads and writes on the connection end with ctx.
-func dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+// dialBounded connects to addr. The deadline of ctx also bounds reads and writes on the
+// connection.
+func dialBounded(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
 	if err == nil {
-		err = until(ctx, conn)
+		err = applyDeadline(ctx, conn)
 	}
 	return conn, err
 }
 
-func until(ctx context.Context, conn net.Conn) error {
+func applyDeadline(ctx context.Context, conn net.Conn) error {
 	deadline, _ := ctx.Deadline()
 	return conn.SetDeadline(deadline)
 }
 
-// ask sends EPMD a request on a connection of its own, which is the caller's to close.
-func (c *check) ask(ctx context.Context, request []byte) (net.Conn, error) {
-	conn, err := dial(ctx, c.addr)
+// sendRequest sends EPMD a request on a connection of its own, which the caller must close.
+func (c *check) sendRequest(ctx context.Context, request []byte) (net.Conn, error) {
+	conn, err := dialBounded(ctx, c.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -131,13 +132,13 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// isClosed: the far end hung up where it owed an answer.
+// isClosed reports whether the far end closed the connection instead of answering.
 func isClosed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// cause is the reason without the operations and addresses around it.
-func cause(err error) string {
+// causeText returns the reason in err, without operations and addresses.
+func causeText(err error) string {
 	var errno syscall.Errno
 	var dns *net.DNSError
 	switch {
@@ -155,7 +156,7 @@ func cause(err error) string {
 	return strings.TrimPrefix(err.Error(), "epmdproto: ")
 }
 
-func list[T fmt.Stringer](items []T) string {
+func joinTexts[T fmt.Stringer](items []T) string {
 	texts := make([]string, len(items))
 	for i, item := range items {
 		texts[i] = item.String()

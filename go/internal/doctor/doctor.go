@@ -1,12 +1,11 @@
-// Package doctor tells, step by step, whether a node can be reached and what to do
-// where it can't. It goes the way that a node of this cluster would:
+// Package doctor finds out, step by step, whether a node can be reached, and if not, what
+// to do. It takes the same steps as a node that connects:
 //
 //	name -> resolve -> tcp -> epmd -> registered -> handover ------------> handshake
 //	                                                    \-> direct (fallback) -/
 //
-// It never finishes the handshake: the node sees a connection that was given up, and
-// neither nodeup nor nodedown. It trusts nothing that it reads: what is shown is
-// printable and bounded.
+// It never finishes the handshake, so the node reports neither nodeup nor nodedown. It
+// does not trust what it reads: the texts that it shows are printable and bounded.
 package doctor
 
 import (
@@ -18,29 +17,29 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// DefaultTimeout bounds a step. An EPMD gives up a handover after 6 s: wait for its
-// own words.
+// DefaultTimeout bounds a step. It is longer than the 6 s after which an EPMD answers that
+// a node does not respond.
 const DefaultTimeout = 8 * time.Second
 
-// Options say what to dial; the zero value of each but Port is a default.
+// Options of [Run]. Port must be set.
 type Options struct {
-	Host    string // dialled in place of the host of the node's name
-	Port    uint16 // EPMD's
-	Inet6   bool   // as handover_tcp6, which uses no IPv4 address; without it no IPv6 address is used
-	Timeout time.Duration
+	Host    string        // dialled instead of the host in the node's name, unless empty
+	Port    uint16        // EPMD's
+	Inet6   bool          // use IPv6 addresses only, as handover_tcp6 does; else IPv4 only
+	Timeout time.Duration // of a step; default DefaultTimeout
 }
 
-// State is how a step came out.
+// State is the result of a step.
 type State string
 
-// Skipped is a step that was not reached, or that can't be told.
+// Skipped means that the step was not reached, or that its result is unknown.
 const (
 	OK      State = "ok"
 	Failed  State = "failed"
 	Skipped State = "skipped"
 )
 
-// Step is one of the checks.
+// Step is one check and its result.
 type Step struct {
 	Name   string  `json:"name"`
 	State  State   `json:"state"`
@@ -49,41 +48,41 @@ type Step struct {
 	Advice string  `json:"advice"` // what to do about it, for people
 }
 
-// Outcome is what the steps come to.
+// Outcome is the result of all steps.
 type Outcome string
 
-// The outcomes. Direct: the node is reached, but at its own port.
+// The outcomes. Direct means that the node can be reached, but only at its own port.
 const (
 	ByHandover  Outcome = "handover"
 	Direct      Outcome = "direct"
 	Unreachable Outcome = "failed"
 )
 
-// Report is all that was found. There is a step "direct" where it was needed.
+// Report has the results of all steps. The step "direct" is in it only if it was needed.
 type Report struct {
 	Node   string  `json:"node"`
 	Result Outcome `json:"result"`
 	Steps  []Step  `json:"steps"`
 }
 
-// check is a run of the steps; each leaves here what the next ones need.
+// check is a run of the steps. Each step stores here what the next ones need.
 type check struct {
 	o          Options
 	target     string
 	name, host string
 
 	addr  netip.AddrPort // EPMD's
-	conn  net.Conn       // to it, nothing asked yet
-	stock bool           // it is no EPMD of ours
+	conn  net.Conn       // to EPMD, unused yet
+	stock bool           // the EPMD is a stock one
 
-	node   epmdproto.Alive2Req // what EPMD tells of the node
-	known  bool                // it tells anything
-	asked  *answer             // to HANDOVER_REQ, if that was sent
-	direct bool                // the node's own port is the way
-	link   net.Conn            // to the node, the handshake is next
+	node   epmdproto.Alive2Req // EPMD's answer to the lookup
+	known  bool                // EPMD has answered the lookup
+	asked  *answer             // to HANDOVER_REQ, or nil if it was not sent
+	direct bool                // the node must be dialled at its own port
+	link   net.Conn            // to the node, before the handshake
 }
 
-// finding is what a step returns.
+// finding is the result of a step.
 type finding struct {
 	state          State
 	detail, advice string
@@ -97,36 +96,36 @@ func skipped(detail, advice string) finding {
 
 const stepDirect = "direct"
 
-var steps = []struct {
+var allSteps = []struct {
 	name string
 	run  func(*check, context.Context) finding
 }{
 	{"name", (*check).checkName},
-	{"resolve", (*check).resolve},
+	{"resolve", (*check).resolveHost},
 	{"tcp", (*check).dialEPMD},
-	{"epmd", (*check).whichEPMD},
-	{"registered", (*check).registered},
-	{"handover", (*check).handover},
+	{"epmd", (*check).identifyEPMD},
+	{"registered", (*check).checkRegistered},
+	{"handover", (*check).checkHandover},
 	{stepDirect, (*check).dialNode},
-	{"handshake", (*check).handshake},
+	{"handshake", (*check).checkHandshake},
 }
 
-// Run makes the check of target, "name@host", and calls each (may be nil) with a
-// step when it is done. It takes a Timeout a step at most.
+// Run checks target, "name@host", and calls each, which may be nil, after every step. A
+// step takes Options.Timeout at most.
 func Run(ctx context.Context, target string, o Options, each func(Step)) Report {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
 	c := &check{o: o, target: target}
-	defer c.close()
+	defer c.closeConns()
 	report := Report{Node: target, Result: ByHandover}
-	for _, s := range steps {
+	for _, s := range allSteps {
 		if s.name == stepDirect && !c.direct {
 			continue
 		}
 		step := Step{Name: s.name, State: Skipped}
 		if report.Result != Unreachable {
-			step = c.run(ctx, s.name, s.run)
+			step = c.runStep(ctx, s.name, s.run)
 		}
 		switch {
 		case step.State == Failed:
@@ -142,7 +141,7 @@ func Run(ctx context.Context, target string, o Options, each func(Step)) Report 
 	return report
 }
 
-func (c *check) run(ctx context.Context, name string, f func(*check, context.Context) finding) Step {
+func (c *check) runStep(ctx context.Context, name string, f func(*check, context.Context) finding) Step {
 	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
 	start := time.Now()
@@ -151,7 +150,7 @@ func (c *check) run(ctx context.Context, name string, f func(*check, context.Con
 	return Step{Name: name, State: found.state, Millis: millis, Detail: found.detail, Advice: found.advice}
 }
 
-func (c *check) close() {
+func (c *check) closeConns() {
 	for _, conn := range []net.Conn{c.conn, c.link} {
 		if conn != nil {
 			_ = conn.Close()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 var update = flag.Bool("update", false, "write testdata/transcripts.txt")
@@ -22,8 +23,8 @@ const (
 	me      = "n1@127.0.0.1"
 )
 
-// transcript is a run as a person reads it, but for times and ports, which differ
-// from run to run.
+// transcript returns the output of a run, with times and ports replaced, since they differ from
+// run to run.
 func transcript(t *testing.T, target string, o Options, ports map[uint16]string) string {
 	t.Helper()
 	var text strings.Builder
@@ -38,8 +39,8 @@ func transcript(t *testing.T, target string, o Options, ports map[uint16]string)
 
 // TestTranscripts has each way that a step can end.
 func TestTranscripts(t *testing.T) {
-	nobody, direct := freePort(t), serve(t, node(named, challengeOf(me, 0xf07df7fbc)))
-	ports := map[uint16]string{nobody: "NOBODYS", direct: "NODES"}
+	unused, direct := testkit.FreePort(t), serve(t, node(named, challengeOf(me, 0xf07df7fbc)))
+	ports := map[uint16]string{unused: "UNUSED", direct: "NODES"}
 	handover := func(answers ...string) map[byte]string {
 		m := map[byte]string{'p': "i\x01", 'z': port2(direct, 6, epmdproto.Extra), 'n': names, 'h': handedOver}
 		for i := 0; i < len(answers); i += 2 {
@@ -68,12 +69,12 @@ func TestTranscripts(t *testing.T) {
 		{"no answer of the node", fake{handover("h", "i\x03"), nil}},
 		{"refused, by the node or its policy", fake{handover("h", "i\x04"), nil}},
 		{"overloaded", fake{handover("h", "i\x05"), nil}},
-		{"EPMD can't pass it on", fake{handover("h", "i\x06"), nil}},
-		{"EPMD can't pass it on, port not told", fake{handover("z", unknown, "h", "i\x06"), nil}},
+		{"EPMD cannot pass it on", fake{handover("h", "i\x06"), nil}},
+		{"EPMD cannot pass it on, port not told", fake{handover("z", unknown, "h", "i\x06"), nil}},
 		{"a result of the future", fake{handover("h", "i\x4d"), nil}},
 		{"stock", fake{stock(port2(direct, 6, "")), nil}},
 		{"stock, no such node", fake{stock(unknown), nil}},
-		{"stock, port closed", fake{stock(port2(nobody, 6, "")), nil}},
+		{"stock, port closed", fake{stock(port2(unused, 6, "")), nil}},
 		{"stock, node with listen false", fake{stock(port2(0, 6, epmdproto.Extra)), nil}},
 		{"stock, old node", fake{stock(port2(direct, 5, "")), nil}},
 		{"no EPMD, which speaks", fake{map[byte]string{'p': "SSH-2.0-OpenSSH\r\n"}, nil}},
@@ -87,27 +88,27 @@ func TestTranscripts(t *testing.T) {
 		{"TLS", links(says("\x15\x03\x03\x00\x02\x02\x46"))},
 		{"another protocol", links(says("SSH-2.0-OpenSSH\r\n"))},
 		{"no status", links(node("x"))},
-		{"handshake closed", links(func(net.Conn) {})},
-		{"challenge closed", links(func(c net.Conn) { c.Write([]byte("\x00\x16" + named)) })},
+		{"handshake closed", links(func(c net.Conn) { readPacket(c) })},
+		{"challenge closed", links(func(c net.Conn) { readPacket(c); c.Write([]byte("\x00\x16" + named)) })},
 		{"cut challenge", links(node(named, challengeOf(me, 1)[:20]))},
 	}
 	var got strings.Builder
 	for _, c := range cases {
 		port := serve(t, c.fake.serve)
 		ports[port] = "EPMDS"
-		fmt.Fprintf(&got, "== %s\n%s\n", c.name, transcript(t, me, Options{Port: port, Timeout: patience}, ports))
+		fmt.Fprintf(&got, "== %s\n%s\n", c.name, transcript(t, me, Options{Port: port, Timeout: testkit.Patience}, ports))
 	}
 	for _, c := range []struct {
 		name, target string
 		o            Options
 	}{
-		{"refused", me, Options{Port: nobody}},
-		{"no name", "@127.0.0.1", Options{Port: nobody}},
-		{"no host", "n1", Options{Port: nobody}},
-		{"NUL", "n\x001@127.0.0.1", Options{Port: nobody}},
-		{"IPv4 only", me, Options{Port: nobody, Inet6: true}},
-		{"IPv6 only", "n1@::1", Options{Port: nobody}},
-		{"elsewhere", "n1@host.example", Options{Port: nobody, Host: "127.0.0.1"}},
+		{"refused", me, Options{Port: unused}},
+		{"no name", "@127.0.0.1", Options{Port: unused}},
+		{"no host", "n1", Options{Port: unused}},
+		{"NUL", "n\x001@127.0.0.1", Options{Port: unused}},
+		{"IPv4 only", me, Options{Port: unused, Inet6: true}},
+		{"IPv6 only", "n1@::1", Options{Port: unused}},
+		{"elsewhere", "n1@host.example", Options{Port: unused, Host: "127.0.0.1"}},
 	} {
 		fmt.Fprintf(&got, "== %s\n%s\n", c.name, transcript(t, c.target, c.o, ports))
 	}
@@ -138,17 +139,7 @@ func compare(t *testing.T, got, want string) {
 	}
 }
 
-func freePort(t *testing.T) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
-}
-
-// TestSilence: a step ends at its deadline, whoever keeps silent.
+// TestSilence: a step ends at its deadline if there is no answer.
 func TestSilence(t *testing.T) {
 	const timeout = 3 * time.Second
 	mute := serve(t, hold)
@@ -163,9 +154,9 @@ func TestSilence(t *testing.T) {
 		step   string
 		advice string
 	}{
-		"no EPMD":        {mute, "epmd", "something that is no EPMD"},
+		"no EPMD":        {mute, "epmd", "not an EPMD"},
 		"an EPMD, hung":  {muteEPMD, "handover", "did not take the connection"},
-		"a node, hung":   {muteNode, "handshake", "its VM does not answer"},
+		"a node, hung":   {muteNode, "handshake", "VM does not answer"},
 		"host not there": {0, "resolve", "/etc/hosts"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -202,19 +193,19 @@ func TestDialAdvice(t *testing.T) {
 	}
 }
 
-// TestShow: what others say can't reach a terminal as it is.
+// TestShow: foreign text does not reach a terminal unchanged.
 func TestShow(t *testing.T) {
 	for in, want := range map[string]string{
 		"n1@hö.example": "n1@hö.example", "a\x1b[2Jb": `"a\x1b[2Jb"`, "\xff": `"\xff"`, "a\nb": `"a\nb"`,
 		strings.Repeat("x", 1000): strings.Repeat("x", 300) + "...",
 	} {
-		if got := show(in); got != want {
+		if got := printable(in); got != want {
 			t.Errorf("%q: %s", in, got)
 		}
 	}
 }
 
-// FuzzHandshake: whatever a node sends gives a finding that fits a line.
+// FuzzHandshake: each answer of a node gives a finding that fits into a line.
 func FuzzHandshake(f *testing.F) {
 	for _, s := range []string{named, "snok", challengeOf(me, 1), "N", "s", ""} {
 		f.Add([]byte("\x00\x04"+s), []byte(s))

@@ -11,10 +11,10 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// whichEPMD asks for the name that no node can have; docs/PROTOCOL.md says how the
-// answers differ.
-func (c *check) whichEPMD(ctx context.Context) finding {
-	err := until(ctx, c.conn)
+// identifyEPMD finds out which kind of EPMD it is: it asks for a name that no node can
+// have. docs/PROTOCOL.md lists the answers.
+func (c *check) identifyEPMD(ctx context.Context) finding {
+	err := applyDeadline(ctx, c.conn)
 	probe := epmdproto.AppendRequest(nil, epmdproto.OpHandover, epmdproto.ProbeName)
 	if err == nil {
 		_, err = c.conn.Write(probe)
@@ -25,23 +25,23 @@ func (c *check) whichEPMD(ctx context.Context) finding {
 	if err == nil {
 		return ok("handover's EPMD")
 	}
-	notEPMD := fmt.Sprintf("something that is no EPMD has port %d there (see who, on that host: ss -ltnp 'sport = :%[1]d'); "+
+	notEPMD := fmt.Sprintf("a program that is not an EPMD has port %d there (to find it, run on that host: ss -ltnp 'sport = :%[1]d'); "+
 		"a proxy or load balancer without an EPMD behind it looks the same", c.addr.Port())
 	if !isClosed(err) {
-		return failed("no EPMD's answer: "+cause(err), notEPMD)
+		return failed("not the answer of an EPMD: "+causeText(err), notEPMD)
 	}
-	if _, err := c.names(ctx); err != nil {
-		return failed("no EPMD's answer to either question: "+cause(err), notEPMD)
+	if _, err := c.askNames(ctx); err != nil {
+		return failed("not the answer of an EPMD to either request: "+causeText(err), notEPMD)
 	}
 	c.stock = true
-	return ok("a stock EPMD, which hands nothing over")
+	return ok("a stock EPMD, which cannot hand connections over")
 }
 
 // maxNames bounds the answer to NAMES_REQ.
 const maxNames = 1 << 20
 
-func (c *check) names(ctx context.Context) ([]string, error) {
-	conn, err := c.ask(ctx, epmdproto.AppendRequest(nil, epmdproto.OpNames, ""))
+func (c *check) askNames(ctx context.Context) ([]string, error) {
+	conn, err := c.sendRequest(ctx, epmdproto.AppendRequest(nil, epmdproto.OpNames, ""))
 	if err != nil {
 		return nil, err
 	}
@@ -49,17 +49,18 @@ func (c *check) names(ctx context.Context) ([]string, error) {
 	return epmdproto.ReadNames(io.LimitReader(conn, maxNames))
 }
 
-// registered asks where the node listens. A policy may refuse that, and answers then
-// as for an unknown name; the handover, for which nobody needs the port, decides.
-func (c *check) registered(ctx context.Context) finding {
-	conn, err := c.ask(ctx, epmdproto.AppendRequest(nil, epmdproto.OpPort2, c.name))
+// checkRegistered looks the node up. If a policy refuses lookups, EPMD answers as for an
+// unknown name; then it asks for the handover, which needs no lookup, before it reports
+// that there is no such node.
+func (c *check) checkRegistered(ctx context.Context) finding {
+	conn, err := c.sendRequest(ctx, epmdproto.AppendRequest(nil, epmdproto.OpPort2, c.name))
 	if err == nil {
 		defer conn.Close()
 		c.node, c.known, err = epmdproto.ReadPort2Resp(conn)
 	}
 	switch {
 	case err != nil:
-		return failed("no answer to the lookup: "+cause(err), "look into the log of that EPMD; it may have too many connections")
+		return failed("no answer to the lookup: "+causeText(err), "see the log of that EPMD; it may have too many connections")
 	case c.known && c.node.TakesHandovers() && !c.stock:
 		return ok(fmt.Sprintf("its own port is %d; it takes handovers", c.node.Port))
 	case c.known && c.stock:
@@ -67,36 +68,36 @@ func (c *check) registered(ctx context.Context) finding {
 	case c.known:
 		return ok(fmt.Sprintf("its own port is %d; it takes no handovers", c.node.Port))
 	case c.stock:
-		return c.unknown(ctx)
+		return c.reportUnknown(ctx)
 	}
 	a := c.askHandover(ctx)
 	switch {
 	case a.err == nil && a.result == epmdproto.NoSuchNode:
-		return c.unknown(ctx)
+		return c.reportUnknown(ctx)
 	case a.err != nil || a.result == epmdproto.Refused || a.result == epmdproto.Overloaded:
-		return skipped("its EPMD tells nothing of it", "")
+		return skipped("unknown: its EPMD does not answer lookups from here", "")
 	}
-	return ok("it is there; its EPMD tells its port to nobody here, and for a handover need not")
+	return ok("it is registered; its EPMD does not answer lookups from here, and a handover needs none")
 }
 
-func (c *check) unknown(ctx context.Context) finding {
-	names, err := c.names(ctx)
-	detail := "that EPMD tells of no node at all"
+func (c *check) reportUnknown(ctx context.Context) finding {
+	names, err := c.askNames(ctx)
+	detail := "that EPMD lists no names"
 	if err != nil {
-		detail = "which are there it does not tell: " + cause(err)
+		detail = "it does not list its names: " + causeText(err)
 	} else if len(names) > 0 {
-		detail = "those there are " + someOf(names)
+		detail = "it has " + sampleNames(names)
 	}
-	return failed(fmt.Sprintf("no %s there; %s", show(c.name), detail),
-		"start the node, or correct its name; one that runs has lost its EPMD, uses another ERL_EPMD_PORT, or that EPMD's policy hides it (nodes.hidden)")
+	return failed(fmt.Sprintf("EPMD has no node %s; %s", printable(c.name), detail),
+		"start the node, or correct its name; if the node is running, it has lost its EPMD, uses another ERL_EPMD_PORT, or is hidden by that EPMD's policy (nodes.hidden)")
 }
 
-// someOf is the names for a line of text.
-func someOf(names []string) string {
+// sampleNames returns the first names, for a line of text.
+func sampleNames(names []string) string {
 	const most = 10
 	var texts []string
 	for _, name := range names[:min(len(names), most)] {
-		texts = append(texts, show(name))
+		texts = append(texts, printable(name))
 	}
 	if more := len(names) - most; more > 0 {
 		texts = append(texts, fmt.Sprintf("%d more", more))
@@ -104,14 +105,15 @@ func someOf(names []string) string {
 	return strings.Join(texts, ", ")
 }
 
-// answer is HANDOVER_RESP, or why there was none.
+// answer is HANDOVER_RESP, or the reason why there was none.
 type answer struct {
 	result  epmdproto.Result
 	version uint16
 	err     error
 }
 
-// askHandover asks once for the handover; where it is done c.link is the node's.
+// askHandover asks for the handover if that was not done before. If EPMD handed the
+// connection over, c.link is the connection to the node.
 func (c *check) askHandover(ctx context.Context) answer {
 	if c.asked == nil {
 		c.asked = new(answer)
@@ -121,7 +123,7 @@ func (c *check) askHandover(ctx context.Context) answer {
 }
 
 func (c *check) requestHandover(ctx context.Context) (net.Conn, answer) {
-	conn, err := c.ask(ctx, epmdproto.AppendRequest(nil, epmdproto.OpHandover, c.name))
+	conn, err := c.sendRequest(ctx, epmdproto.AppendRequest(nil, epmdproto.OpHandover, c.name))
 	if err != nil {
 		return nil, answer{err: err}
 	}
@@ -134,19 +136,19 @@ func (c *check) requestHandover(ctx context.Context) (net.Conn, answer) {
 	return nil, a
 }
 
-func (c *check) handover(ctx context.Context) finding {
+func (c *check) checkHandover(ctx context.Context) finding {
 	if c.stock {
 		c.direct = true
-		return skipped("not by a stock EPMD", "stop that epmd and start handover's in its place: nodes register with it by themselves")
+		return skipped("not possible with a stock EPMD", "stop that epmd and start handover's instead: the nodes register with it by themselves")
 	}
 	a := c.askHandover(ctx)
 	switch {
-	case isTimeout(a.err): // on its way to a carrier that does not read, when EPMD may say nothing any more
-		return failed(cause(a.err), resultAdvice[epmdproto.NoAnswer])
+	case isTimeout(a.err): // the carrier does not read, and EPMD must not answer a connection that it passed
+		return failed(causeText(a.err), resultAdvice[epmdproto.NoAnswer])
 	case a.err != nil:
-		return failed(cause(a.err), "look into the log of that EPMD")
+		return failed(causeText(a.err), "see the log of that EPMD")
 	case a.result == epmdproto.OK:
-		return ok(fmt.Sprintf("the connection is the node's; it speaks distribution version %d", a.version))
+		return ok(fmt.Sprintf("EPMD handed the connection over; the node speaks distribution version %d", a.version))
 	case a.result == epmdproto.NoHandover && c.known:
 		c.direct = true
 		return skipped("the node takes no handovers", notTaking)
@@ -158,41 +160,40 @@ func (c *check) handover(ctx context.Context) finding {
 	return failed(fmt.Sprintf("the answer is %d, %s", byte(a.result), a.result), advice)
 }
 
-// notTaking has both reasons for which a node registers without handover/1. EPMD does
-// not know which it is.
-const notTaking = "start the node with -proto_dist handover_tcp; if it runs with that, its log says \"registering as a node that takes no " +
-	"handovers\": the kernel of its host does not tell users, so do there what the log says (load the module tcp_diag, allow AF_NETLINK, or mount " +
-	"/proc) and start the node again"
+// notTaking has both reasons why a node registers without handover/1. EPMD does not know
+// which one applies.
+const notTaking = "start the node with -proto_dist handover_tcp; if it has that option, its log says \"registering as a node that takes no " +
+	"handovers\": the kernel of its host does not tell the users of connections, so do there what the log says (load the module tcp_diag, allow " +
+	"AF_NETLINK, or mount /proc) and start the node again"
 
 var resultAdvice = map[epmdproto.Result]string{
-	epmdproto.NoSuchNode: "the node ended at this moment, or its EPMD's policy hides it (nodes.hidden)",
-	epmdproto.NoHandover: notTaking + ". Its EPMD tells the node's own port to nobody here (allow.lookups)",
-	epmdproto.NoAnswer: "the node did not take the connection in time: look at that host's load, and at the node's log for its carrier, which " +
+	epmdproto.NoSuchNode: "the node has just ended, or its EPMD's policy hides it (nodes.hidden)",
+	epmdproto.NoHandover: notTaking + ". Its EPMD does not answer lookups from here (allow.lookups), so the node's own port is unknown",
+	epmdproto.NoAnswer: "the node did not take the connection in time: check that host's load, and the node's log for its carrier, which " +
 		"may be stopped or just starting",
-	epmdproto.Refused: "the policy of its EPMD (allow.handovers, nodes.handover) or the node refuses this host, and their logs say why; " +
+	epmdproto.Refused: "the policy of its EPMD (allow.handovers, nodes.handover) or the node refuses this host: see their logs; " +
 		"a node with handover_tcp takes IPv4 connections only, one with handover_tcp6 IPv6 ones",
-	epmdproto.Overloaded: "there are too many handovers at once, or too many from here for its policy's rate: try again; if it stays, the log of " +
+	epmdproto.Overloaded: "there are too many handovers at once, or too many from here for its policy's rate: try again; if that does not help, the log of " +
 		"that EPMD names the user whose nodes do not read their connections",
-	epmdproto.CannotPass: "its EPMD can't bring connections to the node, and the log of that EPMD says why: the kernel does not tell it whose the " +
-		"node is (load the module tcp_diag, allow AF_NETLINK, mount /proc, or run both in one user namespace), the node's socket is another user's or " +
-		"out of its reach, or the " +
-		"node's carrier has no socket to offer",
+	epmdproto.CannotPass: "its EPMD cannot pass connections to the node; the log of that EPMD has the reason: the kernel does not tell it the node's " +
+		"user (load the module tcp_diag, allow AF_NETLINK, mount /proc, or run both in one user namespace), the node's socket belongs to another user or " +
+		"is in another network namespace, or the node's carrier cannot open a socket",
 }
 
-// dialNode is OTP's own way, which a node falls back to.
+// dialNode connects to the node's own port, as a node does that falls back.
 func (c *check) dialNode(ctx context.Context) finding {
 	if c.node.Port == 0 {
-		return failed("the node listens at no port of its own", "it runs with `listen false`, so handovers alone reach it: "+
+		return failed("the node has no port of its own", "it runs with `listen false`, so it can be reached by handover only: "+
 			"stop the stock epmd of its host and start handover's")
 	}
 	if c.node.Highest < distVersion {
-		return failed(fmt.Sprintf("it speaks distribution version %d at most", c.node.Highest), "that node is of OTP 22 or older: use 25 or newer")
+		return failed(fmt.Sprintf("it speaks distribution version %d at most", c.node.Highest), "that node runs OTP 22 or older: use OTP 25 or newer")
 	}
 	addr := netip.AddrPortFrom(c.addr.Addr(), c.node.Port)
-	conn, err := dial(ctx, addr)
+	conn, err := dialBounded(ctx, addr)
 	if err != nil {
-		return failed(fmt.Sprintf("fallback: %s: %s", addr, cause(err)), fmt.Sprintf("open that node's own port, %d, in the firewalls; better, use "+
-			"handover on both sides (its epmd, and -proto_dist handover_tcp), which needs EPMD's port alone", c.node.Port))
+		return failed(fmt.Sprintf("fallback: %s: %s", addr, causeText(err)), fmt.Sprintf("allow that node's own port, %d, in the firewalls; better, use "+
+			"handover on both sides (its epmd, and -proto_dist handover_tcp), which needs EPMD's port only", c.node.Port))
 	}
 	c.link = conn
 	return ok("fallback: connected to " + addr.String())

@@ -10,13 +10,12 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
-const patience = time.Minute
-
 // fake is an EPMD that gives one answer to each request, by opcode; the request for
-// the name that no node can have is 'p'. No answer there: it closes. After a
-// HANDOVER_RESP of a node, what node does on the connection.
+// the name that no node can have is 'p'. It closes the connection if there is no answer.
+// After a HANDOVER_RESP of a node it calls node with the connection.
 type fake struct {
 	answers map[byte]string
 	node    func(net.Conn)
@@ -39,7 +38,7 @@ func serve(t *testing.T, f func(net.Conn)) (port uint16) {
 			}
 			go func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
+				c.SetDeadline(time.Now().Add(testkit.Patience))
 				f(c)
 			}()
 		}
@@ -83,7 +82,7 @@ func node(packets ...string) func(net.Conn) {
 // hold waits until the far end is gone.
 func hold(c net.Conn) { io.Copy(io.Discard, c) }
 
-// says is a node that sends these bytes, whatever comes.
+// says plays a node that sends these bytes without reading.
 func says(b string) func(net.Conn) {
 	return func(c net.Conn) { io.WriteString(c, b); hold(c) }
 }
@@ -105,7 +104,7 @@ func port2(port, highest uint16, extra string) string {
 	}))
 }
 
-// dialErrors are those that have an advice of their own, and one that has none.
+// dialErrors has each error with an advice of its own, and one without.
 var dialErrors = []error{
 	context.DeadlineExceeded, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.EPERM, syscall.EADDRNOTAVAIL,
 }

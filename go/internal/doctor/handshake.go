@@ -10,30 +10,30 @@ import (
 	"strings"
 )
 
-// The distribution handshake of version 6, as far as the challenge. Packets are
-// Length:16 and so many bytes, big-endian:
+// The distribution handshake of version 6, up to the challenge. A packet is Length:16 and
+// Length bytes, big-endian:
 //
 //	doctor                                         node
 //	  |-- 'N' Flags:64 Creation:32 NLen:16 Host ---->|   NAME_ME: without a name
 //	  |<-- 's' "named:" NLen:16 Name Creation:32 ----|
 //	  |<-- 'N' Flags:64 Challenge:32 Creation:32 NLen:16 Name
 //
-// It asks for a name (as a remote shell does), so that it is never in the way of a
-// node, nor of another doctor. The node keeps the name for the next who asks.
+// The doctor asks the node for a name, as a remote shell does, so that it never conflicts
+// with a node or another doctor. The node keeps the name for the next one that asks.
 const (
 	distVersion = 6
 	tagName     = 'N'
 	tagStatus   = 's'
 
-	// Those mandatory in OTP 25 and 26, and the digest that stands for them in 27.
+	// The flags that OTP 25 and 26 require, and the one that replaces them in OTP 27.
 	flagsMandatory = 0x4 | 0x10 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x20000 | 0x40000 | 0x1000000 |
 		0x2000000 | 0x4000000 | 4<<32
 	flagNameMe   = 2 << 32
-	flagDigest25 = 0x4000000 // not known before OTP 25
+	flagDigest25 = 0x4000000 // since OTP 25
 
 	// maxPacket has room for a name of 255 characters of 4 bytes.
 	maxPacket = 2048
-	// A TLS alert begins so.
+	// tlsAlert is how a TLS alert begins.
 	tlsAlert = 0x1503
 )
 
@@ -42,8 +42,8 @@ var (
 	errTLS       = errors.New("it answers in TLS")
 )
 
-func (c *check) handshake(ctx context.Context) finding {
-	err := until(ctx, c.link)
+func (c *check) checkHandshake(ctx context.Context) finding {
+	err := applyDeadline(ctx, c.link)
 	if err == nil {
 		_, err = c.link.Write(appendName(nil, hostName()))
 	}
@@ -52,23 +52,23 @@ func (c *check) handshake(ctx context.Context) finding {
 		status, err = readStatus(c.link)
 	}
 	if err != nil {
-		return failed(cause(err), handshakeAdvice(err))
+		return failed(causeText(err), handshakeAdvice(err))
 	}
 	if status != statusNamed {
-		return failed("its status is "+show(status), statusAdvice(status))
+		return failed("its status is "+printable(status), statusAdvice(status))
 	}
 	n, err := readChallenge(c.link)
 	if err != nil {
-		return failed("after its status: "+cause(err), handshakeAdvice(err))
+		return failed("after its status: "+causeText(err), handshakeAdvice(err))
 	}
 	if n.name != c.target {
-		return failed("it calls itself "+show(n.name), "reach it under its true name: give nodes a way to "+show(n.name)+
-			" in their dial map, or let handover:connect/1 find it out")
+		return failed("it calls itself "+printable(n.name), "use that name: add "+printable(n.name)+
+			" to the nodes' dial map, or call handover:connect/1, which finds the name out")
 	}
 	return ok(n.String())
 }
 
-// hostName is told to the node, which gives the doctor a name on it.
+// hostName returns the host that is sent to the node, which makes a name of it.
 func hostName() string {
 	name, err := os.Hostname()
 	if err != nil || name == "" || strings.Contains(name, "@") {
@@ -80,20 +80,20 @@ func hostName() string {
 func handshakeAdvice(err error) string {
 	switch {
 	case errors.Is(err, errTLS):
-		return "that node's distribution runs over TLS (-proto_dist inet_tls), which this can't check"
+		return "that node's distribution runs over TLS (-proto_dist inet_tls), which the doctor cannot check"
 	case errors.Is(err, errHandshake):
-		return "what listens there is no node of OTP 25 or newer"
+		return "what listens there is not a node of OTP 25 or newer"
 	case isTimeout(err):
-		return "the node is there and its VM does not answer: it is overloaded, suspended, or shutting down"
+		return "the host accepts the connection, but the node's VM does not answer: it is overloaded, suspended, or shutting down"
 	}
-	return "the node gave up the handshake: look into its log; it must be of OTP 25 or newer"
+	return "the node ended the handshake: see its log; it must run OTP 25 or newer"
 }
 
 func statusAdvice(status string) string {
 	if status == "not_allowed" {
-		return "that node takes connections of certain nodes or hosts only (net_kernel:allow/1), or its OTP is too old or too new for this program"
+		return "that node allows certain nodes or hosts only (net_kernel:allow/1), or its OTP is too old or too new for this program"
 	}
-	return "try again; if it stays, look into the log of that node"
+	return "try again; if that does not help, see the log of that node"
 }
 
 func appendName(b []byte, host string) []byte {
@@ -105,7 +105,7 @@ func appendName(b []byte, host string) []byte {
 	return append(b, host...)
 }
 
-// readPacket reads one packet and not a byte more.
+// readPacket reads one packet, and no byte after it.
 func readPacket(r io.Reader) ([]byte, error) {
 	var length [2]byte
 	if _, err := io.ReadFull(r, length[:]); err != nil {
@@ -128,14 +128,14 @@ func readPacket(r io.Reader) ([]byte, error) {
 
 const statusNamed = "named"
 
-// readStatus returns the status; "named" is without the name.
+// readStatus returns the status, without the name that follows "named".
 func readStatus(r io.Reader) (string, error) {
 	b, err := readPacket(r)
 	if err != nil {
 		return "", err
 	}
 	if len(b) < 2 || b[0] != tagStatus {
-		return "", fmt.Errorf("%w: %s", errHandshake, show(string(b)))
+		return "", fmt.Errorf("%w: %s", errHandshake, printable(string(b)))
 	}
 	if status, _, named := strings.Cut(string(b[1:]), ":"); named {
 		return status, nil
@@ -143,7 +143,7 @@ func readStatus(r io.Reader) (string, error) {
 	return string(b[1:]), nil
 }
 
-// challenge is what a node says of itself.
+// challenge is a node's description of itself.
 type challenge struct {
 	flags    uint64
 	creation uint32
@@ -157,7 +157,7 @@ func readChallenge(r io.Reader) (challenge, error) {
 		return challenge{}, err
 	}
 	if len(b) < fixed || b[0] != tagName || fixed+int(binary.BigEndian.Uint16(b[fixed-2:])) > len(b) {
-		return challenge{}, fmt.Errorf("%w: %s", errHandshake, show(string(b)))
+		return challenge{}, fmt.Errorf("%w: %s", errHandshake, printable(string(b)))
 	}
 	return challenge{
 		flags:    binary.BigEndian.Uint64(b[1:]),
@@ -171,5 +171,5 @@ func (n challenge) String() string {
 	if n.flags&flagDigest25 == 0 {
 		release = "OTP 23 or 24"
 	}
-	return fmt.Sprintf("it is %s, %s; flags %#x, creation %d", show(n.name), release, n.flags, n.creation)
+	return fmt.Sprintf("it is %s, %s; flags %#x, creation %d", printable(n.name), release, n.flags, n.creation)
 }

@@ -7,18 +7,18 @@ import (
 	"unicode"
 )
 
-var marks = map[State]string{OK: "✔", Failed: "✘", Skipped: "-"}
+var stateMarks = map[State]string{OK: "✔", Failed: "✘", Skipped: "-"}
 
-// Line is a step as a person reads it.
+// Line returns the step as a line of text.
 func (s Step) Line() string {
 	time := ""
 	if s.State != Skipped || s.Detail != "" {
 		time = fmt.Sprintf("%.1f ms", s.Millis)
 	}
-	return strings.TrimRight(fmt.Sprintf("%s %-10s %10s  %s", marks[s.State], s.Name, time, s.Detail), " ")
+	return strings.TrimRight(fmt.Sprintf("%s %-10s %10s  %s", stateMarks[s.State], s.Name, time, s.Detail), " ")
 }
 
-// Summary is the last line: how the node is reached, or what to do about the step
+// Summary returns the last line: how the node can be reached, or what to do about the step
 // that failed.
 func (r Report) Summary() string {
 	advice := ""
@@ -29,15 +29,15 @@ func (r Report) Summary() string {
 	}
 	switch r.Result {
 	case ByHandover:
-		return show(r.Node) + " can be reached by handover."
+		return printable(r.Node) + " can be reached by handover."
 	case Direct:
-		return show(r.Node) + " can be reached at its own port, not by handover. To do: " + advice + "."
+		return printable(r.Node) + " can be reached at its own port, not by handover. To do: " + advice + "."
 	}
 	return "To do: " + advice + "."
 }
 
-// show makes text of somebody else's fit for a terminal and a line.
-func show(s string) string {
+// printable makes foreign text safe for a terminal, and bounds it.
+func printable(s string) string {
 	const most = 300
 	if len(s) > most {
 		s = s[:most] + "..."

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // unixPair returns a channel's connection whose far end sends nothing.
@@ -78,10 +79,10 @@ func TestSendRaces(t *testing.T) {
 			if _, err := peer.Read(make([]byte, 1)); err == nil || errors.Is(err, unix.ECONNRESET) {
 				t.Error("not closed:", err)
 			}
-			if !within(func() bool { return s.stats.handovers[test.ended].Load() == 1 }) {
+			if !testkit.Within(func() bool { return s.stats.handovers[test.ended].Load() == 1 }) {
 				t.Error("not counted as", test.ended)
 			}
-			if !within(func() bool { return s.slots.unackedCount() == 0 && s.upgrade.handovers.Load() == 0 }) {
+			if !testkit.Within(func() bool { return s.slots.unackedCount() == 0 && s.upgrade.handovers.Load() == 0 }) {
 				t.Error("its places are not free")
 			}
 		})
@@ -109,14 +110,14 @@ func TestUnreadKeepsCounting(t *testing.T) {
 			_, _ = ch.CloseRead(), ch.CloseWrite()
 			_ = n.heartbeat.Close()
 			ts.log.says(t, `"message":"unregistered"`)
-			if !within(func() bool { return ts.slots.unackedCount() == 0 }) {
+			if !testkit.Within(func() bool { return ts.slots.unackedCount() == 0 }) {
 				t.Error("EPMD waits for the ACK of a broken channel")
 			}
 			if _, unread := ts.slots.unreadOf(&reg.account.queue); unread != 1 || ours.closeIfRead(false) {
 				t.Errorf("%d unread", unread)
 			}
 			read(ts, ch)
-			if !within(func() bool { _, unread := ts.slots.unreadOf(&reg.account.queue); return unread == 0 }) {
+			if !testkit.Within(func() bool { _, unread := ts.slots.unreadOf(&reg.account.queue); return unread == 0 }) {
 				t.Error("its place is not given back")
 			}
 		})

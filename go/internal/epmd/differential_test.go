@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // step is one connection of a script. It sends the parts one after another, closes its
@@ -200,14 +201,14 @@ func play(t *testing.T, addr string, s step, slower time.Duration, kept *[]net.C
 	if s.hang > 0 {
 		before := play(t, addr, one(framed("n")), 1, kept)
 		_ = (*kept)[s.hang-1].Close()
-		return fmt.Sprint(within(func() bool { return play(t, addr, one(framed("n")), 1, kept) != before }))
+		return fmt.Sprint(testkit.Within(func() bool { return play(t, addr, one(framed("n")), 1, kept) != before }))
 	}
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	for i, part := range s.parts {
 		if i > 0 {
 			time.Sleep(slower * gap)

@@ -10,6 +10,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testkit"
 )
 
 // fakeNode is a node that takes handovers, and its carrier.
@@ -60,13 +61,13 @@ func (n *fakeNode) open() *fakeChannel {
 
 func (n *fakeNode) accept() *fakeChannel {
 	n.t.Helper()
-	_ = n.listener.SetDeadline(time.Now().Add(patience))
+	_ = n.listener.SetDeadline(time.Now().Add(testkit.Patience))
 	c, err := n.listener.AcceptUnix()
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	return &fakeChannel{n.t, c}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // flood is a set of hostile clients that run until the end of the test.
@@ -104,7 +105,7 @@ func TestNeverLockedOut(t *testing.T) {
 			ts := start(t, o)
 			startFlood(t, ts.addr)
 			most := ts.o.MaxWaiting
-			if !within(func() bool { local, _ := ts.conns.waiting.counts(); return local >= min(2000, most) }) {
+			if !testkit.Within(func() bool { local, _ := ts.conns.waiting.counts(); return local >= min(2000, most) }) {
 				local, _ := ts.conns.waiting.counts()
 				t.Fatalf("the flood is of %d connections only", local)
 			}
@@ -152,7 +153,7 @@ func (ts *testServer) served(t *testing.T, name string) {
 func insist(t *testing.T, what string, try func() error) {
 	t.Helper()
 	var err error
-	if !within(func() bool { err = try(); return err == nil }) {
+	if !testkit.Within(func() bool { err = try(); return err == nil }) {
 		t.Fatalf("%s: %v", what, err)
 	}
 }
@@ -171,7 +172,7 @@ func askOnce(addr string, req []byte) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	if _, err := c.Write(req); err != nil {
 		return "", err
 	}
@@ -191,7 +192,7 @@ func registerOnce(addr, name string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	if _, err = c.Write(b); err == nil {
 		var resp epmdproto.Alive2Resp
 		if resp, err = epmdproto.ReadAlive2Resp(c); err == nil && resp.Result != 0 {

@@ -13,6 +13,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/status"
+	"handover/go/internal/testkit"
 )
 
 var errFuzz = errors.New("not in a fuzz test")
@@ -65,13 +66,13 @@ func (s *Server) stream(t *testing.T, b []byte, apart bool) []byte {
 		t.Fatal(err)
 	}
 	defer peer.Close()
-	_ = peer.SetDeadline(time.Now().Add(patience))
+	_ = peer.SetDeadline(time.Now().Add(testkit.Patience))
 	s.conns.mu.Lock()
 	if s.conns.ending { // by KILL
 		s.conns.ending, s.tasks.end = false, make(chan struct{})
 	}
 	s.conns.mu.Unlock()
-	c := &conn{shared: s.conns, socket: socket{fd: fds[0], peer: netip.MustParseAddrPort("127.0.0.1:5")}, deadline: time.Now().Add(patience)}
+	c := &conn{shared: s.conns, socket: socket{fd: fds[0], peer: netip.MustParseAddrPort("127.0.0.1:5")}, deadline: time.Now().Add(testkit.Patience)}
 	served := make(chan struct{})
 	write := func() {
 		step := max(1, len(b))

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // TestHandover: two handovers over one channel. What the initiator sent behind
@@ -37,7 +38,7 @@ func TestHandover(t *testing.T) {
 			t.Error(err)
 		}
 		// Only the node holds the connection now: its close is the end of it.
-		if !within(func() bool { return ts.conns.clients.Load() == 0 }) {
+		if !testkit.Within(func() bool { return ts.conns.clients.Load() == 0 }) {
 			t.Error("EPMD keeps its copy after ACK")
 		}
 		_ = f.Close()
@@ -108,7 +109,7 @@ func TestRefusalEnds(t *testing.T) {
 	ts := start(t, Options{})
 	c := ts.initiate(t, "nobody")
 	refused(t, c, epmdproto.NoSuchNode)
-	if !within(func() bool { return ts.conns.clients.Load() == 0 }) {
+	if !testkit.Within(func() bool { return ts.conns.clients.Load() == 0 }) {
 		t.Error("a refused initiator is kept")
 	}
 }

@@ -16,10 +16,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
-
-// patience bounds every wait of these tests. Only a failure takes that long.
-const patience = time.Minute
 
 // testServer is a Server on a random port of 127.0.0.1.
 type testServer struct {
@@ -53,7 +51,7 @@ func start(t *testing.T, o Options, tweaks ...func(*Server)) *testServer {
 			if err != nil {
 				t.Errorf("Serve: %v", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(testkit.Patience):
 			t.Error("Serve does not return")
 		}
 		if t.Failed() {
@@ -71,7 +69,7 @@ func noLeaks(t *testing.T) {
 	}
 	fds, goroutines := openFiles(t), runtime.NumGoroutine()
 	t.Cleanup(func() {
-		if !within(func() bool { return runtime.NumGoroutine() <= goroutines && openFiles(t) <= fds }) {
+		if !testkit.Within(func() bool { return runtime.NumGoroutine() <= goroutines && openFiles(t) <= fds }) {
 			stacks := make([]byte, 1<<16)
 			t.Errorf("files: %d, then %d; goroutines: %d, then %d\n%s", fds, openFiles(t),
 				goroutines, runtime.NumGoroutine(), stacks[:runtime.Stack(stacks, true)])
@@ -85,16 +83,6 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(entries)
-}
-
-// within waits for a condition, and reports whether it became true.
-func within(condition func() bool) bool {
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if condition() {
-			return true
-		}
-	}
-	return condition()
 }
 
 type logBuffer struct {
@@ -117,7 +105,7 @@ func (b *logBuffer) String() string {
 // says waits for a line of the log.
 func (b *logBuffer) says(t *testing.T, what string) {
 	t.Helper()
-	if !within(func() bool { return strings.Contains(b.String(), what) }) {
+	if !testkit.Within(func() bool { return strings.Contains(b.String(), what) }) {
 		t.Errorf("no log line with %q", what)
 	}
 }
@@ -129,7 +117,7 @@ func (ts *testServer) dial(t *testing.T) *net.TCPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(testkit.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	return c.(*net.TCPConn)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // silent opens connections that send one byte and wait.
@@ -32,7 +33,7 @@ func (w *idleConns) counts() (local, remote int) {
 
 func (ts *testServer) waits(t *testing.T, local, remote int) {
 	t.Helper()
-	if !within(func() bool { l, r := ts.conns.waiting.counts(); return l == local && r == remote }) {
+	if !testkit.Within(func() bool { l, r := ts.conns.waiting.counts(); return l == local && r == remote }) {
 		l, r := ts.conns.waiting.counts()
 		t.Fatalf("waiting: %d local and %d remote, want %d and %d", l, r, local, remote)
 	}
@@ -59,11 +60,11 @@ func TestWaitingIsBounded(t *testing.T) {
 			ts := start(t, Options{MaxWaiting: most})
 			ts.register(t, plainNode("n"))
 			conns := ts.silent(t, n)
-			if !within(func() bool { return ts.conns.clients.Load() == int64(min(n, most)) }) {
+			if !testkit.Within(func() bool { return ts.conns.clients.Load() == int64(min(n, most)) }) {
 				t.Fatalf("%d clients", ts.conns.clients.Load())
 			}
 			ts.waits(t, min(n, most), 0)
-			if !within(func() bool { return closed(t, conns) == max(0, n-most) }) {
+			if !testkit.Within(func() bool { return closed(t, conns) == max(0, n-most) }) {
 				t.Errorf("%d of %d were dropped", closed(t, conns), n)
 			}
 			for range 2 * most {
@@ -93,7 +94,7 @@ func TestWaitingOfOthers(t *testing.T) {
 		first = append(first, from("192.0.2.1:5"))
 	}
 	ts.waits(t, 0, 3)
-	if !within(func() bool { return closed(t, first) == 2 }) {
+	if !testkit.Within(func() bool { return closed(t, first) == 2 }) {
 		t.Error("a source has more than its share")
 	}
 	for range 5 { // one network
@@ -166,7 +167,7 @@ func TestLocalReserve(t *testing.T) {
 	for range 2 {
 		send(t, ts.dial(t), []byte{0})
 	}
-	if !within(func() bool { return ts.conns.clients.Load() == 4 }) {
+	if !testkit.Within(func() bool { return ts.conns.clients.Load() == 4 }) {
 		t.Errorf("%d clients, with two of this host", ts.conns.clients.Load())
 	}
 	if n := ts.stats.refusals[refusedClients].Load(); n != 1 {

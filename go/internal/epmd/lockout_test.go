@@ -16,6 +16,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/status"
+	"handover/go/internal/testkit"
 )
 
 // TestBudget: nodes, clients, passes and EPMD's own files do not exceed the total, and
@@ -118,7 +119,7 @@ func TestHandoversToSilentNodes(t *testing.T) {
 		}()
 	}
 	most := ts.o.MaxClients / 4
-	if !within(func() bool { return int(refusals.Load()) >= handovers-most }) {
+	if !testkit.Within(func() bool { return int(refusals.Load()) >= handovers-most }) {
 		t.Errorf("%d are told to try again, of %d", refusals.Load(), handovers)
 	}
 	for i := range 30 {
@@ -152,7 +153,7 @@ func TestHandoversToSilentNodes(t *testing.T) {
 // among those that make EPMD wait, even if its request came in pieces.
 func TestRefusedAreBounded(t *testing.T) {
 	ts := start(t, Options{})
-	seen := within(func() bool { // it waits for a second only: on a busy machine that may go unseen
+	seen := testkit.Within(func() bool { // it waits for a second only: on a busy machine that may go unseen
 		c, err := net.Dial("tcp", ts.addr)
 		if err != nil {
 			t.Fatal(err)
@@ -220,7 +221,7 @@ func TestUserFoundLater(t *testing.T) {
 		t.Errorf("%+v", first)
 	}
 	say(nil)
-	if !within(func() bool { return reg.owner().uid == 4242 }) {
+	if !testkit.Within(func() bool { return reg.owner().uid == 4242 }) {
 		t.Fatal("its user is not found")
 	}
 	ts.owners.mu.Lock()
@@ -232,7 +233,7 @@ func TestUserFoundLater(t *testing.T) {
 	ts.slots.mu.Unlock()
 	ts.owners.mu.Unlock()
 	_ = n.heartbeat.Close()
-	if !within(func() bool {
+	if !testkit.Within(func() bool {
 		ts.owners.mu.Lock()
 		defer ts.owners.mu.Unlock()
 		return to.files == 0 && ts.owners.files == 1

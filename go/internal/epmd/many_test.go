@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // TestManyAtOnce: 1,000 handovers from 32 initiators to 4 nodes; each connection
@@ -61,7 +62,7 @@ func initiateOnce(addr, name string) error {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 	req, _ := epmdproto.AppendHandoverReq(nil, name)
 	if _, err := c.Write(req); err != nil {
 		return err

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"handover/go/internal/testkit"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -23,18 +25,18 @@ func remotePair(t *testing.T, s *Server) (*conn, net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = theirs.Close() })
-	_ = theirs.SetDeadline(time.Now().Add(patience))
+	_ = theirs.SetDeadline(time.Now().Add(testkit.Patience))
 	lfd, err := dupListener(l)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(lfd)
-	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(lfd), Events: unix.POLLIN}}, int(patience.Milliseconds())); err != nil {
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(lfd), Events: unix.POLLIN}}, int(testkit.Patience.Milliseconds())); err != nil {
 		t.Fatal(err)
 	}
 	fd, _, err := acceptNow(lfd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &conn{shared: s.conns, socket: socket{fd: fd, peer: netip.MustParseAddrPort("192.0.2.1:5")}, deadline: time.Now().Add(patience)}, theirs
+	return &conn{shared: s.conns, socket: socket{fd: fd, peer: netip.MustParseAddrPort("192.0.2.1:5")}, deadline: time.Now().Add(testkit.Patience)}, theirs
 }

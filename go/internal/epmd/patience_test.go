@@ -11,6 +11,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
+	"handover/go/internal/testkit"
 )
 
 // short is a handover timeout for tests that wait until it expires.
@@ -70,10 +71,10 @@ func TestNeverAnswers(t *testing.T) {
 	if n, err := silent.heartbeat.Read(make([]byte, 1)); n != 0 || !os.IsTimeout(err) {
 		t.Errorf("asked again before it answered: %d, %v", n, err)
 	}
-	_ = silent.heartbeat.SetReadDeadline(time.Now().Add(patience))
+	_ = silent.heartbeat.SetReadDeadline(time.Now().Add(testkit.Patience))
 	c = ts.initiate(t, "silent")
 	reg := nodeOf(ts.names.Lookup([]byte("silent")))
-	if !within(func() bool { reg.mu.Lock(); defer reg.mu.Unlock(); return reg.opening != nil }) {
+	if !testkit.Within(func() bool { reg.mu.Lock(); defer reg.mu.Unlock(); return reg.opening != nil }) {
 		t.Fatal("nobody waits for the answer")
 	}
 	silent.offer()
@@ -95,7 +96,7 @@ func TestLateAnswer(t *testing.T) {
 	n.asked()
 	send(t, n.heartbeat, []byte("\x00\x02/x"))
 	reg := nodeOf(ts.names.Lookup([]byte("n")))
-	if !within(func() bool { reg.mu.Lock(); defer reg.mu.Unlock(); return !reg.asked }) {
+	if !testkit.Within(func() bool { reg.mu.Lock(); defer reg.mu.Unlock(); return !reg.asked }) {
 		t.Fatal("the late answer was not read")
 	}
 	c := ts.initiate(t, "n")
@@ -127,7 +128,7 @@ func TestHalfAnAnswer(t *testing.T) {
 func (ts *testServer) inLine(t *testing.T, name string, unread, queued int) {
 	t.Helper()
 	queue := &nodeOf(ts.names.Lookup([]byte(name))).account.queue
-	if !within(func() bool { u, q := ts.slots.queueStatus(queue); return u == unread && q == queued }) {
+	if !testkit.Within(func() bool { u, q := ts.slots.queueStatus(queue); return u == unread && q == queued }) {
 		t.Errorf("%s never had %d unread and %d waiting", name, unread, queued)
 	}
 }
@@ -148,7 +149,7 @@ func TestStoppedCarrier(t *testing.T) {
 	for _, c := range queued {
 		refused(t, c, epmdproto.NoAnswer)
 	}
-	if !within(func() bool { ts.slots.mu.Lock(); defer ts.slots.mu.Unlock(); return ts.slots.unacked == 0 }) {
+	if !testkit.Within(func() bool { ts.slots.mu.Lock(); defer ts.slots.mu.Unlock(); return ts.slots.unacked == 0 }) {
 		t.Error("places are kept after the deadline")
 	}
 	ts.inLine(t, "stopped", 2, 0)

@@ -7,6 +7,7 @@ import (
 	"handover/go/internal/epmdconf"
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/policy"
+	"handover/go/internal/testkit"
 )
 
 func policyOf(t *testing.T, toml string) *policy.Policy {
@@ -109,13 +110,13 @@ func TestPolicyHandover(t *testing.T) {
 	waiting, theirs := remotePair(t, ts.Server)
 	ts.tasks.Go(func() { ts.serve(waiting) })
 	send(t, theirs, handoverReq(t, "app1")[:4])
-	if !within(func() bool { return len(ts.conns.openConns()) == 3 }) {
+	if !testkit.Within(func() bool { return len(ts.conns.openConns()) == 3 }) {
 		t.Fatal("the request that is not whole does not wait")
 	}
 	ts.SetPolicy(policyOf(t, "allow.handovers = []"))
 	send(t, theirs, handoverReq(t, "app1")[4:])
 	refused(t, theirs, epmdproto.Refused)
-	if !within(func() bool { return ts.Status().Handovers["ok"] == 1 }) { // counted when its answer has been read
+	if !testkit.Within(func() bool { return ts.Status().Handovers["ok"] == 1 }) { // counted when its answer has been read
 		t.Error("the handover was not counted")
 	}
 	st := ts.Status()

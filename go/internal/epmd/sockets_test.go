@@ -15,7 +15,7 @@ import (
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/fdpass"
 	"handover/go/internal/peercred"
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 // TestBadSockets: bad answers to 'h', and the results.
@@ -144,7 +144,7 @@ func TestMain(m *testing.M) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}
-	testenv.Clean()
+	testkit.CleanEnvironment()
 	os.Exit(m.Run())
 }
 

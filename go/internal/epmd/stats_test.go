@@ -6,6 +6,7 @@ import (
 
 	"handover/go/internal/epmdproto"
 	"handover/go/internal/status"
+	"handover/go/internal/testkit"
 )
 
 // TestStatusRequest: the answer to STATUS_REQ, which only local peers get.
@@ -53,7 +54,7 @@ func TestChannelStates(t *testing.T) {
 	n := ts.node(t, "n")
 	state := func(want status.Channels) {
 		t.Helper()
-		if !within(func() bool { return ts.Status().Channels == want }) {
+		if !testkit.Within(func() bool { return ts.Status().Channels == want }) {
 			t.Fatalf("%+v, want %+v", ts.Status().Channels, want)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 func (ts *testServer) portWord() string {
@@ -97,7 +98,7 @@ func TestHeartbeat(t *testing.T) {
 	}
 	_ = c.(*net.TCPConn).SetLinger(0)
 	_ = c.Close() // a reset, as from a node that was killed
-	if !within(func() bool { return ts.names.Len() == 0 }) {
+	if !testkit.Within(func() bool { return ts.names.Len() == 0 }) {
 		t.Error("a reset heartbeat keeps its name")
 	}
 }
@@ -135,7 +136,7 @@ func TestHungUpUnseen(t *testing.T) {
 				t.Error("a living node has lost its name")
 			}
 			end(peer.(*net.TCPConn))
-			if !within(heartbeat.isHungUp) {
+			if !testkit.Within(heartbeat.isHungUp) {
 				t.Fatal("the end does not come through")
 			}
 			if r := again(); r.Result != 0 || r.Creation != before.entry.Creation()+1 && r.Creation != 4 {
@@ -209,7 +210,7 @@ func TestKillAndStop(t *testing.T) {
 	if got := relaxed.ask(t, request(epmdproto.OpKill, "")); got != "OK" {
 		t.Errorf("KILL: %q", got)
 	}
-	if !within(func() bool { return !listening(relaxed.addr) }) {
+	if !testkit.Within(func() bool { return !listening(relaxed.addr) }) {
 		t.Error("still listening after KILL")
 	}
 }
@@ -287,13 +288,13 @@ func TestRequestTimeout(t *testing.T) {
 func TestMaxClients(t *testing.T) {
 	ts := start(t, Options{MaxClients: 4, LocalReserve: 2, MaxWaiting: 4})
 	ts.register(t, plainNode("n"))
-	if !within(func() bool { return ts.conns.clients.Load() == 0 }) {
+	if !testkit.Within(func() bool { return ts.conns.clients.Load() == 0 }) {
 		t.Error("a node counts as a client")
 	}
 	for range 4 {
 		send(t, ts.dial(t), []byte{0})
 	}
-	if !within(func() bool { return ts.conns.clients.Load() == 4 }) {
+	if !testkit.Within(func() bool { return ts.conns.clients.Load() == 4 }) {
 		t.Fatalf("%d clients", ts.conns.clients.Load())
 	}
 	if got := ts.ask(t, request(epmdproto.OpNames, "")); got != "" {

@@ -3,11 +3,12 @@
 package epmd
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"syscall"
+
+	"handover/go/internal/fdpass"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,26 +27,12 @@ func acceptNow(listener int) (fd int, peer netip.AddrPort, err error) {
 		_ = unix.Close(fd)
 		return -1, netip.AddrPort{}, err
 	}
-	return fd, addrPort(sa), nil
+	return fd, fdpass.AddrPort(sa), nil
 }
 
 func localAddr(fd int) (netip.AddrPort, error) {
 	sa, err := syscall.Getsockname(fd)
-	return addrPort(sa), err
-}
-
-func addrPort(sa syscall.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *syscall.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *syscall.SockaddrInet6:
-		addr := netip.AddrFrom16(sa.Addr)
-		if sa.ZoneId != 0 {
-			addr = addr.WithZone(fmt.Sprint(sa.ZoneId))
-		}
-		return netip.AddrPortFrom(addr, uint16(sa.Port))
-	}
-	return netip.AddrPort{}
+	return fdpass.AddrPort(sa), err
 }
 
 func readNow(fd int, b []byte) (int, error) { return unix.Read(fd, b) }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // large is more than the kernel buffers for a connection whose peer does not read.
@@ -29,7 +30,7 @@ func (w *idleConns) held() (conns, bytes int) {
 
 func (ts *testServer) untakes(t *testing.T, conns, bytes int) {
 	t.Helper()
-	if !within(func() bool { c, b := ts.conns.untaken.held(); return c == conns && b == bytes }) {
+	if !testkit.Within(func() bool { c, b := ts.conns.untaken.held(); return c == conns && b == bytes }) {
 		c, b := ts.conns.untaken.held()
 		t.Errorf("%d do not read their answer, of %d bytes; want %d and %d", c, b, conns, bytes)
 	}
@@ -37,7 +38,7 @@ func (ts *testServer) untakes(t *testing.T, conns, bytes int) {
 
 func (ts *testServer) dropped(t *testing.T, want int) {
 	t.Helper()
-	if !within(func() bool { return ts.stats.refusals[refusedUntaken].Load() == uint64(want) }) {
+	if !testkit.Within(func() bool { return ts.stats.refusals[refusedUntaken].Load() == uint64(want) }) {
 		t.Errorf("%d were dropped, want %d", ts.stats.refusals[refusedUntaken].Load(), want)
 	}
 }
@@ -56,7 +57,7 @@ func TestUntakenIsBounded(t *testing.T) {
 				ts.untakes(t, min(i+1, most), size)
 			}
 			ts.dropped(t, max(0, n-most))
-			if !within(func() bool { return ts.conns.clients.Load() == int64(min(n, most)) }) {
+			if !testkit.Within(func() bool { return ts.conns.clients.Load() == int64(min(n, most)) }) {
 				t.Errorf("%d clients", ts.conns.clients.Load())
 			}
 			if n > most {
@@ -121,7 +122,7 @@ func TestListsAreShared(t *testing.T) {
 		before[what] = there
 	}
 	_ = heartbeat.Close()
-	if !within(func() bool { return ts.names.Len() == 0 }) {
+	if !testkit.Within(func() bool { return ts.names.Len() == 0 }) {
 		t.Fatal("it stays")
 	}
 	if got := string(ts.lists.dumpAnswer()); same(before["names"], ts.lists.namesAnswer(nil)) || !strings.Contains(got, "old/unused name <a1>") {
@@ -172,7 +173,7 @@ func TestNamesOfAUser(t *testing.T) {
 	ts.register(t, plainNode("other"))
 	uid.Store(1001)
 	_ = first.Close()
-	if !within(func() bool { return ts.names.Len() == most }) {
+	if !testkit.Within(func() bool { return ts.names.Len() == most }) {
 		t.Fatal("n0 stays")
 	}
 	ts.register(t, plainNode("more"))

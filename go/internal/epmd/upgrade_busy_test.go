@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // TestUpgradeBusy: if the processors are busy it takes long until every connection is
@@ -30,19 +31,19 @@ func TestUpgradeBusy(t *testing.T) {
 	if err := ts.Upgrade(); err != nil {
 		t.Fatal(err)
 	}
-	if !within(ts.upgrade.draining.Load) {
+	if !testkit.Within(ts.upgrade.draining.Load) {
 		t.Fatal("does not drain")
 	}
 	ts.upgrade.mu.Lock() // without which no connection can be kept
 	ch.ack(p.ID, epmdproto.OK)
-	frozen := within(ts.conns.frozen.Load)
+	frozen := testkit.Within(ts.conns.frozen.Load)
 	time.Sleep(3 * freezeTimeout / 2) // what the busy processors take
 	ts.upgrade.mu.Unlock()
 	if !frozen {
 		t.Fatal("does not freeze")
 	}
 	next := ts.succeeded(t)
-	if !within(func() bool { return next.names.Len() == 6 }) {
+	if !testkit.Within(func() bool { return next.names.Len() == 6 }) {
 		t.Errorf("%d names are left", next.names.Len())
 	}
 	send(t, half, []byte("m1"))
@@ -67,12 +68,12 @@ func TestUpgradeUnread(t *testing.T) {
 		defer ours.close()
 		ts.reply(ours, make([]byte, 64<<20)) // no socket takes so much
 	})
-	if !within(func() bool { return ours.writeStart.Load() != 0 }) {
+	if !testkit.Within(func() bool { return ours.writeStart.Load() != 0 }) {
 		t.Fatal("the answer finds room")
 	}
 	next := ts.upgraded(t)
 	ts.log.says(t, "does not read its answer")
-	if !within(func() bool { return next.names.Len() == 1 }) {
+	if !testkit.Within(func() bool { return next.names.Len() == 1 }) {
 		t.Error("the name is lost")
 	}
 	if n, err := io.Copy(io.Discard, theirs); n == 64<<20 {

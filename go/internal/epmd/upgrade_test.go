@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/testkit"
 )
 
 // upgradable starts a server that a successor can replace on the same address.
@@ -34,7 +35,7 @@ func upgradable(t *testing.T, o Options) *testServer {
 func (ts *testServer) succeeded(t *testing.T) *testServer {
 	t.Helper()
 	var st *State
-	if !within(func() bool { st = ts.TakeState(); return st != nil }) {
+	if !testkit.Within(func() bool { st = ts.TakeState(); return st != nil }) {
 		t.Fatal("the server does not make way")
 	}
 	var b bytes.Buffer
@@ -76,7 +77,7 @@ func TestUpgradeNames(t *testing.T) {
 	ts := upgradable(t, Options{})
 	old, creation := ts.register(t, plainNode("old"))
 	_ = old.Close()
-	if !within(func() bool { return ts.names.Len() == 0 }) {
+	if !testkit.Within(func() bool { return ts.names.Len() == 0 }) {
 		t.Fatal("the name sticks")
 	}
 	odd := epmdproto.Alive2Req{Port: 7, NodeType: 72, Protocol: 1, Highest: 5, Lowest: 4, Name: "ödd <&>", Extra: []byte{0, 0xff, '"'}}
@@ -120,7 +121,7 @@ func TestUpgradeHeartbeats(t *testing.T) {
 		t.Errorf("the node reads %d, %v", n, err)
 	}
 	_ = c.Close()
-	if !within(func() bool { return next.names.Len() == 0 }) {
+	if !testkit.Within(func() bool { return next.names.Len() == 0 }) {
 		t.Error("the name sticks")
 	}
 }
@@ -136,7 +137,7 @@ func TestUpgradeHalfAsked(t *testing.T) {
 		send(t, c, req[:sent])
 		// Nothing tells that they are read but the kernel: TCP's unacknowledged
 		// queue says only that they have come. Either way they must count.
-		if !within(func() bool { return ts.conns.clients.Load() > 0 }) {
+		if !testkit.Within(func() bool { return ts.conns.clients.Load() > 0 }) {
 			t.Fatal("not accepted")
 		}
 		next := ts.upgraded(t)
@@ -159,12 +160,12 @@ func TestUpgradeHandovers(t *testing.T) {
 	if err := ts.Upgrade(); err != nil {
 		t.Fatal(err)
 	}
-	if !within(ts.upgrade.draining.Load) {
+	if !testkit.Within(ts.upgrade.draining.Load) {
 		t.Fatal("does not drain")
 	}
 	second := ts.initiate(t, "n")
 	send(t, second, []byte("handshake"))
-	if !within(func() bool { ts.upgrade.mu.Lock(); defer ts.upgrade.mu.Unlock(); return len(ts.upgrade.clients) == 1 }) {
+	if !testkit.Within(func() bool { ts.upgrade.mu.Lock(); defer ts.upgrade.mu.Unlock(); return len(ts.upgrade.clients) == 1 }) {
 		t.Fatal("the second handover is not set aside")
 	}
 	if ts.TakeState() != nil {
@@ -200,7 +201,7 @@ func TestUpgradeUnanswered(t *testing.T) {
 	send(t, n.heartbeat, answer[:5])
 	next := ts.upgraded(t)
 	send(t, n.heartbeat, answer[5:])
-	if !within(func() bool { entry := next.names.Lookup([]byte("n")); return entry != nil && !nodeOf(entry).isAsked() }) {
+	if !testkit.Within(func() bool { entry := next.names.Lookup([]byte("n")); return entry != nil && !nodeOf(entry).isAsked() }) {
 		t.Fatal("the rest of the answer is not taken for it")
 	}
 	next.initiate(t, "n")

@@ -1,5 +1,5 @@
-// Package epmdconf reads the file of `epmd -config`: TOML, since operators know it
-// and its errors have lines. docs/EPMD.md has the keys.
+// Package epmdconf reads the file of `epmd -config`. It is in TOML, which operators know, and
+// whose errors have line numbers. docs/EPMD.md lists the keys.
 package epmdconf
 
 import (
@@ -19,16 +19,16 @@ import (
 // MaxSize is the length of the longest file, in bytes.
 const MaxSize = 1 << 20
 
-// Config is what a file says.
+// Config is the content of a file.
 type Config struct {
-	// Metrics is where metrics are told by HTTP; the zero value is nowhere.
+	// Metrics is the address on which metrics are served; the zero value turns them off.
 	Metrics netip.AddrPort
-	// Policy is nil where everything is allowed.
+	// Policy is nil if everything is allowed.
 	Policy *policy.Policy
 }
 
-// file is the shape of the file.
-type file struct {
+// configFile is the shape of the file.
+type configFile struct {
 	Metrics metricsAddr `toml:"metrics"`
 	policy.Rules
 }
@@ -40,17 +40,17 @@ func (m *metricsAddr) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// ParseMetrics reads where to tell metrics: an IP address, not a name, with a port.
+// ParseMetrics parses the address for metrics: an IP address, not a name, and a port.
 func ParseMetrics(s string) (netip.AddrPort, error) {
 	addr, err := netip.ParseAddrPort(s)
 	if err != nil || addr.Port() == 0 {
-		return netip.AddrPort{}, fmt.Errorf("%q is no address for metrics: it is IP:PORT or [IPV6]:PORT", s)
+		return netip.AddrPort{}, fmt.Errorf("%q is not an address for metrics: use IP:PORT or [IPV6]:PORT", s)
 	}
 	return addr, nil
 }
 
-// Load reads a file. The error names the file, the line where there is one, the
-// key and what is wrong.
+// Load reads a file. The error has the file, the line if it is known, the key, and what is
+// wrong.
 func Load(name string) (Config, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -73,7 +73,7 @@ func Parse(text []byte) (Config, error) {
 	if len(text) > MaxSize {
 		return Config{}, fmt.Errorf("longer than %d bytes", MaxSize)
 	}
-	var f file
+	var f configFile
 	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
 	if err := d.Decode(&f); err != nil {
 		return Config{}, withLine(err)
@@ -85,7 +85,7 @@ func Parse(text []byte) (Config, error) {
 	return Config{Metrics: f.Metrics.AddrPort, Policy: p}, nil
 }
 
-// withLine says where the decoder stopped.
+// withLine adds the line at which the decoder stopped.
 func withLine(err error) error {
 	var unknown *toml.StrictMissingError
 	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
@@ -98,7 +98,7 @@ func withLine(err error) error {
 	}
 	line, _ := bad.Position()
 	what := strings.TrimPrefix(bad.Error(), "toml: ")
-	// The library tells Go's types, which are not the operator's.
+	// The library names Go types, which mean nothing to an operator.
 	if kind, ok := strings.CutPrefix(what, "cannot decode TOML "); ok {
 		kind, _, _ = strings.Cut(kind, " into")
 		what = "the value is of the wrong type, " + kind

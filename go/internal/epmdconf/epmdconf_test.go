@@ -11,7 +11,7 @@ import (
 	"handover/go/internal/policy"
 )
 
-// TestErrors: what an operator reads for each kind of mistake.
+// TestErrors has the error text for each kind of mistake.
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"colour = 1":                                `line 1: unknown key "colour"`,
@@ -24,8 +24,8 @@ func TestErrors(t *testing.T) {
 		"[rate]\nper_second = \"x\"":                "line 2: rate.per_second: the value is of the wrong type, string",
 		"[rate]\nper_second = -1":                   "rate.per_second is -1",
 		"[rate]\nburst = 5":                         "rate.burst is 5 but rate.per_second is not set",
-		"metrics = \"localhost:9100\"":              `line 1: metrics: "localhost:9100" is no address for metrics: it is IP:PORT or [IPV6]:PORT`,
-		"metrics = \"127.0.0.1:0\"":                 "is no address for metrics",
+		"metrics = \"localhost:9100\"":              `line 1: metrics: "localhost:9100" is not an address for metrics: use IP:PORT or [IPV6]:PORT`,
+		"metrics = \"127.0.0.1:0\"":                 "is not an address for metrics",
 		"metrics = \"127.0.0.1:9\"\nmetrics = \"\"": "line 2: ",
 		"rate":                              "line 1: expected '=' after key",
 		"# " + strings.Repeat("x", MaxSize): "longer than 1048576 bytes",
@@ -67,7 +67,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestExample: the file that the page tells to begin with does what it says.
+// TestExample: the example file of the page has the documented effect.
 func TestExample(t *testing.T) {
 	c, err := Load("../../../examples/epmd.toml")
 	if err != nil || c.Policy == nil || c.Metrics != netip.MustParseAddrPort("127.0.0.1:9369") {
@@ -91,8 +91,7 @@ func TestExample(t *testing.T) {
 	}
 }
 
-// TestInstalled: the file that is installed says nothing, and what it has as
-// comments is right once it is none.
+// TestInstalled: the installed file sets nothing, and its commented settings are valid.
 func TestInstalled(t *testing.T) {
 	text, err := os.ReadFile("../../../packaging/systemd/epmd.toml")
 	if err != nil {
@@ -108,13 +107,13 @@ func TestInstalled(t *testing.T) {
 	}
 }
 
-// FuzzParse: no file makes it panic, and an error has a text.
+// FuzzParse: no file causes a panic, and no error is empty.
 func FuzzParse(f *testing.F) {
 	example, err := os.ReadFile("../../../examples/epmd.toml")
 	if err != nil {
 		f.Fatal(err)
 	}
-	// The reader's caches are filled first, so that what fills them is not new.
+	// Fill the caches of the reader first, since they would count as a leak.
 	_, _ = Parse(example)
 	f.Add(example)
 	for _, s := range []string{"", "a=1", "[allow]\nlookups=[1]", "[rate]\nper_second=nan", "allow.names=[]", "[[allow]]"} {

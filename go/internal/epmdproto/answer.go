@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// ReadPort2Resp reads PORT2_RESP and not a byte more. known is false where EPMD has
-// no such name, or does not tell. The error is r's own, io.EOF when there was no
-// byte, or wraps ErrAnswer.
+// ReadPort2Resp reads PORT2_RESP, and no byte after it. known is false if EPMD has no such
+// name, or refuses the lookup. The error is r's, io.EOF if there was no byte, or wraps
+// ErrAnswer.
 func ReadPort2Resp(r io.Reader) (node Alive2Req, known bool, err error) {
 	var b [12]byte
 	if _, err := io.ReadFull(r, b[:2]); err != nil {
@@ -36,7 +36,7 @@ func ReadPort2Resp(r io.Reader) (node Alive2Req, known bool, err error) {
 	return node, err == nil, err
 }
 
-// readField reads "Length:16" and so many bytes.
+// readField reads Length:16 and Length bytes.
 func readField(r io.Reader) ([]byte, error) {
 	var b [maxNameBytes]byte
 	if _, err := io.ReadFull(r, b[:2]); err != nil {
@@ -52,9 +52,8 @@ func readField(r io.Reader) ([]byte, error) {
 	return append([]byte(nil), b[:length]...), nil
 }
 
-// ReadHandoverResp reads HANDOVER_RESP and not a byte more; what follows where the
-// result is OK is the node's. The error is r's own, io.EOF when there was no byte,
-// or wraps ErrAnswer.
+// ReadHandoverResp reads HANDOVER_RESP, and no byte after it: if the result is OK, the node
+// sends what follows. The error is r's, io.EOF if there was no byte, or wraps ErrAnswer.
 func ReadHandoverResp(r io.Reader) (result Result, version uint16, err error) {
 	var b [4]byte
 	if _, err := io.ReadFull(r, b[:1]); err != nil {
@@ -75,9 +74,9 @@ func ReadHandoverResp(r io.Reader) (result Result, version uint16, err error) {
 	return OK, be.Uint16(b[2:]), nil
 }
 
-// ReadNames reads the answer to NAMES_REQ to its end: the names of the nodes. Lines
-// that are not of the form are left out: a name may have a line's end in it. The
-// error is r's own or wraps ErrAnswer, and comes with what was read until then.
+// ReadNames reads the answer to NAMES_REQ to its end and returns the names of the nodes. It
+// skips lines of another form, since a name may contain a line end. The error is r's, or
+// wraps ErrAnswer; the names before the error are returned with it.
 func ReadNames(r io.Reader) (names []string, err error) {
 	var port [4]byte
 	if _, err := io.ReadFull(r, port[:]); err != nil {

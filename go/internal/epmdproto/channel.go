@@ -5,15 +5,15 @@ import (
 	"net/netip"
 )
 
-// Passed is a PASS, the message that goes with the fd of a connection.
+// Passed is a PASS, the message that is sent with the descriptor of a connection.
 type Passed struct {
 	ID   uint64
 	Peer netip.AddrPort // the initiator's
 }
 
 // AppendPass adds "1:8 'P' Id:64 Family:8 Port:16 Address" to b. An IPv4 address
-// written as IPv6 goes as IPv4; a zone is left out. The error wraps ErrMessage
-// and says that Peer is no address.
+// written as IPv6 becomes IPv4; a zone is left out. The error wraps ErrMessage: Peer is not
+// valid.
 func AppendPass(b []byte, p Passed) ([]byte, error) {
 	addr := p.Peer.Addr().Unmap()
 	if !addr.IsValid() {
@@ -40,7 +40,7 @@ func ParsePass(b []byte) (Passed, error) {
 	return Passed{ID: be.Uint64(b[2:]), Peer: netip.AddrPortFrom(addr, be.Uint16(b[11:]))}, nil
 }
 
-// Ack is the carrier's word on one PASS.
+// Ack is the carrier's answer to one PASS.
 type Ack struct {
 	ID     uint64
 	Result Result

@@ -2,7 +2,7 @@ package epmdproto
 
 import "errors"
 
-// Opcodes: the first byte of a request, of an answer.
+// Opcodes: the first byte of a request or an answer.
 const (
 	OpAlive2     = 'x'
 	OpPort2      = 'z'
@@ -22,10 +22,10 @@ const (
 const (
 	// Extra of ALIVE2_REQ marks a node that takes handovers.
 	Extra = "handover/1"
-	// ProbeName is the alive name that no node can have: asking for it tells
-	// which kind of EPMD is at the other end.
+	// ProbeName is an alive name that no node can have. The answer to a request for it
+	// tells which kind of EPMD answers.
 	ProbeName = "@"
-	// DefaultPort is where an EPMD listens unless told otherwise.
+	// DefaultPort is the port of an EPMD that is not configured.
 	DefaultPort = 4369
 
 	// MaxRequest is the largest Length of HANDOVER_REQ: the opcode and 255
@@ -51,28 +51,28 @@ const (
 	passHeader   = 13
 	passVersion  = 1
 	wideCreation = 6
-	// UpgradeOK answers UPGRADE_REQ, from the new program; UpgradeNo and why not
-	// answers it from the old one, which goes on.
+	// UpgradeOK is the new program's answer to UPGRADE_REQ. UpgradeNo, followed by the
+	// reason, is that of the old one, which goes on.
 	UpgradeOK = "OK"
 	UpgradeNo = "NO"
 	// NoCreation is the creation that goes with a refused ALIVE2_REQ.
 	NoCreation = 99
 )
 
-// Errors of this package; those returned wrap one of them with what was wrong.
+// Errors of this package. Returned errors wrap one of them and add the details.
 var (
 	// ErrName: the alive name is empty, too long, not UTF-8 or has a NUL.
 	ErrName = errors.New("epmdproto: bad node name")
 	// ErrExtra: Extra is longer than MaxExtra.
 	ErrExtra = errors.New("epmdproto: bad extra")
-	// ErrAlive2: the body of an ALIVE2_REQ contradicts its own lengths.
+	// ErrAlive2: the lengths in an ALIVE2_REQ do not fit its size.
 	ErrAlive2 = errors.New("epmdproto: bad ALIVE2_REQ")
 	// ErrAnswer: the far end does not speak EPMD.
 	ErrAnswer = errors.New("epmdproto: bad answer")
-	// ErrSocketName: the message was whole, the socket name in it can't be used.
+	// ErrSocketName: the message was complete, but the socket name in it is invalid.
 	ErrSocketName = errors.New("epmdproto: bad socket name")
-	// ErrFrame: the length can't be right; the stream can't be followed on.
+	// ErrFrame: the length is invalid, so the stream cannot be used any more.
 	ErrFrame = errors.New("epmdproto: bad length on heartbeat")
-	// ErrMessage: a channel message of another shape or version.
+	// ErrMessage: a channel message has another form or version.
 	ErrMessage = errors.New("epmdproto: bad channel message")
 )

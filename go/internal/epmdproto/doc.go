@@ -1,5 +1,5 @@
-// Package epmdproto turns EPMD's bytes into structs and back. It owns the shape
-// of every message of docs/PROTOCOL.md, parts 1 and 2, and knows no socket.
+// Package epmdproto converts the messages of docs/PROTOCOL.md, parts 1 and 2, to structs and
+// back. It does no input or output except on the readers that it is given.
 //
 //	initiator            EPMD                      node (its carrier)
 //	    |                 |<------ ALIVE2_REQ 'x' ------|  heartbeat

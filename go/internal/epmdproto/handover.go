@@ -11,18 +11,18 @@ type Result byte
 
 // The results; docs/PROTOCOL.md has the table.
 const (
-	OK         Result = iota // the connection is the node's now
-	NoSuchNode               // nobody of that name is registered
+	OK         Result = iota // the connection now belongs to the node
+	NoSuchNode               // no node of that name is registered
 	NoHandover               // the node is registered without Extra: it takes no handovers
 	NoAnswer                 // the node did not answer in time
 	Refused                  // by policy, or the connection failed the node's checks
 	Overloaded               // too many at once; try again
-	CannotPass               // EPMD can't bring the connection to the node; its log says why
+	CannotPass               // EPMD cannot pass connections to the node; its log has the reason
 )
 
 var resultNames = [...]string{"ok", "no_such_node", "no_handover", "no_answer", "refused", "overloaded", "cannot_pass"}
 
-// String gives the name of the table, or the number of an unknown result.
+// String returns the name in the table, or the number of an unknown result.
 func (r Result) String() string {
 	if int(r) < len(resultNames) {
 		return resultNames[r]
@@ -36,17 +36,17 @@ func AppendHandoverOK(b []byte, version uint16) []byte {
 	return be.AppendUint16(append(b, opHandover, byte(OK)), version)
 }
 
-// AppendHandoverResult adds HANDOVER_RESP where there is no handover: 'i' Result.
+// AppendHandoverResult adds HANDOVER_RESP of a refused handover: 'i' Result.
 func AppendHandoverResult(b []byte, r Result) []byte {
 	return append(b, opHandover, byte(r))
 }
 
-// HandoverAsk is EPMD's question on the heartbeat: 1:16 'h'. Not to be changed.
+// HandoverAsk is EPMD's request on the heartbeat: 1:16 'h'. It must not be modified.
 var HandoverAsk = []byte{0, 1, OpHandover}
 
 // AppendHandoverSocket adds the node's answer to HandoverAsk, Length:16 Name. An
-// empty name says that the node can open no socket now. The error is
-// ValidSocketName's.
+// empty name means that the node cannot open a socket at the moment. The error is that of
+// ValidSocketName.
 func AppendHandoverSocket(b []byte, name string) ([]byte, error) {
 	if name != "" {
 		if err := ValidSocketName(name); err != nil {
@@ -56,10 +56,10 @@ func AppendHandoverSocket(b []byte, name string) ([]byte, error) {
 	return append(be.AppendUint16(b, uint16(len(name))), name...), nil
 }
 
-// ReadHandoverSocket reads the node's answer and not a byte more. "" without an
-// error says that the node can open no socket now. An error that wraps
-// ErrSocketName leaves the stream between two messages. After any other error
-// (r's own, ErrFrame for a Length that no name has) the stream can't be used.
+// ReadHandoverSocket reads the node's answer, and no byte after it. "" without an error means
+// that the node cannot open a socket at the moment. After an error that wraps ErrSocketName
+// the stream is between two messages. After any other error (r's own, or one that wraps
+// ErrFrame: no name has that length) the stream cannot be used any more.
 func ReadHandoverSocket(r io.Reader) (string, error) {
 	var b [SocketNameSize]byte
 	if _, err := io.ReadFull(r, b[:2]); err != nil {

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// ValidName says whether an alive name can be sent: UTF-8, 1 to 255 characters,
+// ValidName returns nil if an alive name can be sent: it is UTF-8, has 1 to 255 characters and
 // no NUL. The error wraps ErrName.
 func ValidName(name string) error {
 	switch {
@@ -24,17 +24,16 @@ func ValidName(name string) error {
 	return nil
 }
 
-// NewSocketName returns a fresh name for a handover socket.
+// NewSocketName returns a new random name for a handover socket.
 func NewSocketName() string {
 	var bits [16]byte
 	rand.Read(bits[:]) // never fails
 	return SocketPrefix + hex.EncodeToString(bits[:])
 }
 
-// ValidSocketName reports whether a name can be the one of a handover socket:
-// [SocketPrefix] and 32 hexadecimal digits in lower case. It is a name in the
-// abstract namespace of Unix sockets (unix(7)), without the NUL in front. The
-// error wraps ErrSocketName.
+// ValidSocketName returns nil if name is that of a handover socket: [SocketPrefix] and 32
+// hexadecimal digits in lower case. The name is in the abstract namespace of Unix sockets
+// (unix(7)), and does not contain the leading NUL. The error wraps ErrSocketName.
 func ValidSocketName(name string) error {
 	digits, ok := strings.CutPrefix(name, SocketPrefix)
 	if !ok || len(digits) != SocketNameSize-len(SocketPrefix) || strings.Trim(digits, "0123456789abcdef") != "" {

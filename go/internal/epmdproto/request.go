@@ -9,7 +9,7 @@ import (
 
 var be = binary.BigEndian
 
-// Alive2Req is what a node says of itself when it registers.
+// Alive2Req describes a node that registers.
 type Alive2Req struct {
 	Port               uint16
 	NodeType, Protocol byte
@@ -46,9 +46,9 @@ func (r Alive2Req) appendBody(b []byte) []byte {
 }
 
 // ParseAlive2 reads a request without its Length: the opcode, then the body.
-// Bytes behind Extra are ignored, as the stock EPMD does. It checks what the
-// stock EPMD closes for without an answer; whether the name may be registered
-// is for CanRegister. The error wraps ErrAlive2.
+// Bytes behind Extra are ignored, as by the stock EPMD. It makes the checks after which the
+// stock EPMD closes without an answer; CanRegister makes those after which it refuses. The
+// error wraps ErrAlive2.
 func ParseAlive2(req []byte) (Alive2Req, error) {
 	if len(req) <= alive2Fixed || req[0] != OpAlive2 {
 		return Alive2Req{}, fmt.Errorf("%w: %d bytes", ErrAlive2, len(req))
@@ -73,8 +73,8 @@ func ParseAlive2(req []byte) (Alive2Req, error) {
 	return r, nil
 }
 
-// CanRegister is the stock EPMD's check of a name and an Extra before it
-// registers them: that of ValidName, but an empty name passes. The error wraps
+// CanRegister makes the checks of the stock EPMD before it registers a node: those of
+// ValidName, except that an empty name passes, and the length of Extra. The error wraps
 // ErrName or ErrExtra.
 func (r Alive2Req) CanRegister() error {
 	if len(r.Extra) > MaxExtra {
@@ -86,11 +86,11 @@ func (r Alive2Req) CanRegister() error {
 	return ValidName(r.Name)
 }
 
-// TakesHandovers says whether the node registered with our Extra.
+// TakesHandovers reports whether the node registered with [Extra].
 func (r Alive2Req) TakesHandovers() bool { return string(r.Extra) == Extra }
 
 // AppendRequest adds "Length:16 op arg" to b: every request but ALIVE2_REQ and
-// HANDOVER_REQ. arg is a name or nothing; its length is the caller's to bound.
+// HANDOVER_REQ. arg is a name or empty; the caller must bound its length.
 func AppendRequest(b []byte, op byte, arg string) []byte {
 	b = be.AppendUint16(b, uint16(1+len(arg)))
 	return append(append(b, op), arg...)
@@ -105,15 +105,15 @@ func AppendHandoverReq(b []byte, name string) ([]byte, error) {
 	return AppendRequest(b, OpHandover, name), nil
 }
 
-// Alive2Resp is the answer to ALIVE2_REQ. Result 0 is success; any other comes
-// with a meaningless Creation.
+// Alive2Resp is the answer to ALIVE2_REQ. Result 0 is success; with any other result Creation
+// has no meaning.
 type Alive2Resp struct {
 	Result   byte
 	Creation uint32
 }
 
-// Append adds ALIVE2_X_RESP for nodes of distribution version 6 and up, else
-// ALIVE2_RESP with the low 16 bits of Creation.
+// Append adds ALIVE2_X_RESP for a node of distribution version 6 or higher, else ALIVE2_RESP
+// with the low 16 bits of Creation.
 func (r Alive2Resp) Append(b []byte, highest uint16) []byte {
 	if highest >= wideCreation {
 		return be.AppendUint32(append(b, opAlive2X, r.Result), r.Creation)
@@ -121,8 +121,8 @@ func (r Alive2Resp) Append(b []byte, highest uint16) []byte {
 	return be.AppendUint16(append(b, opAlive2Resp, r.Result), uint16(r.Creation))
 }
 
-// ReadAlive2Resp reads either form and not a byte more. The error is r's own,
-// io.EOF when there was no byte, or wraps ErrAnswer.
+// ReadAlive2Resp reads either form, and no byte after it. The error is r's, io.EOF if there was
+// no byte, or wraps ErrAnswer.
 func ReadAlive2Resp(r io.Reader) (Alive2Resp, error) {
 	var b [6]byte
 	if _, err := io.ReadFull(r, b[:1]); err != nil {
@@ -145,15 +145,15 @@ func ReadAlive2Resp(r io.Reader) (Alive2Resp, error) {
 	return Alive2Resp{Result: b[1], Creation: be.Uint32(b[2:])}, nil
 }
 
-// AppendPort2Resp adds the answer that tells where a node listens.
+// AppendPort2Resp adds the answer to a lookup of a registered name.
 func AppendPort2Resp(b []byte, r Alive2Req) []byte {
 	return r.appendBody(append(b, opPort2Resp, 0))
 }
 
-// AppendPort2Unknown adds the answer for a name that nobody has.
+// AppendPort2Unknown adds the answer to a lookup of an unknown name.
 func AppendPort2Unknown(b []byte) []byte { return append(b, opPort2Resp, 1) }
 
-// noEOF makes an end in the middle of a message distinct from one between two.
+// noEOF is for an end in the middle of a message: io.EOF is one between two messages.
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

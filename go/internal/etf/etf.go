@@ -1,9 +1,8 @@
 // Package etf reads and writes the external term format, as far as the control
 // stream of docs/PROTOCOL.md needs it: atoms, integers of 64 bits, binaries,
-// tuples, proper lists and maps whose keys are atoms. It is the only importer of
-// erlang_go, and stands between it and the bytes: that library allocates what a
-// term claims to hold, recurses as deep as the term nests, and panics on the map
-// key undefined. [Decode] therefore scans the bytes first.
+// tuples, proper lists and maps whose keys are atoms. It is the only importer of erlang_go.
+// That library allocates as much as a term claims to hold, recurses as deep as the term
+// nests, and panics on the map key undefined. [Decode] therefore checks the bytes first.
 //
 //	atom      Atom         100, 115 (Latin-1, OTP 25), 118, 119 (UTF-8, OTP 26)
 //	integer   int64        97, 98, 110
@@ -26,14 +25,14 @@ import (
 )
 
 const (
-	// MaxSize of a term, in bytes with the version byte.
+	// MaxSize is the size of the largest term, in bytes with the version byte.
 	MaxSize = 65536
-	// MaxDepth of nesting: {log, _, _, [{_, _}]} has 4.
+	// MaxDepth is the deepest nesting: {log, _, _, [{_, _}]} has 4.
 	MaxDepth = 16
 )
 
-// The terms; beside them int64 is an integer and []byte a binary. Decode gives
-// only these. Encode also takes int and bool.
+// The terms. An integer is an int64, and a binary is a []byte. Decode returns only these
+// types; Encode also takes int and bool.
 type (
 	Atom  string
 	Tuple []any
@@ -41,13 +40,13 @@ type (
 	Map   map[Atom]any
 )
 
-// ErrTerm: the bytes are no term, or none that this package takes. Errors of
-// Decode wrap it with what was wrong and where.
+// ErrTerm: the bytes are not a term that this package takes. Errors of Decode wrap it, and say
+// what is wrong and where.
 var ErrTerm = errors.New("etf: bad term")
 
 // Decode reads one whole term.
 func Decode(b []byte) (any, error) {
-	if err := scan(b); err != nil {
+	if err := checkTerm(b); err != nil {
 		return nil, err
 	}
 	t, err := erlang.BinaryToTerm(b)
@@ -57,8 +56,8 @@ func Decode(b []byte) (any, error) {
 	return fromErlang(t)
 }
 
-// fromErlang turns erlang_go's types into ours: it decodes true, false and
-// undefined to bool and nil, a list of bytes to a string.
+// fromErlang converts erlang_go's types to those of this package. erlang_go decodes true, false
+// and undefined to bool and nil, and a list of bytes to a string.
 func fromErlang(t any) (any, error) {
 	switch t := t.(type) {
 	case nil:
@@ -66,7 +65,7 @@ func fromErlang(t any) (any, error) {
 	case bool:
 		return Atom(fmt.Sprint(t)), nil
 	case erlang.OtpErlangAtom:
-		return latin1(string(t)), nil
+		return latin1Atom(string(t)), nil
 	case erlang.OtpErlangAtomUTF8:
 		return Atom(t), nil
 	case uint8:
@@ -83,16 +82,16 @@ func fromErlang(t any) (any, error) {
 	case string:
 		return bytesList(t), nil
 	case erlang.OtpErlangList:
-		return all[List](t.Value)
+		return convertAll[List](t.Value)
 	case erlang.OtpErlangTuple:
-		return all[Tuple](t)
+		return convertAll[Tuple](t)
 	case erlang.OtpErlangMap:
 		return fromMap(t)
 	}
 	return nil, fmt.Errorf("%w: %T", ErrTerm, t)
 }
 
-func latin1(s string) Atom {
+func latin1Atom(s string) Atom {
 	r := make([]rune, len(s))
 	for i := range len(s) {
 		r[i] = rune(s[i])
@@ -108,7 +107,7 @@ func bytesList(s string) List {
 	return l
 }
 
-func all[T ~[]any](in []any) (T, error) {
+func convertAll[T ~[]any](in []any) (T, error) {
 	out := make(T, len(in))
 	for i, e := range in {
 		t, err := fromErlang(e)
@@ -131,13 +130,13 @@ func fromMap(m erlang.OtpErlangMap) (Map, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[key.(Atom)] = value // scan has seen that it is one
+		out[key.(Atom)] = value // checkTerm has checked the type
 	}
 	return out, nil
 }
 
-// Encode writes one term with its version byte. Map keys come in alphabetical
-// order, so that equal terms make equal bytes.
+// Encode returns one term with its version byte. Map keys are in alphabetical order, so that
+// equal terms have equal bytes.
 func Encode(t any) ([]byte, error) {
 	b, err := appendTerm([]byte{tagVersion}, t)
 	if err != nil {
@@ -149,7 +148,8 @@ func Encode(t any) ([]byte, error) {
 	return b, nil
 }
 
-// appendTerm builds what holds other terms; erlang_go has no order of map keys.
+// appendTerm encodes the terms that hold others itself, since erlang_go does not sort map
+// keys.
 func appendTerm(b []byte, t any) ([]byte, error) {
 	switch t := t.(type) {
 	case Tuple:

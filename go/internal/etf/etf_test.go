@@ -110,8 +110,8 @@ func TestEncodeRefuses(t *testing.T) {
 	}
 }
 
-// FuzzDecode: no panic, no more memory than the input is worth, and what decodes
-// is stable from its second form on.
+// FuzzDecode: no panic, memory in proportion to the input, and a decoded term that is encoded
+// decodes to itself.
 func FuzzDecode(f *testing.F) {
 	for _, t := range terms {
 		if b, err := Encode(t); err == nil {

@@ -27,16 +27,16 @@ const (
 	maxAtomBytes = 4 * 255
 )
 
-// scanner walks a term and builds nothing. off is where it stands.
+// scanner reads a term without building it. off is the next byte.
 type scanner struct {
 	b   []byte
 	off int
 }
 
-// scan says whether b is one whole term that erlang_go can decode at a cost
-// bound by len(b): known tags, no size beyond the bytes that are left, at most
-// MaxDepth levels, map keys that are atoms.
-func scan(b []byte) error {
+// checkTerm returns nil if b is one whole term that erlang_go can decode at a cost bound by
+// len(b): all tags are known, no size exceeds the remaining bytes, it nests at most MaxDepth
+// levels, and map keys are atoms.
+func checkTerm(b []byte) error {
 	s := scanner{b: b, off: 1}
 	if len(b) > MaxSize {
 		return s.fail("%d bytes, at most %d are taken", len(b), MaxSize)
@@ -44,7 +44,7 @@ func scan(b []byte) error {
 	if len(b) < 2 || b[0] != tagVersion {
 		return s.fail("does not begin with byte %d", tagVersion)
 	}
-	if err := s.term(MaxDepth); err != nil {
+	if err := s.scanTerm(MaxDepth); err != nil {
 		return err
 	}
 	if s.off != len(b) {
@@ -57,18 +57,18 @@ func (s *scanner) fail(format string, args ...any) error {
 	return fmt.Errorf("%w: %s at byte %d", ErrTerm, fmt.Sprintf(format, args...), s.off)
 }
 
-// take steps over n bytes and returns them.
-func (s *scanner) take(n int) ([]byte, error) {
-	if left := len(s.b) - s.off; n > left {
-		return nil, s.fail("needs %d bytes where %d are left", n, left)
+// takeBytes returns the next n bytes.
+func (s *scanner) takeBytes(n int) ([]byte, error) {
+	if rest := len(s.b) - s.off; n > rest {
+		return nil, s.fail("needs %d bytes, but %d are left", n, rest)
 	}
 	s.off += n
 	return s.b[s.off-n : s.off], nil
 }
 
-// size reads a length of width bytes.
-func (s *scanner) size(width int) (int, error) {
-	b, err := s.take(width)
+// readSize reads a length of width bytes.
+func (s *scanner) readSize(width int) (int, error) {
+	b, err := s.takeBytes(width)
 	if err != nil {
 		return 0, err
 	}
@@ -77,45 +77,45 @@ func (s *scanner) size(width int) (int, error) {
 	return int(min(binary.BigEndian.Uint32(wide[:]), math.MaxInt32)), nil
 }
 
-// sized steps over a length of width bytes and what it counts.
-func (s *scanner) sized(width int) ([]byte, error) {
-	n, err := s.size(width)
+// takeSized reads a length of width bytes, and returns as many bytes as it says.
+func (s *scanner) takeSized(width int) ([]byte, error) {
+	n, err := s.readSize(width)
 	if err != nil {
 		return nil, err
 	}
-	return s.take(n)
+	return s.takeBytes(n)
 }
 
-func (s *scanner) term(depth int) error {
+func (s *scanner) scanTerm(depth int) error {
 	if depth == 0 {
 		return s.fail("nests deeper than %d", MaxDepth)
 	}
-	tag, err := s.take(1)
+	tag, err := s.takeBytes(1)
 	if err != nil {
 		return err
 	}
 	switch tag[0] {
 	case tagSmallInt:
-		_, err = s.take(1)
+		_, err = s.takeBytes(1)
 	case tagInt:
-		_, err = s.take(4)
+		_, err = s.takeBytes(4)
 	case tagSmallBig:
-		err = s.bignum()
+		err = s.scanBignum()
 	case tagAtom, tagAtomUTF8, tagSmallAtom, tagSmallUTF8:
-		_, err = s.atom(tag[0])
+		_, err = s.scanAtom(tag[0])
 	case tagBinary:
-		_, err = s.sized(4)
+		_, err = s.takeSized(4)
 	case tagString:
-		_, err = s.sized(2)
+		_, err = s.takeSized(2)
 	case tagNil:
 	case tagSmallTuple:
-		err = s.sequence(1, depth)
+		err = s.scanSequence(1, depth)
 	case tagLargeTuple:
-		err = s.sequence(4, depth)
+		err = s.scanSequence(4, depth)
 	case tagList:
-		err = s.list(depth)
+		err = s.scanList(depth)
 	case tagMap:
-		err = s.pairs(depth)
+		err = s.scanMap(depth)
 	default:
 		s.off--
 		err = s.fail("unexpected tag %d", tag[0])
@@ -123,25 +123,25 @@ func (s *scanner) term(depth int) error {
 	return err
 }
 
-// bignum: Size:8 Sign:8 and Size bytes; 8 of them hold every int64.
-func (s *scanner) bignum() error {
-	n, err := s.size(1)
+// scanBignum reads Size:8, Sign:8 and Size bytes. 8 bytes hold every int64.
+func (s *scanner) scanBignum() error {
+	n, err := s.readSize(1)
 	if err != nil {
 		return err
 	}
 	if n > 8 {
 		return s.fail("integer of %d bytes, at most 8 are taken", n)
 	}
-	_, err = s.take(1 + n)
+	_, err = s.takeBytes(1 + n)
 	return err
 }
 
-func (s *scanner) atom(tag byte) (string, error) {
+func (s *scanner) scanAtom(tag byte) (string, error) {
 	width := 1
 	if tag == tagAtom || tag == tagAtomUTF8 {
 		width = 2
 	}
-	name, err := s.sized(width)
+	name, err := s.takeSized(width)
 	if err != nil {
 		return "", err
 	}
@@ -152,46 +152,46 @@ func (s *scanner) atom(tag byte) (string, error) {
 	return string(name), nil
 }
 
-func (s *scanner) sequence(width, depth int) error {
-	n, err := s.count(width, 1)
+func (s *scanner) scanSequence(width, depth int) error {
+	n, err := s.readCount(width, 1)
 	for ; err == nil && n > 0; n-- {
-		err = s.term(depth - 1)
+		err = s.scanTerm(depth - 1)
 	}
 	return err
 }
 
-// count reads how many elements follow, each of least bytes or more.
-func (s *scanner) count(width, least int) (int, error) {
-	n, err := s.size(width)
+// readCount reads the number of elements, each of which has at least least bytes.
+func (s *scanner) readCount(width, least int) (int, error) {
+	n, err := s.readSize(width)
 	if err == nil && n > (len(s.b)-s.off)/least {
-		err = s.fail("counts %d elements where %d bytes are left", n, len(s.b)-s.off)
+		err = s.fail("counts %d elements, but %d bytes are left", n, len(s.b)-s.off)
 	}
 	return n, err
 }
 
-func (s *scanner) list(depth int) error {
-	if err := s.sequence(4, depth); err != nil {
+func (s *scanner) scanList(depth int) error {
+	if err := s.scanSequence(4, depth); err != nil {
 		return err
 	}
-	tail, err := s.take(1)
+	tail, err := s.takeBytes(1)
 	if err == nil && tail[0] != tagNil {
 		err = s.fail("improper list")
 	}
 	return err
 }
 
-func (s *scanner) pairs(depth int) error {
-	n, err := s.count(4, 3)
+func (s *scanner) scanMap(depth int) error {
+	n, err := s.readCount(4, 3)
 	for ; err == nil && n > 0; n-- {
-		if err = s.key(); err == nil {
-			err = s.term(depth - 1)
+		if err = s.scanKey(); err == nil {
+			err = s.scanTerm(depth - 1)
 		}
 	}
 	return err
 }
 
-func (s *scanner) key() error {
-	tag, err := s.take(1)
+func (s *scanner) scanKey() error {
+	tag, err := s.takeBytes(1)
 	if err != nil {
 		return err
 	}
@@ -200,8 +200,8 @@ func (s *scanner) key() error {
 	default:
 		return s.fail("map key with tag %d instead of an atom", tag[0])
 	}
-	name, err := s.atom(tag[0])
-	// erlang_go makes nil of it, and panics on a nil key.
+	name, err := s.scanAtom(tag[0])
+	// erlang_go decodes it to nil, and panics on a nil key.
 	if err == nil && name == "undefined" {
 		err = s.fail("map key undefined")
 	}

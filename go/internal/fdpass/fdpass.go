@@ -1,13 +1,13 @@
-// Package fdpass moves exactly one open file a message over a Unix socket of
-// type SOCK_SEQPACKET, and says whether a file so received is a TCP connection
-// that a node can adopt.
+// Package fdpass passes exactly one descriptor per message over a Unix socket of type
+// SOCK_SEQPACKET, and checks whether a received descriptor is a TCP connection that a node
+// can adopt.
 //
 //	sender                          receiver
 //	  msg, fd   == sendmsg ==>        msg, fd' (SCM_RIGHTS, close-on-exec)
 //
-// One owner per fd: [Send] leaves its fd with the caller; what [Receive]
-// returns without an error is the caller's to close; where Receive fails it has
-// closed everything that came with the message.
+// Each descriptor has one owner. After [Send] the caller still owns fd. After a nil error of
+// [Receive] the caller must close the descriptor that it returns. If Receive fails, it has
+// closed every descriptor that came with the message.
 package fdpass
 
 import (
@@ -21,26 +21,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is wrong with a message that [Receive] read. The message is consumed and
-// every fd that came with it is closed; the connection stays usable.
+// Errors of [Receive]: the message is consumed, every descriptor that came with it is closed,
+// and the connection stays usable.
 var (
-	// ErrNoFD: bytes, but no fd.
+	// ErrNoFD: the message has no descriptor.
 	ErrNoFD = errors.New("fdpass: message without a file descriptor")
-	// ErrManyFDs: more fds than one.
+	// ErrManyFDs: the message has more than one descriptor.
 	ErrManyFDs = errors.New("fdpass: message with more than one file descriptor")
-	// ErrTruncated: longer than the buffer.
+	// ErrTruncated: the message is longer than the buffer.
 	ErrTruncated = errors.New("fdpass: message truncated")
-	// ErrFiles: the kernel could not install the fd.
+	// ErrFiles: the kernel could not install the descriptor.
 	ErrFiles = errors.New("fdpass: too many open files to receive another")
-	// ErrEmpty: an fd without a byte of message.
+	// ErrEmpty: a descriptor came without a byte of message.
 	ErrEmpty = errors.New("fdpass: file descriptor in an empty message")
 )
 
-// Send sends msg (at least one byte) and fd as one message; where there is no
-// room it waits until the deadline, which becomes c's write deadline. The caller
-// keeps fd, and must keep it open during the call.
+// Send sends msg (at least one byte) and fd as one message. If there is no room it waits until
+// the deadline, which becomes c's write deadline. The caller owns fd and must keep it open
+// during the call.
 func Send(c *net.UnixConn, msg []byte, fd int, deadline time.Time) error {
-	// Mostly there is room, and a deadline would cost more than the message.
+	// Usually there is room, and setting a deadline would cost more than the send.
 	err := SendNow(c, msg, fd)
 	if !errors.Is(err, unix.EAGAIN) {
 		return err
@@ -54,7 +54,7 @@ func Send(c *net.UnixConn, msg []byte, fd int, deadline time.Time) error {
 	return nil
 }
 
-// SendNow is Send without waiting: the error wraps EAGAIN where there is no room.
+// SendNow is like Send but never waits. The error wraps EAGAIN if there is no room.
 func SendNow(c *net.UnixConn, msg []byte, fd int) error {
 	if len(msg) == 0 {
 		return ErrEmpty
@@ -63,7 +63,7 @@ func SendNow(c *net.UnixConn, msg []byte, fd int) error {
 	if err != nil {
 		return fmt.Errorf("fdpass: send: %w", err)
 	}
-	// A whole message or none is written, which is what SOCK_SEQPACKET promises.
+	// SOCK_SEQPACKET sends the whole message or nothing.
 	closed := raw.Control(func(s uintptr) { _, err = unix.SendmsgN(int(s), msg, unix.UnixRights(fd), nil, unix.MSG_DONTWAIT) })
 	if err = cmp.Or(closed, err); err != nil {
 		return fmt.Errorf("fdpass: send: %w", err)
@@ -71,27 +71,27 @@ func SendNow(c *net.UnixConn, msg []byte, fd int) error {
 	return nil
 }
 
-// Receive reads one message into buf: its length, and the one fd that came with
-// it, close-on-exec. The deadline is c's read deadline. It returns io.EOF when
-// the peer has closed; with any error fd is -1, and n still counts the bytes in
-// buf, so that a refusal can name the message it refuses.
+// Receive reads one message into buf, and returns its length and the one descriptor that came
+// with it, which is close-on-exec. The deadline is c's read deadline. The error is io.EOF if
+// the peer has closed. After any error fd is -1, but n is the number of bytes in buf, so that
+// the caller can refuse the message by its ID.
 func Receive(c *net.UnixConn, buf []byte) (n, fd int, err error) {
-	// CmsgLen and not CmsgSpace: the padding of the latter has room for a
-	// second fd, which the kernel would then install without a word.
+	// CmsgLen and not CmsgSpace, whose padding has room for a second descriptor, which the
+	// kernel would install silently.
 	oob := make([]byte, unix.CmsgLen(4))
 	n, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
-	// The control data first: an fd may be installed whatever err says. A
-	// zero-length message reads as io.EOF.
-	fds, oobErr := rights(oob[:oobn])
-	if err = verdict(n, len(fds), flags, errors.Join(err, oobErr)); err != nil {
+	// The control data first: a descriptor may be installed despite an error. A message of
+	// length zero reads as io.EOF.
+	fds, oobErr := parseRights(oob[:oobn])
+	if err = checkMessage(n, len(fds), flags, errors.Join(err, oobErr)); err != nil {
 		closeAll(fds)
 		return n, -1, err
 	}
 	return n, fds[0], nil
 }
 
-// verdict judges what one recvmsg returned; nil says: bytes and exactly one fd.
-func verdict(n, fds, flags int, err error) error {
+// checkMessage returns nil if one recvmsg returned bytes and exactly one descriptor.
+func checkMessage(n, fds, flags int, err error) error {
 	switch {
 	case errors.Is(err, io.EOF) && fds == 0 && flags&unix.MSG_CTRUNC == 0:
 		return io.EOF
@@ -111,8 +111,8 @@ func verdict(n, fds, flags int, err error) error {
 	return nil
 }
 
-// rights lists every fd in the control data, also when a part of it is bad.
-func rights(oob []byte) (fds []int, err error) {
+// parseRights returns every descriptor in the control data, even if a part of it is bad.
+func parseRights(oob []byte) (fds []int, err error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}
@@ -136,13 +136,13 @@ func closeAll(fds []int) {
 	}
 }
 
-// VetError says what an fd is instead of a TCP connection that can be adopted.
+// VetError describes a descriptor that is not a TCP connection to adopt.
 type VetError struct {
-	// Is: what it is, for a log line: "a UDP socket", "a listening TCP socket".
+	// Is describes what it is, for a log line: "a UDP socket", "a listening TCP socket".
 	Is string
-	// TCP: it is a TCP connection all the same, whose far end can be told.
+	// TCP is set if it is a TCP connection nevertheless, so that its far end can be told.
 	TCP bool
-	// Err: the system call's error, where one told.
+	// Err is the error of the system call that failed, or nil.
 	Err error
 }
 

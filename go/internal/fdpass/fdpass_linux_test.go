@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 // pair returns the two ends of a SOCK_SEQPACKET connection.
@@ -32,22 +32,22 @@ func fdConn(t *testing.T, fd int) *net.UnixConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(testkit.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	return c.(*net.UnixConn)
 }
 
-func openFiles(t *testing.T) testenv.Files {
+func openFiles(t *testing.T) testkit.Files {
 	t.Helper()
-	files, err := testenv.OpenFiles()
+	files, err := testkit.OpenFiles()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return files
 }
 
-// sendRaw sends what Send would not: any number of fds, an empty message.
+// sendRaw sends messages that Send refuses: with any number of descriptors, or empty.
 func sendRaw(t *testing.T, c *net.UnixConn, msg []byte, fds ...int) {
 	t.Helper()
 	raw, err := c.SyscallConn()
@@ -154,7 +154,7 @@ func TestReceiveDeadline(t *testing.T) {
 	}
 }
 
-// At the limit of open files the kernel drops the fd and says MSG_CTRUNC only.
+// At the limit of open files the kernel drops the descriptor and only sets MSG_CTRUNC.
 func TestReceiveAtFileLimit(t *testing.T) {
 	a, b := pair(t)
 	if err := Send(a, []byte("abc"), 0, time.Time{}); err != nil {

@@ -3,35 +3,32 @@ package fdpass
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// VetTCP says who is at the far end of fd, or, as a *[VetError], why nobody may
-// adopt it: it must be a stream socket of IPPROTO_TCP, AF_INET or AF_INET6,
-// connected and not listening. An AF_INET6 socket with a v4-mapped peer is
-// refused: neither inet nor inet6 can adopt it (EPMD listens on both families
-// separately for that reason).
+// VetTCP returns the peer of fd, or a *[VetError] if a node cannot adopt fd. It must be a
+// connected stream socket of IPPROTO_TCP, AF_INET or AF_INET6. An AF_INET6 socket with an
+// IPv4-mapped peer is refused, since neither inet nor inet6 can adopt it; EPMD listens on
+// the two families separately for that reason.
 func VetTCP(fd int) (netip.AddrPort, error) {
 	typ, err1 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	proto, err2 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err1 == nil && err2 == nil && typ == unix.SOCK_STREAM && proto == unix.IPPROTO_TCP {
-		// Who has a peer does not listen. Not unix.Getpeername, which asks for the
-		// protocol too.
+		// A socket with a peer does not listen. Not unix.Getpeername, which needs one
+		// more system call.
 		sa, err := syscall.Getpeername(fd)
-		if peer := addrPort(sa); err == nil && peer.IsValid() && !peer.Addr().Is4In6() {
+		if peer := AddrPort(sa); err == nil && peer.IsValid() && !peer.Addr().Is4In6() {
 			return peer, nil
 		}
 	}
 	return vetSlowly(fd)
 }
 
-// vetSlowly is VetTCP with all it takes to tell what fd is instead.
+// vetSlowly is like VetTCP, with the system calls that find out what fd is instead.
 func vetSlowly(fd int) (netip.AddrPort, error) {
 	none := netip.AddrPort{}
 	domain, err := vetKind(fd)
@@ -45,14 +42,15 @@ func vetSlowly(fd int) (netip.AddrPort, error) {
 	case err != nil:
 		return none, sysError("getpeername", err)
 	}
-	peer := addrPort(sa)
+	peer := AddrPort(sa)
 	if domain == unix.AF_INET6 && peer.Addr().Is4In6() {
 		return none, &VetError{Is: fmt.Sprintf("an IPv6 socket with the IPv4 peer %v (accepted by a dual-stack listener)", peer), TCP: true}
 	}
 	return peer, nil
 }
 
-// vetKind returns the domain of a TCP socket that does not listen.
+// vetKind returns the domain of fd, or a *VetError unless fd is a TCP socket that does not
+// listen.
 func vetKind(fd int) (domain int, err error) {
 	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if errors.Is(err, unix.ENOTSOCK) {
@@ -82,7 +80,7 @@ func sysError(call string, err error) error {
 func fileKind(fd int) string {
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil {
-		return "no file"
+		return "not an open file"
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -94,7 +92,7 @@ func fileKind(fd int) string {
 	case unix.S_IFCHR, unix.S_IFBLK:
 		return "a device"
 	}
-	return "a file that is no socket"
+	return "a file that is not a socket"
 }
 
 func socketKind(domain, typ, proto int) string {
@@ -107,25 +105,4 @@ func socketKind(domain, typ, proto int) string {
 		return "an MPTCP socket"
 	}
 	return fmt.Sprintf("a socket of domain %d, type %d, protocol %d", domain, typ, proto)
-}
-
-func addrPort(sa syscall.Sockaddr) netip.AddrPort {
-	switch a := sa.(type) {
-	case *syscall.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *syscall.SockaddrInet6:
-		ip := netip.AddrFrom16(a.Addr)
-		if a.ZoneId != 0 {
-			ip = ip.WithZone(zone(a.ZoneId))
-		}
-		return netip.AddrPortFrom(ip, uint16(a.Port))
-	}
-	return netip.AddrPort{}
-}
-
-func zone(index uint32) string {
-	if i, err := net.InterfaceByIndex(int(index)); err == nil {
-		return i.Name
-	}
-	return strconv.FormatUint(uint64(index), 10)
 }

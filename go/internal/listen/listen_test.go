@@ -9,7 +9,7 @@ import (
 
 	"handover/go/internal/epmd"
 	"handover/go/internal/listen"
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 func TestParseAddresses(t *testing.T) {
@@ -97,7 +97,7 @@ func TestListen(t *testing.T) {
 	}
 	port := uint16(free.Addr().(*net.TCPAddr).Port)
 	_ = free.Close()
-	before, err := testenv.OpenFiles()
+	before, err := testkit.OpenFiles()
 	if err != nil {
 		t.Fatal(err)
 	}

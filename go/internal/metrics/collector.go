@@ -6,40 +6,40 @@ import (
 	"handover/go/internal/status"
 )
 
-func desc(name, help string, labels ...string) *prometheus.Desc {
+func newDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("epmd_"+name, help, labels, nil)
 }
 
-// The names are docs/EPMD.md's.
+// The metrics, as docs/EPMD.md lists them.
 var (
-	up          = desc("up_seconds", "Time since the start.")
-	nodes       = desc("nodes", "Registered nodes.")
-	oldNames    = desc("old_names", "Names that were given up and are remembered.")
-	open        = desc("connections_open", "Open connections that are no node's.")
-	waiting     = desc("connections_waiting", "Open connections that have not asked yet.")
-	accepted    = desc("connections_accepted_total", "Accepted connections.")
-	silent      = desc("connections_silent_total", "Connections that ended without a whole request.")
-	channels    = desc("channels", "Nodes that take handovers, by the state of the way to them.", "state")
-	passing     = desc("handovers_passing", "Connections passed to nodes and not acknowledged.")
-	queued      = desc("handovers_queued", "Initiators that wait for room.")
-	requests    = desc("requests_total", "Requests by type and result.", "request", "result")
-	handovers   = desc("handovers_total", "Handovers by result.", "result")
-	handoverSec = desc("handover_seconds", "Time from a request to the node's acknowledgement, of handovers that came to be.")
-	refusals    = desc("refusals_total", "Refusals by reason.", "reason")
-	policy      = desc("policy", "1 where requests of other hosts are checked by a policy.")
+	upDesc              = newDesc("up_seconds", "Time since the start.")
+	nodesDesc           = newDesc("nodes", "Registered nodes.")
+	oldNamesDesc        = newDesc("old_names", "Names that are not registered any more and are remembered.")
+	openDesc            = newDesc("connections_open", "Open client connections.")
+	waitingDesc         = newDesc("connections_waiting", "Open client connections without a request yet.")
+	acceptedDesc        = newDesc("connections_accepted_total", "Accepted connections.")
+	silentDesc          = newDesc("connections_silent_total", "Connections that ended without a complete request.")
+	channelsDesc        = newDesc("channels", "Nodes that take handovers, by the state of the channel to them.", "state")
+	passingDesc         = newDesc("handovers_passing", "Connections passed to nodes and not acknowledged.")
+	queuedDesc          = newDesc("handovers_queued", "Initiators that wait for a slot.")
+	requestsDesc        = newDesc("requests_total", "Requests by type and result.", "request", "result")
+	handoversDesc       = newDesc("handovers_total", "Handovers by result.", "result")
+	handoverSecondsDesc = newDesc("handover_seconds", "Time from a request to the node's acknowledgement, of successful handovers.")
+	refusalsDesc        = newDesc("refusals_total", "Refusals by reason.", "reason")
+	policyDesc          = newDesc("policy", "1 if a policy applies to requests of other hosts, else 0.")
 )
 
-// collector makes metrics of a status that is read at each scrape.
+// collector converts the status, which it reads at each scrape, to metrics.
 type collector struct{ source func() status.Status }
 
-// Describe is prometheus.Collector's.
+// Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{up, nodes, oldNames, open, waiting, accepted, silent, channels, passing, queued, requests, handovers, handoverSec, refusals, policy} {
+	for _, d := range []*prometheus.Desc{upDesc, nodesDesc, oldNamesDesc, openDesc, waitingDesc, acceptedDesc, silentDesc, channelsDesc, passingDesc, queuedDesc, requestsDesc, handoversDesc, handoverSecondsDesc, refusalsDesc, policyDesc} {
 		ch <- d
 	}
 }
 
-// Collect is prometheus.Collector's.
+// Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.source()
 	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
@@ -50,37 +50,37 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		enforced = 1
 	}
 	for d, v := range map[*prometheus.Desc]float64{
-		up: s.Seconds, nodes: float64(len(s.Nodes)), oldNames: float64(s.OldNames), policy: enforced,
-		open: float64(s.Connections.Open), waiting: float64(s.Connections.Waiting),
-		passing: float64(s.Channels.Passing), queued: float64(s.Channels.Queued),
+		upDesc: s.Seconds, nodesDesc: float64(len(s.Nodes)), oldNamesDesc: float64(s.OldNames), policyDesc: enforced,
+		openDesc: float64(s.Connections.Open), waitingDesc: float64(s.Connections.Waiting),
+		passingDesc: float64(s.Channels.Passing), queuedDesc: float64(s.Channels.Queued),
 	} {
 		send(d, prometheus.GaugeValue, v)
 	}
 	for state, n := range map[string]int{"open": s.Channels.Open, "opening": s.Channels.Opening, "none": s.Channels.None} {
-		send(channels, prometheus.GaugeValue, float64(n), state)
+		send(channelsDesc, prometheus.GaugeValue, float64(n), state)
 	}
-	send(accepted, prometheus.CounterValue, float64(s.Connections.Accepted))
-	send(silent, prometheus.CounterValue, float64(s.Connections.Silent))
+	send(acceptedDesc, prometheus.CounterValue, float64(s.Connections.Accepted))
+	send(silentDesc, prometheus.CounterValue, float64(s.Connections.Silent))
 	for request, results := range s.Requests {
 		for result, n := range results {
-			send(requests, prometheus.CounterValue, float64(n), request, result)
+			send(requestsDesc, prometheus.CounterValue, float64(n), request, result)
 		}
 	}
 	for result, n := range s.Handovers {
-		send(handovers, prometheus.CounterValue, float64(n), result)
+		send(handoversDesc, prometheus.CounterValue, float64(n), result)
 	}
 	for reason, n := range s.Refusals {
-		send(refusals, prometheus.CounterValue, float64(n), reason)
+		send(refusalsDesc, prometheus.CounterValue, float64(n), reason)
 	}
-	ch <- histogram(s.HandoverSeconds)
+	ch <- newHistogram(s.HandoverSeconds)
 }
 
-// histogram adds the buckets up, as Prometheus has them.
-func histogram(h status.Histogram) prometheus.Metric {
+// newHistogram converts h, whose counts are per bucket, to Prometheus' cumulative ones.
+func newHistogram(h status.Histogram) prometheus.Metric {
 	buckets, sum := make(map[float64]uint64, len(h.Bounds)), uint64(0)
 	for i, bound := range h.Bounds {
 		sum += h.Counts[i]
 		buckets[bound] = sum
 	}
-	return prometheus.MustNewConstHistogram(handoverSec, h.Count(), h.Sum, buckets)
+	return prometheus.MustNewConstHistogram(handoverSecondsDesc, h.Count(), h.Sum, buckets)
 }

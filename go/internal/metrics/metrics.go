@@ -1,5 +1,5 @@
-// Package metrics tells an EPMD's status to Prometheus over HTTP. Nothing is kept
-// for it and nothing runs while nobody asks: each scrape reads the status.
+// Package metrics serves an EPMD's status to Prometheus over HTTP. It keeps no state: each
+// scrape reads the status, and nothing runs between scrapes.
 package metrics
 
 import (
@@ -22,40 +22,41 @@ import (
 )
 
 const (
-	// scrapeTimeout bounds a connection's request and answer each.
+	// scrapeTimeout bounds the reading of a request, and the writing of the answer.
 	scrapeTimeout = 10 * time.Second
-	// headerTimeout is how long a connection may take to ask.
+	// headerTimeout is how long a client may take to send the header.
 	headerTimeout = 2 * time.Second
-	// maxScrapes is how many are answered at once; more get 503.
+	// maxScrapes is how many requests are answered at once; more get status 503.
 	maxScrapes = 4
-	// maxConns is how many connections are open at once, for they share EPMD's
-	// limit of open files; more wait in the kernel.
+	// maxConns is how many connections may be open, since they count for EPMD's limit of
+	// open files; more wait in the kernel.
 	maxConns = 16
-	// retryEvery is how long the address may stay taken before the next try.
+	// retryEvery is the pause between two attempts to listen.
 	retryEvery = 5 * time.Second
 )
 
-// Serve answers GET /metrics at addr until ctx ends, and returns when its last
-// goroutine is gone. An address that is taken is tried again and again, logged
-// once: an EPMD works without metrics, and one that is just being replaced by
-// another still has it.
+// Serve answers GET /metrics at addr until ctx ends, and returns when its last goroutine has
+// ended. If the address is taken it logs that once and tries again until it succeeds: EPMD
+// works without metrics, and an EPMD that is being replaced by this one still has the address.
 func Serve(ctx context.Context, addr netip.AddrPort, source func() status.Status, log zerolog.Logger) {
-	l, err := listen(ctx, addr, log)
+	l, err := listenRetrying(ctx, addr, log)
 	if err != nil {
-		return // ctx ended, or listen has logged why not
+		return // ctx has ended, or listenRetrying has logged the error
 	}
 	server := &http.Server{Handler: Handler(source), ReadTimeout: scrapeTimeout, ReadHeaderTimeout: headerTimeout, WriteTimeout: scrapeTimeout, MaxHeaderBytes: 16 << 10}
-	// One that stays open after its answer would keep a place from others.
+	// A connection that stays open after its answer would count for maxConns.
 	server.SetKeepAlivesEnabled(false)
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	log.Info().Stringer("on", l.Addr()).Msg("metrics")
+	log.Info().Stringer("on", l.Addr()).Msg("serving metrics")
 	if err := server.Serve(netutil.LimitListener(l, maxConns)); !errors.Is(err, http.ErrServerClosed) {
-		log.Error().Err(err).Msg("metrics ended")
+		log.Error().Err(err).Msg("the metrics server has ended")
 	}
 }
 
-func listen(ctx context.Context, addr netip.AddrPort, log zerolog.Logger) (net.Listener, error) {
+// listenRetrying listens on addr, and tries again while the address is taken. It logs the
+// first error. The error is ctx's, or one that another attempt cannot help.
+func listenRetrying(ctx context.Context, addr netip.AddrPort, log zerolog.Logger) (net.Listener, error) {
 	for logged := false; ; logged = true {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr.String())
 		if err == nil {
@@ -63,7 +64,7 @@ func listen(ctx context.Context, addr netip.AddrPort, log zerolog.Logger) (net.L
 		}
 		again := errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL)
 		if !logged && ctx.Err() == nil {
-			log.Error().Err(err).Bool("trying_again", again).Msg("no metrics")
+			log.Error().Err(err).Bool("trying_again", again).Msg("cannot serve metrics")
 		}
 		if !again {
 			return nil, fmt.Errorf("metrics: %w", err)
@@ -76,7 +77,7 @@ func listen(ctx context.Context, addr netip.AddrPort, log zerolog.Logger) (net.L
 	}
 }
 
-// Handler answers GET /metrics.
+// Handler returns the handler of GET /metrics.
 func Handler(source func() status.Status) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collector{source}, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -16,9 +16,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"handover/go/internal/status"
+	"handover/go/internal/testkit"
 )
-
-const patience = time.Minute
 
 func sample() status.Status {
 	return status.Status{
@@ -32,8 +31,7 @@ func sample() status.Status {
 	}
 }
 
-// TestExposition: every metric with its value, in the form that Prometheus' own
-// linter finds no fault with.
+// TestExposition: every metric has its value, and Prometheus' linter finds no fault.
 func TestExposition(t *testing.T) {
 	recorder := httptest.NewRecorder()
 	Handler(sample).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/metrics", nil))
@@ -55,8 +53,8 @@ func TestExposition(t *testing.T) {
 	}
 }
 
-// TestServe: an address that is taken is tried again, logged once, and the end
-// ends all of it.
+// TestServe: an address that is taken is logged once and tried again, and the end of the
+// context ends everything.
 func TestServe(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -67,9 +65,9 @@ func TestServe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { Serve(ctx, addr, sample, zerolog.New(&log)) })
-	log.wait(t, "no metrics")
+	log.wait(t, "cannot serve metrics")
 	_ = l.Close()
-	log.wait(t, `"message":"metrics"`)
+	log.wait(t, `"message":"serving metrics"`)
 	r, err := http.Get("http://" + addr.String() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -80,14 +78,13 @@ func TestServe(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
-	if _, err := net.DialTimeout("tcp4", addr.String(), patience); err == nil {
+	if _, err := net.DialTimeout("tcp4", addr.String(), testkit.Patience); err == nil {
 		t.Error("listens on after the end")
 	}
 }
 
-// TestIdleConnections: as many connections as there may be, which keep open after
-// their answer or never ask, delay a scrape by less than the time that a connection
-// may take to ask at most.
+// TestIdleConnections: the largest number of connections, which stay open after the answer or
+// never send a request, delays a scrape by less than headerTimeout.
 func TestIdleConnections(t *testing.T) {
 	addr := netip.MustParseAddrPort("127.0.0.1:0")
 	l, err := net.Listen("tcp4", addr.String())
@@ -102,14 +99,14 @@ func TestIdleConnections(t *testing.T) {
 	wg.Go(func() { Serve(ctx, addr, sample, zerolog.New(&log)) })
 	defer wg.Wait()
 	defer cancel()
-	log.wait(t, `"message":"metrics"`)
+	log.wait(t, `"message":"serving metrics"`)
 	connect := func() net.Conn {
 		c, err := net.Dial("tcp4", addr.String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Close() })
-		_ = c.SetDeadline(time.Now().Add(patience))
+		_ = c.SetDeadline(time.Now().Add(testkit.Patience))
 		return c
 	}
 	for range maxConns {
@@ -124,7 +121,7 @@ func TestIdleConnections(t *testing.T) {
 	for range maxConns {
 		connect()
 	}
-	client := http.Client{Timeout: patience}
+	client := http.Client{Timeout: testkit.Patience}
 	r, err := client.Get("http://" + addr.String() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -143,15 +140,15 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.all.Write(p)
 }
 
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
+
 func (l *lines) wait(t *testing.T, what string) {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		l.mu.Lock()
-		there := strings.Contains(l.all.String(), what)
-		l.mu.Unlock()
-		if there {
-			return
-		}
+	if !testkit.Within(func() bool { return strings.Contains(l.String(), what) }) {
+		t.Fatalf("no %q in the log: %s", what, l)
 	}
-	t.Fatalf("no %q in the log: %s", what, l.all.String())
 }

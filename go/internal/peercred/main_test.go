@@ -4,10 +4,10 @@ import (
 	"os"
 	"testing"
 
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
 func TestMain(m *testing.M) {
-	testenv.Clean()
+	testkit.CleanEnvironment()
 	os.Exit(m.Run())
 }

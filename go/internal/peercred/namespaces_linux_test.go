@@ -37,8 +37,8 @@ func inNamespace(t *testing.T, attr *syscall.SysProcAttr, arg string) string {
 	return ""
 }
 
-// TestProcOfProcessesOnly: without sock_diag, under a /proc as our own unit's
-// ProcSubset=pid makes it, owners are found.
+// TestProcOfProcessesOnly: owners are found without sock_diag in a /proc as ProcSubset=pid of
+// handover's own unit makes it.
 func TestProcOfProcessesOnly(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("skipped: needs root, to mount /proc")
@@ -52,15 +52,14 @@ func TestProcOfProcessesOnly(t *testing.T) {
 	if _, err := os.Stat("/proc/sys"); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal("/proc has more than processes:", err)
 	}
-	exchange = func([]byte) ([]byte, error) { return nil, unix.EAFNOSUPPORT }
+	exchangeDiag = func([]byte) ([]byte, error) { return nil, unix.EAFNOSUPPORT }
 	owners(t, TCPOwner)
 	if err := Available(); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestUnmapped: in a user namespace that maps one user, the kernel's word on any
-// other user is no word; on the one, it is.
+// TestUnmapped: in a user namespace that maps one user, only that user is recognized.
 func TestUnmapped(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("skipped: needs root, to have two users")
@@ -95,9 +94,9 @@ func TestUnmapped(t *testing.T) {
 	}
 	local, remote := ends(d)
 	for what, ask := range map[string]ownerFunc{"TCPOwner": TCPOwner, "TCPOwner by /proc": func(local, remote netip.AddrPort) (uint32, error) {
-		before := exchange
-		defer func() { exchange = before }()
-		exchange = func([]byte) ([]byte, error) { return nil, unix.EAFNOSUPPORT }
+		before := exchangeDiag
+		defer func() { exchangeDiag = before }()
+		exchangeDiag = func([]byte) ([]byte, error) { return nil, unix.EAFNOSUPPORT }
 		return TCPOwner(local, remote)
 	}} {
 		if uid, err := ask(remote, local); !errors.Is(err, ErrUnmapped) {
@@ -110,7 +109,7 @@ func TestUnmapped(t *testing.T) {
 	TestUnix(t)
 }
 
-// TestNobodyIsAUser: the overflow uid is a user like others where it is mapped.
+// TestNobodyIsAUser: if the overflow uid is mapped, it is a user like any other.
 func TestNobodyIsAUser(t *testing.T) {
 	if b, err := os.ReadFile("/proc/self/uid_map"); err == nil && !strings.Contains(string(b), "4294967295") {
 		t.Skip("skipped: the tests run in a user namespace")

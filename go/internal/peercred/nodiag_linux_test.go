@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withoutProc lets no /proc be there for the test.
+// withoutProc hides /proc during the test.
 func withoutProc(t *testing.T) {
 	before := procNet
 	procNet = t.TempDir() + "/"
 	t.Cleanup(func() { procNet = before })
 }
 
-// unavailable: TCPOwner says that it can't look, and not that there is no far end.
+// unavailable checks that TCPOwner returns ErrUnavailable, and not ErrNotFound.
 func unavailable(t *testing.T) {
 	t.Helper()
 	local, remote, end, err := ownPair()
@@ -38,10 +38,10 @@ func unavailable(t *testing.T) {
 
 // TestNoModule: without the module tcp_diag sock_diag answers ENOENT to all.
 func TestNoModule(t *testing.T) {
-	before := exchange
-	exchange = func([]byte) ([]byte, error) { return nil, unix.ENOENT }
+	before := exchangeDiag
+	exchangeDiag = func([]byte) ([]byte, error) { return nil, unix.ENOENT }
 	diagWorks.Store(false)
-	t.Cleanup(func() { exchange = before })
+	t.Cleanup(func() { exchangeDiag = before })
 	owners(t, TCPOwner)
 	if err := Available(); err != nil {
 		t.Error(err)
@@ -50,7 +50,7 @@ func TestNoModule(t *testing.T) {
 	unavailable(t)
 }
 
-// TestNotFoundWithoutProc: where sock_diag works nobody needs /proc.
+// TestNotFoundWithoutProc: /proc is not needed if sock_diag works.
 func TestNotFoundWithoutProc(t *testing.T) {
 	withoutProc(t)
 	diagWorks.Store(false)
@@ -62,9 +62,9 @@ func TestNotFoundWithoutProc(t *testing.T) {
 
 // TestNoFiles: an error that passes is not taken for a kernel without sock_diag.
 func TestNoFiles(t *testing.T) {
-	before := exchange
-	exchange = func([]byte) ([]byte, error) { return nil, os.NewSyscallError("socket", unix.EMFILE) }
-	t.Cleanup(func() { exchange = before })
+	before := exchangeDiag
+	exchangeDiag = func([]byte) ([]byte, error) { return nil, os.NewSyscallError("socket", unix.EMFILE) }
+	t.Cleanup(func() { exchangeDiag = before })
 	at := netip.MustParseAddrPort("127.0.0.1:1")
 	if _, err := TCPOwner(at, at); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotFound) {
 		t.Error(err)
@@ -89,7 +89,7 @@ func TestNoNetlink(t *testing.T) {
 	if err := forbidNetlink(); err != nil {
 		t.Skip("skipped: no seccomp here:", err)
 	}
-	if _, err := exchange(make([]byte, diagReqLen)); !errors.Is(err, unix.EAFNOSUPPORT) {
+	if _, err := exchangeDiag(make([]byte, diagReqLen)); !errors.Is(err, unix.EAFNOSUPPORT) {
 		t.Fatalf("the filter lets AF_NETLINK through: %v", err)
 	}
 	owners(t, TCPOwner)

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unix returns the process that connected c, or, on the connecting side, the
-// one that listens. The error wraps [ErrUnmapped] if its user has no number here.
+// Unix returns the process that connected c or, on the connecting side, the process that
+// listens. The error wraps [ErrUnmapped] if its user is not mapped here.
 func Unix(c *net.UnixConn) (Cred, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -38,8 +38,8 @@ func Unix(c *net.UnixConn) (Cred, error) {
 }
 
 // Sizes and offsets of struct inet_diag_req_v2 and struct inet_diag_msg
-// (linux/inet_diag.h). Ports and addresses in them are big-endian, the rest is
-// the host's.
+// (linux/inet_diag.h). Ports and addresses are big-endian, all else has the host's byte
+// order.
 const (
 	diagReqLen = 56
 	diagMsgLen = 72
@@ -53,12 +53,11 @@ const (
 	diagTimeout = time.Second
 )
 
-// TCPOwner returns the uid that owns the TCP socket on this host whose own
-// address is local and whose peer is remote: an exact look-up by sock_diag, or a
-// search in /proc/self/net/tcp where there is no sock_diag. The error is a
-// *[NotFoundError] where there is none that is connected and held by a process, and
-// wraps [ErrUnavailable] where neither can be asked, and [ErrUnmapped] where the
-// owner has no number here.
+// TCPOwner returns the uid that owns the TCP socket on this host whose own address is local
+// and whose peer is remote. It asks sock_diag, or searches /proc/self/net/tcp if there is no
+// sock_diag. The error is a *[NotFoundError] if there is no such socket that is connected and
+// held by a process. It wraps [ErrUnavailable] if the kernel's table cannot be read, and
+// [ErrUnmapped] if the owner is not mapped here.
 func TCPOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	asking <- struct{}{}
 	defer func() { <-asking }()
@@ -68,8 +67,8 @@ func TCPOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	return uid, err
 }
 
-// asking bounds how many files, and threads that wait for the kernel, this takes.
-// Each TCPOwner has up to 3 files open for a moment.
+// asking bounds the number of calls at once: each has up to 3 files open, and blocks a thread
+// while it waits for the kernel.
 var asking = make(chan struct{}, 4)
 
 func tcpOwner(local, remote netip.AddrPort) (uid uint32, err error) {
@@ -104,20 +103,20 @@ func Available() error {
 	return err
 }
 
-// errNoDiag: sock_diag can't be asked, or, with ENOENT, either knows no such
-// socket or no TCP.
+// errNoDiag: sock_diag cannot be used or, if it wraps ENOENT, it has no such socket or does
+// not know TCP.
 var errNoDiag = errors.New("no sock_diag")
 
-// diagWorks is set when sock_diag has answered about TCP.
+// diagWorks is set after sock_diag has answered for a TCP socket.
 var diagWorks atomic.Bool
 
-// diagOwner is TCPOwner by sock_diag.
+// diagOwner does TCPOwner with sock_diag.
 func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	req, err := diagRequest(local, remote)
 	if err != nil {
 		return 0, fmt.Errorf("peercred: %w", err)
 	}
-	answer, err := exchange(req)
+	answer, err := exchangeDiag(req)
 	switch {
 	case IsPassing(err):
 		return 0, fmt.Errorf("peercred: sock_diag: %w", err)
@@ -125,14 +124,14 @@ func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 		return 0, fmt.Errorf("%w: %w", errNoDiag, err)
 	}
 	diagWorks.Store(true)
-	if held(answer, req) {
+	if isHeldMatch(answer, req) {
 		return binary.NativeEndian.Uint32(answer[offUID:]), nil
 	}
 	return 0, &NotFoundError{local, remote}
 }
 
-// diagAnswers reports whether sock_diag knows TCP sockets. Without the module
-// tcp_diag it answers ENOENT, as for a socket that it does not have.
+// diagAnswers reports whether sock_diag knows TCP sockets. Without the module tcp_diag it
+// answers ENOENT, as it does for a socket that does not exist.
 func diagAnswers() bool {
 	if diagWorks.Load() {
 		return true
@@ -165,11 +164,11 @@ func unmap(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// held: is this answer the very connection that req asked for, and is there a
-// process that holds it? The kernel also answers with a listener where no
-// connection matches, and gives uid 0 to what no process holds (TIME_WAIT, a
-// connection not yet accepted): that must not pass for root.
-func held(msg, req []byte) bool {
+// isHeldMatch reports whether msg describes the connection that req asked for, and a process
+// holds it. If no connection matches, the kernel may answer with a listener; and it reports
+// uid 0 for a connection that no process holds (in TIME_WAIT, or not yet accepted), which
+// must not be taken for root's.
+func isHeldMatch(msg, req []byte) bool {
 	if len(msg) < diagMsgLen {
 		return false
 	}
@@ -180,10 +179,9 @@ func held(msg, req []byte) bool {
 		binary.NativeEndian.Uint32(msg[offInode:]) != 0
 }
 
-// exchange sends one request to sock_diag and returns the body of the one answer;
-// tests have another one. A netlink package would take more memory for it than a
-// registered node.
-var exchange = func(req []byte) (answer []byte, err error) {
+// exchangeDiag sends one request to sock_diag and returns the body of the one answer. It is a
+// variable for tests. A netlink package would use more memory for it than a registered node.
+var exchangeDiag = func(req []byte) (answer []byte, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
@@ -202,7 +200,7 @@ var exchange = func(req []byte) (answer []byte, err error) {
 	if err := unix.Sendto(fd, b[:length], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, os.NewSyscallError("sendto", err)
 	}
-	n, err := receive(fd, b[:])
+	n, err := receiveFromKernel(fd, b[:])
 	switch {
 	case err == unix.EAGAIN:
 		return nil, os.ErrDeadlineExceeded
@@ -218,12 +216,12 @@ var exchange = func(req []byte) (answer []byte, err error) {
 	return body, nil
 }
 
-// diagAnswerMax has room for an answer about one TCP socket; attributes behind it may
-// be cut. It is on the stack of a goroutine that stays.
+// diagAnswerMax has room for an answer about one TCP socket; attributes that follow may be cut
+// off. The buffer is on the stack of a goroutine that lives long.
 const diagAnswerMax = 512
 
-// receive reads what the kernel, and nobody else, has sent.
-func receive(fd int, b []byte) (n int, err error) {
+// receiveFromKernel reads the next message from the kernel. It skips those of other senders.
+func receiveFromKernel(fd int, b []byte) (n int, err error) {
 	for {
 		n, from, err := unix.Recvfrom(fd, b, 0)
 		if err == unix.EINTR {
@@ -236,8 +234,8 @@ func receive(fd int, b []byte) (n int, err error) {
 	}
 }
 
-// diagRequest: Family Protocol Ext Pad States:32, then the id: both ports, both
-// addresses of 16 bytes, interface:32, cookie:64 (all ones: any).
+// diagRequest returns "Family Protocol Ext Pad States:32" and the ID: both ports, both
+// addresses of 16 bytes, Interface:32, Cookie:64 (all ones for any).
 func diagRequest(local, remote netip.AddrPort) ([]byte, error) {
 	family := byte(unix.AF_INET6)
 	if local.Addr().Is4() {
@@ -259,7 +257,7 @@ func diagRequest(local, remote netip.AddrPort) ([]byte, error) {
 	return b, nil
 }
 
-// interfaceIndex of a zone, by name or number; 0 for none.
+// interfaceIndex returns the index of a zone, by name or number, or 0 for no zone.
 func interfaceIndex(zone string) (uint32, error) {
 	if zone == "" {
 		return 0, nil

@@ -39,14 +39,14 @@ func ends(c net.Conn) (local, remote netip.AddrPort) {
 
 type ownerFunc func(local, remote netip.AddrPort) (uint32, error)
 
-// TestTCPOwner: sock_diag and /proc tell the same.
+// TestTCPOwner: sock_diag and /proc give the same answers.
 func TestTCPOwner(t *testing.T) {
 	t.Run("sock_diag", func(t *testing.T) { owners(t, diagOwnerOnly) })
 	t.Run("proc", func(t *testing.T) { owners(t, procOwner) })
 	t.Run("either", func(t *testing.T) { owners(t, TCPOwner) })
 }
 
-// diagOwnerOnly is TCPOwner where sock_diag works.
+// diagOwnerOnly is TCPOwner without the search in /proc.
 func diagOwnerOnly(local, remote netip.AddrPort) (uint32, error) {
 	uid, err := diagOwner(local, remote)
 	if errors.Is(err, unix.ENOENT) {
@@ -68,7 +68,7 @@ func owners(t *testing.T, ask ownerFunc) {
 			t.Fatal(err)
 		}
 		local, remote := ends(d)
-		// Not yet accepted: nobody holds the far end, which must not read as root's.
+		// Not yet accepted: no process holds the far end, which must not be taken for root's.
 		owner(t, ask, local, remote, true)
 		owner(t, ask, remote, local, false)
 		a, err := l.Accept()
@@ -76,7 +76,7 @@ func owners(t *testing.T, ask ownerFunc) {
 			t.Fatal(err)
 		}
 		owner(t, ask, remote, local, true)
-		// Half closed by the far end: still the process's.
+		// Half closed by the far end: the process still holds it.
 		d.(*net.TCPConn).CloseWrite()
 		owner(t, ask, remote, local, true)
 		a.Close()

@@ -13,12 +13,12 @@ import (
 	"strings"
 )
 
-// procNet is where the kernel shows its socket tables as text. A /proc with
-// subset=pid (ProcSubset= of a systemd unit) has no /proc/net.
+// procNet is the directory of the kernel's socket tables. A /proc that is mounted with
+// subset=pid (ProcSubset= of a systemd unit) does not have it.
 var procNet = "/proc/self/net/"
 
-// procOwner is TCPOwner by /proc/self/net/tcp and tcp6. It reads a whole table,
-// so it is for hosts without sock_diag.
+// procOwner does TCPOwner with /proc/self/net/tcp and tcp6. It reads a whole table, so it is
+// only for hosts without sock_diag.
 func procOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	// An IPv4 connection may be in tcp6, of a socket that takes both families.
 	tables := []string{"tcp", "tcp6"}
@@ -45,7 +45,7 @@ func withoutZone(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().WithZone(""), a.Port())
 }
 
-// Columns of a table's line, which begins "sl local_address rem_address st".
+// The columns of a line, which begins "sl local_address rem_address st".
 const (
 	colLocal  = 1
 	colRemote = 2
@@ -65,7 +65,7 @@ func searchTable(path string, local, remote netip.AddrPort) (uid uint32, found b
 	ends := [2]string{procEnd(local, as6), procEnd(remote, as6)}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		// Most lines are of others, and need not be split.
+		// Most lines are of other connections and need not be split.
 		if !bytes.Contains(lines.Bytes(), []byte(ends[0])) {
 			continue
 		}
@@ -86,8 +86,8 @@ func searchTable(path string, local, remote netip.AddrPort) (uid uint32, found b
 	return 0, false, lines.Err()
 }
 
-// procEnd is an address as a table has it: words of 32 bits in the host's byte
-// order, and the port.
+// procEnd returns an address as a table has it: words of 32 bits in the host's byte order,
+// and the port.
 func procEnd(a netip.AddrPort, as6 bool) string {
 	b := a.Addr().AsSlice()
 	if as6 {

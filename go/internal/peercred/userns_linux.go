@@ -9,11 +9,11 @@ import (
 	"sync"
 )
 
-// defaultOverflowUID is the kernel's, for a /proc that does not tell.
+// defaultOverflowUID is the kernel's default, for a /proc that does not have the value.
 const defaultOverflowUID = 65534
 
-// vetMapped returns an error that wraps [ErrUnmapped] if uid, from the kernel's word,
-// may stand for every user that this user namespace does not map.
+// vetMapped returns an error that wraps [ErrUnmapped] if uid, which the kernel reported, may
+// mean any user that this user namespace does not map.
 func vetMapped(uid uint32) error {
 	if uid != overflowUID() {
 		return nil
@@ -41,7 +41,7 @@ var overflowUID = sync.OnceValue(func() uint32 {
 	return uint32(uid)
 })
 
-// isMapped reports whether a user of this namespace has that uid.
+// isMapped reports whether this user namespace maps that uid.
 func isMapped(uid uint32) (bool, error) {
 	b, err := os.ReadFile("/proc/self/uid_map")
 	if errors.Is(err, os.ErrNotExist) {

@@ -14,7 +14,7 @@ import (
 // Hello is the BEAM's first message.
 type Hello struct {
 	OSPid    int32
-	EPMD     string // program to start when nothing listens, "" for none
+	EPMD     string // program to start if no EPMD listens, or ""
 	LogLevel string // debug, info, warning or error
 }
 
@@ -24,7 +24,7 @@ type Register struct {
 	Name     string // alive name
 	Port     uint16
 	EPMD     netip.AddrPort
-	Bind     netip.Addr // handed-over connections must have come to it; the zero Addr for any
+	Bind     netip.Addr // the only local address for handed-over connections; the zero Addr for any
 	Highest  uint16
 	Lowest   uint16
 	NodeType byte
@@ -40,7 +40,7 @@ type Connect struct {
 	Timeout time.Duration // of whole milliseconds
 }
 
-// Cancel says that nobody waits for the request ID any more.
+// Cancel says that the BEAM does not wait for the request ID any more.
 type Cancel struct{ ID uint64 }
 
 // Closed says that the BEAM has closed a connection that it was given.
@@ -49,24 +49,24 @@ type Closed struct {
 	ID   uint64
 }
 
-// Stop asks the carrier to unregister and to end.
+// Stop asks the carrier to unregister the node and to end.
 type Stop struct{}
 
-func (Hello) command()    {}
-func (Register) command() {}
-func (Connect) command()  {}
-func (Cancel) command()   {}
-func (Closed) command()   {}
-func (Stop) command()     {}
+func (Hello) isCommand()    {}
+func (Register) isCommand() {}
+func (Connect) isCommand()  {}
+func (Cancel) isCommand()   {}
+func (Closed) isCommand()   {}
+func (Stop) isCommand()     {}
 
-// VersionError: the hello is of another protocol version.
+// VersionError: the hello has another protocol version.
 type VersionError struct{ Got int64 }
 
 func (e *VersionError) Error() string {
 	return fmt.Sprintf("portproto: hello of protocol version %d, this is version %d: install the Erlang application and the program of one release", e.Got, Version)
 }
 
-// RequestError: a request that can be answered, since its ID could be read.
+// RequestError: the request is bad, but has an ID, so that it can be answered.
 type RequestError struct {
 	ID  uint64
 	Err error
@@ -75,48 +75,48 @@ type RequestError struct {
 func (e *RequestError) Error() string { return e.Err.Error() }
 func (e *RequestError) Unwrap() error { return e.Err }
 
-// ParseCommand reads what the BEAM sent. The error is a *[VersionError], a
-// *[RequestError], or one that says which field of which message is wrong.
+// ParseCommand parses a message of the BEAM. The error is a *[VersionError], a
+// *[RequestError], or another one that names the wrong field.
 func ParseCommand(b []byte) (Command, error) {
-	t, err := decode(b)
+	t, err := decodeMessage(b)
 	switch {
 	case err != nil:
 		return nil, err
-	case t.is("hello", 3):
+	case t.matches("hello", 3):
 		return parseHello(t)
-	case t.is("register", 3):
+	case t.matches("register", 3):
 		return parseRequest(t, parseRegister)
-	case t.is("connect", 3):
+	case t.matches("connect", 3):
 		return parseRequest(t, parseConnect)
-	case t.is("cancel", 2):
-		return parseRequest(t, func(r *reader, id uint64) Command { return Cancel{ID: id} })
-	case t.is("closed", 3):
+	case t.matches("cancel", 2):
+		return parseRequest(t, func(r *fieldReader, id uint64) Command { return Cancel{ID: id} })
+	case t.matches("closed", 3):
 		return parseClosed(t)
-	case t.is("stop", 0):
+	case t.matches("stop", 0):
 		return Stop{}, nil
 	}
-	return nil, t.unknown()
+	return nil, t.unknownError()
 }
 
 func parseHello(t tuple) (Command, error) {
-	r := t.reader()
-	version := r.integer("version", t.args[0], -1<<62, 1<<62)
+	r := t.newReader()
+	version := r.readInteger("version", t.args[0], -1<<62, 1<<62)
 	if r.err == nil && version != Version {
 		return nil, &VersionError{Got: version}
 	}
-	m := r.fields(t.args[1], "os_pid", "epmd", "log_level")
+	m := r.readMap(t.args[1], "os_pid", "epmd", "log_level")
 	h := Hello{
-		OSPid:    int32(r.integer("os_pid", m["os_pid"], 1, 1<<31-1)),
-		EPMD:     r.binary("epmd", m["epmd"]),
-		LogLevel: r.oneOf("log_level", m["log_level"], "debug", "info", "warning", "error"),
+		OSPid:    int32(r.readInteger("os_pid", m["os_pid"], 1, 1<<31-1)),
+		EPMD:     r.readBinary("epmd", m["epmd"]),
+		LogLevel: r.readOneOf("log_level", m["log_level"], "debug", "info", "warning", "error"),
 	}
 	return h, r.err
 }
 
-// parseRequest reads the ID first: with it, what else is wrong can be answered.
-func parseRequest(t tuple, parse func(*reader, uint64) Command) (Command, error) {
-	r := t.reader()
-	id := r.id(t.args[0])
+// parseRequest reads the ID first, so that an error in another field can be answered.
+func parseRequest(t tuple, parse func(*fieldReader, uint64) Command) (Command, error) {
+	r := t.newReader()
+	id := r.readID(t.args[0])
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -130,33 +130,33 @@ func parseRequest(t tuple, parse func(*reader, uint64) Command) (Command, error)
 	return c, nil
 }
 
-func parseRegister(r *reader, id uint64) Command {
-	m := r.fields(r.body, "name", "port", "address", "epmd_port", "bind", "highest", "lowest", "node_type", "extra")
+func parseRegister(r *fieldReader, id uint64) Command {
+	m := r.readMap(r.body, "name", "port", "address", "epmd_port", "bind", "highest", "lowest", "node_type", "extra")
 	return Register{
 		ID:       id,
-		Name:     r.name(m["name"]),
-		Port:     uint16(r.integer("port", m["port"], 0, 65535)),
-		EPMD:     r.epmd(m),
-		Bind:     r.bind(m),
-		Highest:  uint16(r.integer("highest", m["highest"], 0, 65535)),
-		Lowest:   uint16(r.integer("lowest", m["lowest"], 0, 65535)),
-		NodeType: byte(r.integer("node_type", m["node_type"], 0, 255)),
-		Extra:    []byte(r.extra(m["extra"])),
+		Name:     r.readName(m["name"]),
+		Port:     uint16(r.readInteger("port", m["port"], 0, 65535)),
+		EPMD:     r.readEPMD(m),
+		Bind:     r.readBind(m),
+		Highest:  uint16(r.readInteger("highest", m["highest"], 0, 65535)),
+		Lowest:   uint16(r.readInteger("lowest", m["lowest"], 0, 65535)),
+		NodeType: byte(r.readInteger("node_type", m["node_type"], 0, 255)),
+		Extra:    []byte(r.readExtra(m["extra"])),
 	}
 }
 
-func parseConnect(r *reader, id uint64) Command {
-	m := r.fields(r.body, "name", "address", "epmd_port", "bind", "timeout")
-	c := Connect{ID: id, Name: r.name(m["name"]), EPMD: r.epmd(m), Bind: r.bind(m)}
+func parseConnect(r *fieldReader, id uint64) Command {
+	m := r.readMap(r.body, "name", "address", "epmd_port", "bind", "timeout")
+	c := Connect{ID: id, Name: r.readName(m["name"]), EPMD: r.readEPMD(m), Bind: r.readBind(m)}
 	if r.err == nil && c.Bind.IsValid() && c.Bind.Is4() != c.EPMD.Addr().Is4() {
 		r.fail("bind", "%v is of another address family than address %v", c.Bind, c.EPMD.Addr())
 	}
-	c.Timeout = time.Duration(r.integer("timeout", m["timeout"], 1, 1<<31-1)) * time.Millisecond
+	c.Timeout = time.Duration(r.readInteger("timeout", m["timeout"], 1, 1<<31-1)) * time.Millisecond
 	return c
 }
 
-func (r *reader) name(v any) string {
-	s := r.binary("name", v)
+func (r *fieldReader) readName(v any) string {
+	s := r.readBinary("name", v)
 	if r.err == nil {
 		if err := epmdproto.ValidName(s); err != nil {
 			r.fail("name", "%w", err)
@@ -165,8 +165,8 @@ func (r *reader) name(v any) string {
 	return s
 }
 
-func (r *reader) extra(v any) string {
-	s := r.binary("extra", v)
+func (r *fieldReader) readExtra(v any) string {
+	s := r.readBinary("extra", v)
 	if len(s) > epmdproto.MaxExtra {
 		r.fail("extra", "%d bytes, at most %d fit", len(s), epmdproto.MaxExtra)
 	}
@@ -174,11 +174,11 @@ func (r *reader) extra(v any) string {
 }
 
 func parseClosed(t tuple) (Command, error) {
-	r := t.reader()
-	kind := r.oneOf("kind", t.args[0], slices.Sorted(maps.Values(kindNames))...)
+	r := t.newReader()
+	kind := r.readOneOf("kind", t.args[0], slices.Sorted(maps.Values(kindNames))...)
 	for k, name := range kindNames {
 		if name == kind {
-			return Closed{Kind: k, ID: r.id(t.args[1])}, r.err
+			return Closed{Kind: k, ID: r.readID(t.args[1])}, r.err
 		}
 	}
 	return nil, r.err
@@ -187,20 +187,20 @@ func parseClosed(t tuple) (Command, error) {
 // kindNames are the kinds of a connection in a Closed.
 var kindNames = map[byte]string{Connected: "asked", Accepted: "handed_over", Kept: "kept"}
 
-// bind reads a local address; an empty binary is the zero Addr.
-func (r *reader) bind(m etf.Map) (addr netip.Addr) {
-	if b := r.binary("bind", m["bind"]); b != "" {
-		addr = r.address("bind", m["bind"])
+// readBind reads a local address; an empty binary is the zero Addr.
+func (r *fieldReader) readBind(m etf.Map) (addr netip.Addr) {
+	if b := r.readBinary("bind", m["bind"]); b != "" {
+		addr = r.readAddress("bind", m["bind"])
 	}
 	return addr
 }
 
-func (r *reader) epmd(m etf.Map) netip.AddrPort {
-	port := r.integer("epmd_port", m["epmd_port"], 1, 65535)
-	return netip.AddrPortFrom(r.address("address", m["address"]), uint16(port))
+func (r *fieldReader) readEPMD(m etf.Map) netip.AddrPort {
+	port := r.readInteger("epmd_port", m["epmd_port"], 1, 65535)
+	return netip.AddrPortFrom(r.readAddress("address", m["address"]), uint16(port))
 }
 
-// Term of a hello; the others follow.
+// Term returns {hello, Version, #{...}}.
 func (h Hello) Term() any {
 	return etf.Tuple{etf.Atom("hello"), Version, etf.Map{
 		"os_pid": int64(h.OSPid), "epmd": []byte(h.EPMD), "log_level": etf.Atom(h.LogLevel),

@@ -8,16 +8,16 @@ import (
 
 // Kinds of a [Connection].
 const (
-	Connected = 'c' // the BEAM asked for it; ID is the request's
-	Accepted  = 'a' // handed over to it; ID counts them
+	Connected = 'c' // the BEAM asked for it; ID is that of the request
+	Accepted  = 'a' // handed over; ID is a counter
 	Kept      = 'k' // from an earlier carrier; the BEAM chooses ID
 )
 
 // KeepSize is the size of KEEP.
 const KeepSize = 10
 
-// AppendKeep adds "1:8 'k':8 Id:64" to b. It goes with the descriptor of a
-// connection that the BEAM has from an earlier carrier.
+// AppendKeep adds "1:8 'k':8 Id:64" to b. KEEP is sent with the descriptor of a connection
+// that the BEAM has from an earlier carrier.
 func AppendKeep(b []byte, id uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, Version, Kept), id)
 }
@@ -25,7 +25,7 @@ func AppendKeep(b []byte, id uint64) []byte {
 // ParseKeep reads one whole message. The error wraps ErrMessage.
 func ParseKeep(b []byte) (id uint64, err error) {
 	if len(b) != KeepSize || b[0] != Version || b[1] != Kept {
-		return 0, fmt.Errorf("%w: % x is no KEEP", ErrMessage, b)
+		return 0, fmt.Errorf("%w: % x is not a KEEP", ErrMessage, b)
 	}
 	return binary.BigEndian.Uint64(b[2:]), nil
 }
@@ -35,7 +35,7 @@ const MaxConnection = connectionHeader + 16
 
 const connectionHeader = 13
 
-// Connection is what goes with the fd of a connection to the BEAM.
+// Connection is the message that is sent to the BEAM with a descriptor.
 type Connection struct {
 	Kind byte
 	ID   uint64

@@ -1,5 +1,6 @@
-// Package portproto turns the messages between the carrier and the BEAM into
-// structs and back: parts 3 and 4 of docs/PROTOCOL.md. It knows no socket.
+// Package portproto converts the messages between the carrier and the BEAM to structs and
+// back: parts 3 and 4 of docs/PROTOCOL.md. It does no input or output except on the readers
+// that it is given.
 //
 //	BEAM                                  carrier
 //	  |-- hello ------------------------->|   control: {packet, 4} frames on
@@ -8,9 +9,9 @@
 //	  |<-- registered, error, epmd, log --|
 //	  |<=============== CONNECTION + fd ==|   fd socket: SOCK_SEQPACKET
 //
-// A [Command] goes from the BEAM to the carrier, an [Event] the other way. The
-// carrier parses commands and writes events; the opposite directions serve
-// whoever plays the BEAM.
+// A [Command] goes from the BEAM to the carrier, an [Event] the other way. The carrier parses
+// commands and writes events; the opposite directions are for tests and benchmarks that play
+// the BEAM.
 package portproto
 
 import "handover/go/internal/etf"
@@ -25,24 +26,24 @@ const (
 // Command is a message of the BEAM.
 type Command interface {
 	message
-	command()
+	isCommand()
 }
 
 // Event is a message of the carrier.
 type Event interface {
 	message
-	event()
+	isEvent()
 }
 
 type message interface {
-	// Term is what goes on the wire.
+	// Term returns the message as a term.
 	Term() any
 }
 
 // Kind of an EPMD.
 type Kind string
 
-// The kinds: one that hands over, one that does not.
+// The kinds: handover's EPMD, and a stock one.
 const (
 	KindHandover Kind = "handover"
 	KindStock    Kind = "stock"

@@ -8,7 +8,7 @@ type HelloReply struct {
 	Program  string // name and version
 }
 
-// Refused comes instead of [HelloReply]; then the carrier ends.
+// Refused is the answer to a bad hello; then the carrier ends.
 type Refused struct {
 	Reason Reason
 	Detail string
@@ -34,7 +34,7 @@ type EPMDUp struct{ Kind Kind }
 // EPMDDown: the heartbeat was lost.
 type EPMDDown struct{ Detail string }
 
-// Log is for the BEAM's logger.
+// Log is a line for the BEAM's logger.
 type Log struct {
 	Level  string // debug, info, warning or error
 	Text   string
@@ -47,40 +47,40 @@ type Field struct {
 	Value any
 }
 
-func (HelloReply) event() {}
-func (Refused) event()    {}
-func (Registered) event() {}
-func (Error) event()      {}
-func (EPMDUp) event()     {}
-func (EPMDDown) event()   {}
-func (Log) event()        {}
+func (HelloReply) isEvent() {}
+func (Refused) isEvent()    {}
+func (Registered) isEvent() {}
+func (Error) isEvent()      {}
+func (EPMDUp) isEvent()     {}
+func (EPMDDown) isEvent()   {}
+func (Log) isEvent()        {}
 
-// ParseEvent reads what the carrier sent. The error is a *[VersionError] or
-// says which field of which message is wrong.
+// ParseEvent parses a message of the carrier. The error is a *[VersionError], or names the
+// wrong field.
 func ParseEvent(b []byte) (Event, error) {
-	t, err := decode(b)
+	t, err := decodeMessage(b)
 	if err != nil {
 		return nil, err
 	}
-	r := t.reader()
+	r := t.newReader()
 	var e Event
 	switch {
-	case t.is("hello", 3):
+	case t.matches("hello", 3):
 		return parseHelloReply(t)
-	case t.is("refused", 3):
-		e = Refused{Reason(r.oneOf("reason", t.args[0], string(UnknownVersion), string(BadHello))), r.binary("detail", t.args[1])}
-	case t.is("registered", 4):
-		e = Registered{r.id(t.args[0]), uint32(r.integer("creation", t.args[1], 0, 1<<32-1)), r.kind(t.args[2])}
-	case t.is("error", 4):
-		e = Error{r.id(t.args[0]), Reason(r.atom("reason", t.args[1])), r.binary("detail", t.args[2])}
-	case t.is("epmd", 3) && t.args[0] == etf.Atom("up"):
-		e = EPMDUp{r.kind(t.args[1])}
-	case t.is("epmd", 3) && t.args[0] == etf.Atom("down"):
-		e = EPMDDown{r.binary("detail", t.args[1])}
-	case t.is("log", 4):
-		e = Log{r.oneOf("level", t.args[0], "debug", "info", "warning", "error"), r.binary("text", t.args[1]), r.logFields(t.args[2])}
+	case t.matches("refused", 3):
+		e = Refused{Reason(r.readOneOf("reason", t.args[0], string(UnknownVersion), string(BadHello))), r.readBinary("detail", t.args[1])}
+	case t.matches("registered", 4):
+		e = Registered{r.readID(t.args[0]), uint32(r.readInteger("creation", t.args[1], 0, 1<<32-1)), r.readKind(t.args[2])}
+	case t.matches("error", 4):
+		e = Error{r.readID(t.args[0]), Reason(r.readAtom("reason", t.args[1])), r.readBinary("detail", t.args[2])}
+	case t.matches("epmd", 3) && t.args[0] == etf.Atom("up"):
+		e = EPMDUp{r.readKind(t.args[1])}
+	case t.matches("epmd", 3) && t.args[0] == etf.Atom("down"):
+		e = EPMDDown{r.readBinary("detail", t.args[1])}
+	case t.matches("log", 4):
+		e = Log{r.readOneOf("level", t.args[0], "debug", "info", "warning", "error"), r.readBinary("text", t.args[1]), r.readLogFields(t.args[2])}
 	default:
-		return nil, t.unknown()
+		return nil, t.unknownError()
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -89,21 +89,21 @@ func ParseEvent(b []byte) (Event, error) {
 }
 
 func parseHelloReply(t tuple) (Event, error) {
-	r := t.reader()
-	version := r.integer("version", t.args[0], -1<<62, 1<<62)
+	r := t.newReader()
+	version := r.readInteger("version", t.args[0], -1<<62, 1<<62)
 	if r.err == nil && version != Version {
 		return nil, &VersionError{Got: version}
 	}
-	m := r.fields(t.args[1], "fd_socket", "program")
-	h := HelloReply{r.binary("fd_socket", m["fd_socket"]), r.binary("program", m["program"])}
+	m := r.readMap(t.args[1], "fd_socket", "program")
+	h := HelloReply{r.readBinary("fd_socket", m["fd_socket"]), r.readBinary("program", m["program"])}
 	return h, r.err
 }
 
-func (r *reader) kind(v any) Kind {
-	return Kind(r.oneOf("kind", v, string(KindHandover), string(KindStock)))
+func (r *fieldReader) readKind(v any) Kind {
+	return Kind(r.readOneOf("kind", v, string(KindHandover), string(KindStock)))
 }
 
-func (r *reader) logFields(v any) []Field {
+func (r *fieldReader) readLogFields(v any) []Field {
 	l, ok := v.(etf.List)
 	if !ok {
 		r.fail("fields", "%T instead of a list", v)
@@ -112,21 +112,21 @@ func (r *reader) logFields(v any) []Field {
 	for _, e := range l {
 		pair, ok := e.(etf.Tuple)
 		if !ok || len(pair) != 2 {
-			r.fail("fields", "an element is no pair")
+			r.fail("fields", "an element is not a pair")
 			break
 		}
-		f := Field{Key: r.atom("fields", pair[0])}
+		f := Field{Key: r.readAtom("fields", pair[0])}
 		if n, ok := pair[1].(int64); ok {
 			f.Value = n
 		} else {
-			f.Value = r.binary(f.Key, pair[1])
+			f.Value = r.readBinary(f.Key, pair[1])
 		}
 		fields = append(fields, f)
 	}
 	return fields
 }
 
-// Term of a hello's reply; the others follow.
+// Term returns {hello, Version, #{...}}.
 func (h HelloReply) Term() any {
 	return etf.Tuple{etf.Atom("hello"), Version, etf.Map{
 		"fd_socket": []byte(h.FDSocket), "program": []byte(h.Program),

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// commands and events are what the hex blocks of docs/PROTOCOL.md say.
+// commands and events are the messages of the hex blocks of docs/PROTOCOL.md.
 var commands = map[string]Command{
 	"HELLO": Hello{OSPid: 42, EPMD: "/usr/bin/epmd", LogLevel: "info"},
 	"REGISTER": Register{

@@ -9,11 +9,11 @@ import (
 	"handover/go/internal/etf"
 )
 
-// ErrFrame: a Length of 0 or beyond MaxFrame; the stream can't be followed on.
+// ErrFrame: Length is 0 or more than MaxFrame, so the stream cannot be used any more.
 var ErrFrame = errors.New("portproto: bad frame")
 
-// ReadFrame reads "Length:32 Term" and returns the term's bytes. The error is
-// r's own (io.EOF only between two frames) or wraps ErrFrame.
+// ReadFrame reads "Length:32 Term" and returns the bytes of the term. The error is r's, and
+// io.EOF only between two frames, or wraps ErrFrame.
 func ReadFrame(r io.Reader) ([]byte, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {

@@ -32,8 +32,8 @@ func term(t *testing.T, v any) []byte {
 	return b
 }
 
-// Each error names the message, the field and what is wrong with it, and is
-// answerable where the ID is good.
+// TestBadFields: each error names the message, the field and what is wrong with it, and is a
+// RequestError if the ID is valid.
 func TestBadFields(t *testing.T) {
 	long := []byte(strings.Repeat("n", 256))
 	for _, tc := range []struct {
@@ -53,7 +53,7 @@ func TestBadFields(t *testing.T) {
 		{with("REGISTER", "name", long), 1, "register: name: "},
 		{with("REGISTER", "name", []byte("a\x00b")), 1, "has a NUL"},
 		{with("REGISTER", "name", []byte("\xff")), 1, "not UTF-8"},
-		{with("REGISTER", "address", []byte("localhost")), 1, "register: address: no IP literal"},
+		{with("REGISTER", "address", []byte("localhost")), 1, "register: address: not an IP literal"},
 		{with("REGISTER", "address", []byte("::ffff:127.0.0.1")), 1, "write it as 127.0.0.1"},
 		{with("REGISTER", "highest", 65536), 1, "register: highest: 65536"},
 		{with("REGISTER", "node_type", 256), 1, "register: node_type: 256"},
@@ -61,7 +61,7 @@ func TestBadFields(t *testing.T) {
 		{with("CONNECT", "timeout", 0), 7, "connect: timeout: 0"},
 		{with("CONNECT", "timeout", etf.Atom("infinity")), 7, "connect: timeout: an atom instead of an integer"},
 		{with("CONNECT", "bind", []byte("::1")), 7, "connect: bind: ::1 is of another address family"},
-		{with("CONNECT", "bind", []byte("eth0")), 7, "connect: bind: no IP literal"},
+		{with("CONNECT", "bind", []byte("eth0")), 7, "connect: bind: not an IP literal"},
 		{etf.Tuple{etf.Atom("connect"), 8, etf.List{}}, 8, "connect: arguments: a list instead of a map"},
 		{etf.Tuple{etf.Atom("connect"), 0, etf.Map{}}, 0, "connect: id: 0"},
 		{etf.Tuple{etf.Atom("cancel"), etf.Atom("all")}, 0, "cancel: id: an atom instead of an integer"},
@@ -151,7 +151,7 @@ func TestBadConnections(t *testing.T) {
 	}
 }
 
-// FuzzMessages: no panic; what parses is written and parsed again the same.
+// FuzzMessages: no panic, and a message that parses can be written and parses to itself.
 func FuzzMessages(f *testing.F) {
 	for _, b := range pageBlocks(f) {
 		f.Add(b)

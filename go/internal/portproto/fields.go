@@ -9,8 +9,8 @@ import (
 	"handover/go/internal/etf"
 )
 
-// ErrMessage: a term that is no message of this protocol, or one with a field
-// that is wrong. Errors wrap it with which.
+// ErrMessage: a term is not a message of this protocol, or has a wrong field. Errors wrap it
+// and name the field.
 var ErrMessage = errors.New("portproto: bad message")
 
 // tuple is a message before its fields are read: {tag, args...}, or an atom.
@@ -20,7 +20,7 @@ type tuple struct {
 	atom bool
 }
 
-func decode(b []byte) (tuple, error) {
+func decodeMessage(b []byte) (tuple, error) {
 	v, err := etf.Decode(b)
 	if err != nil {
 		return tuple{}, fmt.Errorf("portproto: %w", err)
@@ -36,39 +36,39 @@ func decode(b []byte) (tuple, error) {
 	return tuple{}, fmt.Errorf("%w: neither an atom nor a tuple that begins with one", ErrMessage)
 }
 
-// is says whether the message is {tag, ...} of arity elements, 0 for the atom.
-func (t tuple) is(tag string, arity int) bool {
+// matches reports whether the message is {tag, ...} of arity elements, or the atom if arity is 0.
+func (t tuple) matches(tag string, arity int) bool {
 	return t.tag == tag && (arity == 0 && t.atom || !t.atom && len(t.args) == arity-1)
 }
 
-func (t tuple) unknown() error {
+func (t tuple) unknownError() error {
 	if t.atom {
 		return fmt.Errorf("%w: unknown atom %q", ErrMessage, t.tag)
 	}
 	return fmt.Errorf("%w: unknown tuple {%q, ...} of %d elements", ErrMessage, t.tag, len(t.args)+1)
 }
 
-func (t tuple) reader() *reader { return &reader{what: t.tag} }
+func (t tuple) newReader() *fieldReader { return &fieldReader{tag: t.tag} }
 
-// reader reads fields and keeps the first thing that is wrong.
-type reader struct {
-	what string
+// fieldReader reads the fields of a message. err is the first error.
+type fieldReader struct {
+	tag  string
 	body any
 	err  error
 }
 
-func (r *reader) fail(field, format string, args ...any) {
+func (r *fieldReader) fail(field, format string, args ...any) {
 	if r.err == nil {
 		detail := fmt.Errorf(format, args...)
-		r.err = fmt.Errorf("%w: %s: %s: %w", ErrMessage, r.what, field, detail)
+		r.err = fmt.Errorf("%w: %s: %s: %w", ErrMessage, r.tag, field, detail)
 	}
 }
 
-// fields returns the map v, which must have these keys and no other.
-func (r *reader) fields(v any, keys ...etf.Atom) etf.Map {
+// readMap returns the map v, which must have exactly these keys.
+func (r *fieldReader) readMap(v any, keys ...etf.Atom) etf.Map {
 	m, ok := v.(etf.Map)
 	if !ok {
-		r.fail("arguments", "%s instead of a map", name(v))
+		r.fail("arguments", "%s instead of a map", typeName(v))
 		return nil
 	}
 	for _, k := range keys {
@@ -84,58 +84,58 @@ func (r *reader) fields(v any, keys ...etf.Atom) etf.Map {
 	return m
 }
 
-func (r *reader) id(v any) uint64 { return uint64(r.integer("id", v, 1, 1<<63-1)) }
+func (r *fieldReader) readID(v any) uint64 { return uint64(r.readInteger("id", v, 1, 1<<63-1)) }
 
-func (r *reader) integer(field string, v any, low, high int64) int64 {
+func (r *fieldReader) readInteger(field string, v any, low, high int64) int64 {
 	n, ok := v.(int64)
 	switch {
 	case !ok:
-		r.fail(field, "%s instead of an integer", name(v))
+		r.fail(field, "%s instead of an integer", typeName(v))
 	case n < low || n > high:
 		r.fail(field, "%d is not in %d..%d", n, low, high)
 	}
 	return n
 }
 
-func (r *reader) binary(field string, v any) string {
+func (r *fieldReader) readBinary(field string, v any) string {
 	b, ok := v.([]byte)
 	if !ok {
-		r.fail(field, "%s instead of a binary", name(v))
+		r.fail(field, "%s instead of a binary", typeName(v))
 	}
 	return string(b)
 }
 
-func (r *reader) atom(field string, v any) string {
+func (r *fieldReader) readAtom(field string, v any) string {
 	a, ok := v.(etf.Atom)
 	if !ok {
-		r.fail(field, "%s instead of an atom", name(v))
+		r.fail(field, "%s instead of an atom", typeName(v))
 	}
 	return string(a)
 }
 
-func (r *reader) oneOf(field string, v any, words ...string) string {
-	a := r.atom(field, v)
+func (r *fieldReader) readOneOf(field string, v any, words ...string) string {
+	a := r.readAtom(field, v)
 	if !slices.Contains(words, a) {
 		r.fail(field, "%q is none of %q", a, words)
 	}
 	return a
 }
 
-// address reads an IP literal. IPv4 in IPv6's clothes is refused: the BEAM could
-// adopt such a socket as neither.
-func (r *reader) address(field string, v any) netip.Addr {
-	a, err := netip.ParseAddr(r.binary(field, v))
+// readAddress reads an IP literal. An IPv4 address written as IPv6 is refused: the
+// BEAM could adopt such a socket neither as inet nor as inet6.
+func (r *fieldReader) readAddress(field string, v any) netip.Addr {
+	a, err := netip.ParseAddr(r.readBinary(field, v))
 	switch {
 	case err != nil:
-		r.fail(field, "no IP literal: %w", err)
+		r.fail(field, "not an IP literal: %w", err)
 	case a.Is4In6():
 		r.fail(field, "%v is IPv4 mapped into IPv6; write it as %v", a, a.Unmap())
 	}
 	return a
 }
 
-// name of a term's type, in Erlang's words.
-func name(v any) string {
+// typeName returns the type of a term, in Erlang's words.
+func typeName(v any) string {
 	switch v.(type) {
 	case nil:
 		return "nothing"
