@@ -22,18 +22,14 @@ boot(Script, Mode, Config) ->
     handover_ct:failing_node("a", handover_ct:free_port(), [{"HANDOVER_START_EPMD", "false"}], ["-pa", Ebin]).
 
 application(Script, Mode, Config) ->
-    Dir = filename:join(?config(priv_dir, Config), "handover"),
-    Ebin = filename:join(Dir, "ebin"),
-    Program = filename:join([Dir, "priv", "handover"]),
-    [ok = filelib:ensure_dir(F) || F <- [filename:join(Ebin, "x"), Program]],
-    [{ok, _} = file:copy(F, filename:join(Ebin, filename:basename(F))) || F <- filelib:wildcard(handover_ct:ebin() ++ "/*")],
-    _ = file:delete(Program),
-    write_program(Script, Program, Mode),
-    Ebin.
+    Dir = handover_ct:copy_without_programs(Config),
+    write_program(Script, filename:join([Dir, "priv", "handover"]), Mode),
+    filename:join(Dir, "ebin").
 
 write_program(none, _, _) ->
     ok;
 write_program(Script, Program, Mode) ->
+    ok = filelib:ensure_dir(Program),
     ok = file:write_file(Program, ["#!/bin/sh\n", Script, "\n"]),
     ok = file:change_mode(Program, Mode).
 

@@ -1,7 +1,8 @@
 %% What the suites share: EPMDs and nodes of their own on a port of their own, conditions with deadlines, counts of fds.
 -module(handover_ct).
 
--export([root/0, free_port/0, program/1, ebin/0, start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1, kill/2,
+-export([root/0, free_port/0, program/1, ebin/0, copy_without_programs/1]).
+-export([start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1, kill/2,
          with_server/4, with_relay/3]).
 -export([with/4, with_nodes/3]).
 -export([start_node/2, stop_node/1, call/4, call/5, connect/2, name/1]).
@@ -32,6 +33,15 @@ ebin() ->
 
 program(Name) ->
     filename:absname(filename:join([ebin(), "..", "priv", Name])).
+
+%% The directory of a copy of the application that has no programs. Each copy has a directory of its own: the suites of one run
+%% share priv_dir.
+copy_without_programs(Config) ->
+    {priv_dir, Private} = lists:keyfind(priv_dir, 1, Config),
+    Dir = filename:join([Private, integer_to_list(erlang:unique_integer([positive])), "handover"]),
+    ok = filelib:ensure_path(Dir),
+    "" = os:cmd("cp -rL " ++ ebin() ++ " " ++ Dir),
+    Dir.
 
 %% EPMDs
 

@@ -10,34 +10,30 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"handover/go/internal/epmdproto"
-	"handover/go/internal/testenv"
+	"handover/go/internal/testkit"
 )
 
-const (
-	// mainEnv makes the test binary the program.
-	mainEnv  = "EPMD_TEST_MAIN"
-	patience = time.Minute
-)
+// mainEnv makes the test binary the program.
+const mainEnv = "EPMD_TEST_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(mainEnv) != "" {
 		main()
 		return
 	}
-	testenv.Clean()
+	testkit.CleanEnvironment()
 	os.Exit(m.Run())
 }
 
 // TestTranscript controls a daemon from start to end.
 func TestTranscript(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	expect := func(args, wantOut, wantErr string, wantCode int) {
 		t.Helper()
 		out, errOut, code := run(t, port, strings.Fields(args)...)
-		wantOut = strings.ReplaceAll(wantOut, "PORT", strconv.Itoa(port))
+		wantOut = strings.ReplaceAll(wantOut, "PORT", strconv.Itoa(int(port)))
 		if out != wantOut || !strings.Contains(errOut, wantErr) || wantErr == "" && errOut != "" || code != wantCode {
 			t.Errorf("epmd %s: %d\nstdout %q\nstderr %q", args, code, out, errOut)
 		}
@@ -48,7 +44,7 @@ func TestTranscript(t *testing.T) {
 	expect("-started", "", "", 0)
 	expect("-daemon", "", "", 0)
 	expect("", "", "", 0)
-	expect("-d", "", "there is already a epmd running at port "+strconv.Itoa(port), 0)
+	expect("-d", "", "there is already a epmd running at port "+strconv.Itoa(int(port)), 0)
 	expect("-names", "epmd: up and running on port PORT with data:\n", "", 0)
 	heartbeat := register(t, port, "n")
 	expect("-names", "epmd: up and running on port PORT with data:\nname n at port 1234\n", "", 0)
@@ -62,7 +58,7 @@ func TestTranscript(t *testing.T) {
 }
 
 func TestKillRefused(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	cmd := foreground(t, port)
 	register(t, port, "n")
 	if out, _, code := run(t, port, "-kill"); out != "Killing not allowed - living nodes in database.\n" || code != 1 {
@@ -79,44 +75,6 @@ func TestKillRefused(t *testing.T) {
 	}
 }
 
-// TestOutOfFiles: an EPMD that cannot open more files continues as soon as it can.
-func TestOutOfFiles(t *testing.T) {
-	port := freePort(t)
-	cmd := command(port)
-	cmd.Args = append([]string{"sh", "-c", `ulimit -n 24; exec "$0"`}, cmd.Path)
-	cmd.Path = "/bin/sh"
-	var stderr syncBuffer
-	cmd.Stderr = &stderr
-	await(t, cmd, port)
-	var nodes []net.Conn
-	full := func() bool { return strings.Contains(stderr.String(), "accept failed") }
-	for i := range 24 { // more than there is room for: the last one waits
-		c := dial(t, port)
-		if err := sendAlive2(c, fmt.Sprint("n", i)); err != nil {
-			t.Fatal(err)
-		}
-		nodes = append(nodes, c)
-		answered := func() bool {
-			_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
-			n, _ := c.Read(make([]byte, 6))
-			return n > 0
-		}
-		if !within(func() bool { return full() || answered() }) {
-			t.Fatalf("node %d: neither an answer nor a log line: %q", i, stderr.String())
-		}
-		if full() {
-			break
-		}
-	}
-	if !full() {
-		t.Errorf("the log: %q", stderr.String())
-	}
-	for _, c := range nodes {
-		_ = c.Close()
-	}
-	register(t, port, "after")
-}
-
 // TestLogReaderGone: no name is lost if the reader of the log exits.
 func TestLogReaderGone(t *testing.T) {
 	r, w, err := os.Pipe()
@@ -124,7 +82,7 @@ func TestLogReaderGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	cmd := command(port, "-d")
 	cmd.Stderr = w
 	await(t, cmd, port)
@@ -162,7 +120,7 @@ func TestPortTaken(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	port := l.Addr().(*net.TCPAddr).Port
+	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
 	for _, args := range [][]string{nil, {"-daemon"}} {
 		if _, errOut, code := run(t, port, args...); code != 1 || !strings.Contains(errOut, "is taken by something that is not an EPMD") {
 			t.Errorf("epmd %v: %d %q", args, code, errOut)
@@ -173,7 +131,7 @@ func TestPortTaken(t *testing.T) {
 // TestDaemonDetached: the daemon has its own session, no descriptor of its parent, and
 // the directory "/".
 func TestDaemonDetached(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	leaked, err := os.Open("/dev/zero")
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +167,7 @@ func TestDaemonDetached(t *testing.T) {
 }
 
 // daemonOf finds the daemon by its environment.
-func daemonOf(t *testing.T, port int) string {
+func daemonOf(t *testing.T, port uint16) string {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
