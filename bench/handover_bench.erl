@@ -135,8 +135,9 @@ bound_to(Processor) ->
 
 with_pair(Kind, OptionsA, OptionsB, Fun) ->
     {Proto, Epmd} = protocol(Kind),
-    handover_ct:with(Epmd, [{a, OptionsA#{proto => Proto}}, {b, OptionsB#{proto => Proto}}], handover_ct:free_port(),
-                     fun(A, B) -> handover_ct:connect(A, B), Fun({A, B}) end).
+    Specs = [{a, OptionsA#{proto => Proto}}, {b, OptionsB#{proto => Proto}}],
+    handover_ct:with_cluster(Epmd, Specs, handover_ct:free_port(),
+                             fun(A, B) -> handover_ct:connect(A, B), Fun({A, B}) end).
 
 protocol(ours) -> {"handover_tcp", handover};
 protocol(tls) -> {"inet_tls", stock};
@@ -524,7 +525,8 @@ at_rest() ->
                     [alone(list_to_atom(Name ++ "_rss"), Name ++ " at rest, RSS", "MB", [rss(OsPid)], #{value_le => 12}),
                      alone(list_to_atom(Name ++ "_wakeups"), Name ++ " at rest, context switches in 10 s", "times", [switches(OsPid) - Before],
                            #{value_le => 0})]
-                end || {Name, OsPid} <- [{"epmd", handover_ct:epmd_os_pid(Epmd)}, {"carrier", handover_ct:carrier(A)}]],
+                end || {Name, OsPid} <- [{"epmd", handover_ct:epmd_os_pid(Epmd)},
+                                         {"carrier", handover_ct:carrier_os_pid(A)}]],
         lists:append(Rows)
     after
         handover_ct:stop_node(A),

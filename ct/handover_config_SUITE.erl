@@ -1,3 +1,4 @@
+%% handover_config: keys, defaults, values, and the page that documents them.
 -module(handover_config_SUITE).
 
 -include_lib("common_test/include/ct.hrl").
@@ -5,15 +6,16 @@
 
 -compile([export_all, nowarn_export_all]).
 
-all() -> [defaults, environment_wins, values, unknown_key, bad_values, documented, examples].
+all() -> [defaults, environment_takes_precedence, values, unknown_key, bad_values, documented, examples].
 
 init_per_testcase(_, Config) ->
-    ok = clean(),
+    ok = reset(),
     Config.
 
-end_per_testcase(_, _) -> clean().
+end_per_testcase(_, _) -> reset().
 
-clean() ->
+%% Removes all settings. lisen is the unknown key that unknown_key sets.
+reset() ->
     _ = application:load(handover),
     [begin application:unset_env(handover, Key), os:unsetenv(variable(Key)) end
      || Key <- [lisen | [K || {K, _, _} <- handover_config:keys()]]],
@@ -25,7 +27,7 @@ defaults(_) ->
     ?assertEqual(ok, handover_config:check()),
     [?assertEqual(Default, handover_config:get(Key)) || {Key, Default, _} <- handover_config:keys()].
 
-environment_wins(_) ->
+environment_takes_precedence(_) ->
     application:set_env(handover, listen, true),
     os:putenv("HANDOVER_LISTEN", "false"),
     ?assertEqual(false, handover_config:get(listen)).
@@ -50,14 +52,15 @@ bad_values(_) ->
          application:unset_env(handover, Key)
      end || {Key, Value} <- [{listen, 'maybe'}, {listen, "yes"}, {fallback, 1}, {log_level, loud}, {start_epmd, "no"}]].
 
-%% Each key is in the page that lists them, with its default.
+%% docs/CONFIGURATION.md lists each key with its default.
 documented(_) ->
     {ok, Page} = file:read_file(filename:join([handover_ct:root(), "docs", "CONFIGURATION.md"])),
-    [?assertMatch({Key, {match, _}}, {Key, re:run(Page, ["\\| `", atom_to_list(Key), "` \\| `\\Q", text(Default, Type), "\\E` \\|"],
-                                                    [unicode])})
+    Row = fun(Key, Default) -> ["\\| `", atom_to_list(Key), "` \\| `\\Q", Default, "\\E` \\|"] end,
+    [?assertMatch({Key, {match, _}}, {Key, re:run(Page, Row(Key, text(Default, Type)), [unicode])})
      || {Key, Default, Type} <- handover_config:keys()].
 
-%% Each key is written there in three ways, which mean the same and are accepted.
+%% The page shows three ways to write each key. All three are accepted, give the same value, and differ from the
+%% default.
 examples(_) ->
     {ok, Page} = file:read_file(filename:join([handover_ct:root(), "docs", "CONFIGURATION.md"])),
     {match, Rows} = re:run(Page, "^\\| `(\\w+)` \\| `-handover (\\w+) (.*)` \\| `({.*})` \\| `(HANDOVER_\\w+)=(.*)` \\|$",

@@ -1,15 +1,15 @@
-%% A module that `dial_module' names in the suites: it says what the environment of the node's kernel says.
+%% A dial_module for the suites. It returns what kernel's environment variable handover_ct_route has.
 -module(handover_ct_dial).
 
--export([route/1, askers/0]).
+-export([route/1, callers/0]).
 
 route(Node) ->
-    application:set_env(kernel, handover_ct_askers, [process_info(self(), registered_name) | askers()]),
+    application:set_env(kernel, handover_ct_callers, [process_info(self(), registered_name) | callers()]),
     case application:get_env(kernel, handover_ct_route, default) of
         crash -> error({no_route, Node});
         Route -> Route
     end.
 
-%% The names of the processes that have asked.
-askers() ->
-    application:get_env(kernel, handover_ct_askers, []).
+%% process_info(Pid, registered_name) of each process that has called route/1.
+callers() ->
+    application:get_env(kernel, handover_ct_callers, []).

@@ -1,5 +1,6 @@
-%% An -epmd_module that does without EPMD, as that of OTP's distribution_SUITE: it keeps the port it is told in the environment of the
-%% node's kernel, and says what `-handover_ct_port' says of every other node.
+%% An -epmd_module that needs no EPMD, like that of OTP's distribution_SUITE. It stores the port that the node registers
+%% in kernel's environment variable handover_ct_listens. The argument -handover_ct_port has the port of every other
+%% node.
 -module(handover_ct_directory).
 
 -export([start_link/0, register_node/2, register_node/3, port_please/2, creation/0]).

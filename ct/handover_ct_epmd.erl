@@ -1,7 +1,8 @@
-%% An -epmd_module of the kind that people write: addresses from somewhere else, all the rest from OTP's.
+%% An -epmd_module that knows the addresses of some hosts and leaves everything else to erl_epmd, as users write them.
 -module(handover_ct_epmd).
 
--export([start_link/0, register_node/2, register_node/3, address_please/3, port_please/2, port_please/3, names/1, calls/0]).
+-export([start_link/0, register_node/2, register_node/3, address_please/3, port_please/2, port_please/3, names/1]).
+-export([calls/0]).
 
 start_link() -> erl_epmd:start_link().
 register_node(Name, Port) -> erl_epmd:register_node(Name, Port).
@@ -19,4 +20,5 @@ address_please(Name, "direct.invalid" = Host, inet) ->
 address_please(_Name, Host, Family) ->
     inet:getaddr(Host, Family).
 
+%% The calls of address_please/3 for the hosts that this module knows, the last one first.
 calls() -> application:get_env(kernel, handover_ct_calls, []).

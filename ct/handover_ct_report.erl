@@ -1,7 +1,12 @@
-%% Common Test's event handler that writes what happened to the file named by HANDOVER_CT_REPORT, a line each:
-%%   ok Suite:Case    skip Suite:Case Reason    FAIL Suite:Case Reason    done        (of a group: Suite:Group.Case)
-%% `done` is the last: a report without it is from a run that broke off. Does nothing where the variable is not set.
-%% rebar.config's ct_opts name it; ct/run.sh reads the file.
+%% An event handler of Common Test that writes one line for each result to the file that HANDOVER_CT_REPORT names:
+%%
+%%   ok Suite:Case
+%%   skip Suite:Case Reason
+%%   FAIL Suite:Case Reason
+%%   done
+%%
+%% A case in a group is Suite:Group.Case. `done' is the last line: without it the run was aborted. The handler is a
+%% no-op if the variable is not set. rebar.config's ct_opts name this module, and ct/run.sh reads the file.
 -module(handover_ct_report).
 -behaviour(gen_event).
 
@@ -10,7 +15,7 @@
 -export([init/1, handle_event/2, handle_call/2, handle_info/2, terminate/2]).
 
 -record(state, {file :: none | file:io_device(),
-                groups = [] :: [atom()]}). % those that are under way, the innermost first
+                groups = [] :: [atom()]}). % those that are running, the innermost first
 
 init(_Args) ->
     case os:getenv("HANDOVER_CT_REPORT") of
@@ -27,7 +32,7 @@ handle_event(#event{name = tc_done, data = {Suite, Case, Result}}, State) ->
     {ok, State#state{groups = groups(Case, Result, State#state.groups)}};
 handle_event(#event{name = Name, data = {Suite, Case, Reason}}, State)
   when Name =:= tc_auto_skip; Name =:= tc_user_skip ->
-    is_config(Case) orelse line(State, "skip", Suite, Case, Reason),
+    is_config(Case) orelse write_line(State, "skip", Suite, Case, Reason),
     {ok, State};
 handle_event(#event{name = test_done}, State) ->
     ok = io:format(State#state.file, "done~n", []),
@@ -50,20 +55,20 @@ groups({init_per_group, Group, _Properties}, ok, Groups) -> [Group | Groups];
 groups({end_per_group, _Group, _Properties}, _Result, [_ | Groups]) -> Groups;
 groups(_Case, _Result, Groups) -> Groups.
 
-%% A configuration function counts when it fails, and only then.
+%% A configuration function is reported only if it fails.
 tc_done(State, Suite, Case, ok) ->
-    is_config(Case) orelse line(State, "ok", Suite, Case, "");
+    is_config(Case) orelse write_line(State, "ok", Suite, Case, "");
 tc_done(State, Suite, Case, {skipped, Reason}) ->
-    is_config(Case) orelse line(State, "skip", Suite, Case, Reason);
+    is_config(Case) orelse write_line(State, "skip", Suite, Case, Reason);
 tc_done(_State, _Suite, _Case, {auto_skipped, _Reason}) ->
-    ok; % tc_auto_skip tells the same
+    ok; % the event tc_auto_skip has reported it
 tc_done(State, Suite, Case, {failed, Reason}) ->
-    line(State, "FAIL", Suite, Case, Reason).
+    write_line(State, "FAIL", Suite, Case, Reason).
 
 is_config(Case) ->
     lists:member(function(Case), [init_per_suite, end_per_suite, init_per_group, end_per_group]).
 
-%% What is skipped comes with its group, a group's own functions with its properties too.
+%% A skipped case comes with its group. A group's configuration functions come with its properties too.
 function({Function, _Group, _Properties}) -> Function;
 function({Function, _Group}) -> Function;
 function(Function) -> Function.
@@ -72,7 +77,7 @@ path({Case, Group}, [Group | _] = Groups) -> path(Case, Groups);
 path({Case, Group}, Groups) -> path(Case, [Group | Groups]);
 path(Case, Groups) -> lists:join(".", [atom_to_list(Name) || Name <- lists:reverse(Groups, [function(Case)])]).
 
-line(#state{file = File, groups = Groups}, Verdict, Suite, Case, Reason) ->
+write_line(#state{file = File, groups = Groups}, Verdict, Suite, Case, Reason) ->
     Text = io_lib:format("~s ~ts:~ts ~ts", [Verdict, Suite, path(Case, Groups), text(Reason)]),
     OneLine = re:replace(Text, "\\s+", " ", [global, unicode, {return, list}]),
     ok = io:format(File, "~ts~n", [string:trim(OneLine)]).

@@ -1,15 +1,15 @@
-%% What the suites let nodes do themselves.
+%% Functions that the suites call on their nodes.
 -module(handover_ct_work).
 
--export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0, kill_keepers/0, watched/0,
-         listening_ports/0, port_of/1, flood/2, flood_later/2, packets_taken/1,
-         packets_taken_and_disconnect/1, is_suspended/1, receive_until_nodedown/1, con_pid/1,
-         connect_and_disconnect/2, connect_until_down/1, suspend_newest_keeper/0,
-         modules/0, reload/1, handover_at_process_limit/2, kill_at_process_limit/2, process/1, stop_and_start/2, ask_at_nodeup/0,
-         asked_at_nodeup/2, log_events/1,
-         log_reports/0, is_preloaded/0, keep_reports/0, kept_reports/0, log/2]).
+-export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0]).
+-export([listening_port_count/0, registered_port/1, link_process/1]).
+-export([flood/2, start_flood/2, packets_taken/1, count_packets_and_disconnect/1, is_suspended/1, receive_until_nodedown/1]).
+-export([connect_and_disconnect/2, connect_until_down/1, stop_and_start/2]).
+-export([suspend_newest_keeper/0, kill_keepers/0, watched_keeper_count/0, process/1, is_acceptor_waiting/0]).
+-export([modules/0, reload/1, is_preloaded/0, handover_at_process_limit/2, kill_at_process_limit/2]).
+-export([watch_nodeups/0, links_at_nodeup/2, emit_events/1, log_each_kind/0, record_errors/0, recorded_errors/0, log/2]).
 
-%% Sends a term of Size bytes there and gives the hash that the other side found.
+%% Sends a term of Size bytes to Node and returns the hash that was computed there.
 send_large(Node, Size) ->
     Pid = spawn(Node, ?MODULE, echo_hash, [self()]),
     Pid ! {data, data(Size)},
@@ -24,7 +24,7 @@ hash(Data) -> erlang:md5(Data).
 
 data(Size) -> << <<N:64>> || N <- lists:seq(1, Size div 8) >>.
 
-%% A process there dies: both the link and the monitor here must say so.
+%% Kills a process on Node and reports whether its link and its monitor here noticed.
 link_and_monitor(Node) ->
     process_flag(trap_exit, true),
     Pid = spawn_link(Node, timer, sleep, [infinity]),
@@ -35,90 +35,92 @@ link_and_monitor(Node) ->
     after 60000 -> nothing
     end.
 
+%% Starts a node with peer, over the distribution. Ends with stop_peer/0.
 start_peer(Ebin) ->
     Starter = self(),
-    Keeper = spawn(fun() ->
-                       {ok, Peer, Node} = peer:start_link(#{name => p, host => "127.0.0.1", longnames => true,
-                                                            args => ["-proto_dist", "handover_tcp", "-start_epmd", "false",
-                                                                     "-setcookie", "handover_ct", "-pa", Ebin]}),
-                       Starter ! {self(), Node},
-                       receive {stop, From} -> ok = peer:stop(Peer), From ! {self(), ok} end
-               end),
-    true = register(peer_keeper, Keeper),
-    receive {Keeper, Node} -> Node after 60000 -> no_peer end.
+    Args = ["-proto_dist", "handover_tcp", "-start_epmd", "false", "-setcookie", "handover_ct", "-pa", Ebin],
+    Owner = spawn(fun() ->
+                          {ok, Peer, Node} = peer:start_link(#{name => p, host => "127.0.0.1", longnames => true,
+                                                               args => Args}),
+                          Starter ! {self(), Node},
+                          receive {stop, From} -> ok = peer:stop(Peer), From ! {self(), ok} end
+                  end),
+    true = register(peer_owner, Owner),
+    receive {Owner, Node} -> Node after 60000 -> no_peer end.
 
 stop_peer() ->
-    Keeper = whereis(peer_keeper),
-    Keeper ! {stop, self()},
-    receive {Keeper, Answer} -> Answer after 60000 -> no_answer end.
+    Owner = whereis(peer_owner),
+    Owner ! {stop, self()},
+    receive {Owner, Answer} -> Answer after 60000 -> no_answer end.
 
-%% The open fds of this node by kind, when nothing is being loaded. OTP's resolver is a port program that starts with the first
-%% question: ask one.
+%% The kinds of this BEAM's open descriptors, once no module is being loaded. The lookup starts OTP's resolver, a port
+%% program that would otherwise open descriptors later.
 own_fds() ->
     handover_ct:until(fun() -> preloaders() =:= [] end),
     _ = inet:getaddr("localhost", inet),
-    {ok, Numbers} = file:list_dir("/proc/self/fd"),
-    Links = [element(2, file:read_link("/proc/self/fd/" ++ N)) || N <- Numbers],
-    lists:sort([hd(string:split(L, ":[")) || L <- Links, is_list(L)]).
+    handover_ct:fds(list_to_integer(os:getpid())).
 
-listening_ports() ->
+%% How many TCP sockets of this node listen.
+listening_port_count() ->
     Ports = [P || P <- erlang:ports(), erlang:port_info(P, name) =:= {name, "tcp_inet"}],
     length([P || P <- Ports, {ok, Status} <- [prim_inet:getstatus(P)], lists:member(listen, Status)]).
 
-port_of(Name) ->
+%% The port with which EPMD has registered Name.
+registered_port(Name) ->
     {ok, Names} = erl_epmd:names("127.0.0.1"),
-    {ok, [{N, P} || {N, P} <- Names, N =:= atom_to_list(Name)]}.
+    [Port] = [P || {N, P} <- Names, N =:= atom_to_list(Name)],
+    Port.
 
 %% The process of the link to Node.
-con_pid(Node) ->
+link_process(Node) ->
     {ok, Info} = net_kernel:node_info(Node),
     proplists:get_value(owner, Info).
 
-%% Sends Count numbered messages of 1 KiB to the process `receiver' on Node, over the link there is and no other.
+%% Sends Count numbered messages of 1 KiB to the process `receiver' on Node. Never opens a new link.
 flood(Node, Count) ->
     Filler = binary:copy(<<0>>, 1024),
     _ = [erlang:send({receiver, Node}, {N, Filler}, [noconnect]) || N <- lists:seq(1, Count)],
     ok.
 
-%% The same in a process of its own, which is suspended when the link's queue is full.
-flood_later(Node, Count) -> spawn(?MODULE, flood, [Node, Count]).
+%% The same in a new process. The emulator suspends it if the queue of the link is full.
+start_flood(Node, Count) -> spawn(?MODULE, flood, [Node, Count]).
 
-%% Packets that the driver of the link to Node has taken.
+%% How many packets the driver of the link to Node has taken.
 packets_taken(Node) ->
     [Port] = [P || {N, P} <- erlang:system_info(dist_ctrl), N =:= Node],
     {ok, [{send_cnt, Count}]} = inet:getstat(Port, [send_cnt]),
     Count.
 
-%% Closes the link; what the driver had taken by then.
-packets_taken_and_disconnect(Node) ->
+%% Closes the link to Node and returns the packets_taken/1 from directly before.
+count_packets_and_disconnect(Node) ->
     Taken = packets_taken(Node),
     true = erlang:disconnect_node(Node),
     Taken.
 
-%% The process that closes the fd of the newest connection made from here sleeps as long as the node lives.
+%% Suspends the keeper of the newest connection that this node opened, for as long as the node lives.
 suspend_newest_keeper() ->
-    Keeper = lists:max([P || P <- processes(), process_info(P, initial_call) =:= {initial_call, {handover_keeper, init_dial, 2}}]),
+    Keeper = lists:max([P || P <- processes(), started_by(P) =:= {handover_keeper, init_dial, 2}]),
     Self = self(),
     Suspender = spawn(fun() ->
                               true = erlang:suspend_process(Keeper),
-                              Self ! {self(), asleep},
+                              Self ! {self(), suspended},
                               receive after infinity -> ok end
                       end),
-    receive {Suspender, asleep} -> ok end.
+    receive {Suspender, suspended} -> ok end.
 
 is_suspended(Pid) -> process_info(Pid, status) =:= {status, suspended}.
 
-%% Registers as receiver; the number of messages in a row that came until Node went down.
+%% Receives a flood/2 until Node goes down. Returns how many messages came in sequence.
 receive_until_nodedown(Node) ->
     true = register(receiver, self()),
     true = monitor_node(Node, true),
-    Got = collect(Node, 0),
+    Count = count_messages(Node, 0),
     true = unregister(receiver),
-    Got.
+    Count.
 
-collect(Node, Last) ->
+count_messages(Node, Last) ->
     receive
-        {N, _} when N =:= Last + 1 -> collect(Node, N);
+        {N, _} when N =:= Last + 1 -> count_messages(Node, N);
         {nodedown, Node} -> Last
     after 60000 -> {no_nodedown, Last}
     end.
@@ -126,7 +128,7 @@ collect(Node, Last) ->
 connect_and_disconnect(_Node, 0) ->
     ok;
 connect_and_disconnect(Node, N) ->
-    %% false: the other end has not seen the last disconnect yet, as may happen with inet_tcp
+    %% A connect fails until the other end has seen the last disconnect. This happens with inet_tcp too.
     handover_ct:until(fun() -> net_kernel:connect_node(Node) end),
     true = monitor_node(Node, true),
     true = erlang:disconnect_node(Node),
@@ -148,10 +150,11 @@ reload(Module) ->
     code:purge(Module),
     code:load_file(Module).
 
-%% Asks EPMD to be handed over to this very node when it can't make another process; what came, and what then.
+%% Requests a handover to this node while it can start no process. Returns the first 4 bytes of the answer, and what
+%% follows.
 handover_at_process_limit(Port, Name) ->
     {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {active, false}]),
-    Pids = all_processes([]),
+    Pids = fill_process_table([]),
     try
         ok = gen_tcp:send(Socket, [<<(length(Name) + 1):16>>, "h", Name]),
         {gen_tcp:recv(Socket, 4, 60000), gen_tcp:recv(Socket, 0, 60000)}
@@ -159,22 +162,23 @@ handover_at_process_limit(Port, Name) ->
         [exit(P, kill) || P <- Pids]
     end.
 
-%% Kills the carrier and goes on for so long at the limit.
+%% Kills the carrier while this node can start no process, and keeps it so for Ms.
 kill_at_process_limit(Carrier, Ms) ->
-    Kill = open_port({spawn_executable, "/bin/sh"}, [{args, ["-c", "read _ && kill -KILL " ++ integer_to_list(Carrier)]}, exit_status]),
-    Full = all_processes([]),
+    Command = "read _ && kill -KILL " ++ integer_to_list(Carrier),
+    Kill = open_port({spawn_executable, "/bin/sh"}, [{args, ["-c", Command]}, exit_status]),
+    Pids = fill_process_table([]),
     true = port_command(Kill, "go\n"),
-    [exit(P, kill) || P <- stay_full(Full, erlang:monotonic_time(millisecond) + Ms)],
+    [exit(P, kill) || P <- keep_process_table_full(Pids, erlang:monotonic_time(millisecond) + Ms)],
     ok.
 
-%% What ends meanwhile makes no room.
-stay_full(Pids, Until) ->
+%% Replaces processes that end meanwhile.
+keep_process_table_full(Pids, Until) ->
     case erlang:monotonic_time(millisecond) < Until of
-        true -> stay_full(all_processes(Pids), Until);
+        true -> keep_process_table_full(fill_process_table(Pids), Until);
         false -> Pids
     end.
 
-%% A process of handover's in this node.
+%% The pid of one of handover's processes on this node, or none.
 process(guard) ->
     case whereis(handover_guard) of
         undefined -> none;
@@ -185,17 +189,18 @@ process(worker) ->
 process(acceptor) ->
     linked(whereis(net_kernel), fun(P) -> started_by(P) =:= {handover_acceptor, init, 2} end);
 process(accept_loop) ->
-    linked(process(acceptor), fun(P) -> started_by(P) =:= {handover_acceptor, accept, 3} end);
-%% Does the acceptor wait for an answer?
-process(acceptor_waits) ->
+    linked(process(acceptor), fun(P) -> started_by(P) =:= {handover_acceptor, accept, 3} end).
+
+%% Reports whether handover_acceptor waits for the answer to a call.
+is_acceptor_waiting() ->
     {current_function, {M, _, _}} = process_info(process(acceptor), current_function),
     M =:= gen.
 
 linked(none, _) ->
     none;
-linked(Pid, Which) ->
+linked(Pid, Matches) ->
     case process_info(Pid, links) of
-        {links, Links} -> hd([P || P <- Links, is_pid(P), Which(P)] ++ [none]);
+        {links, Links} -> hd([P || P <- Links, is_pid(P), Matches(P)] ++ [none]);
         undefined -> none
     end.
 
@@ -205,79 +210,82 @@ started_by(Pid) ->
         undefined -> none
     end.
 
-%% Asks how each node is connected, as soon as it is up.
-ask_at_nodeup() ->
+%% Starts a process that calls handover:info/1 for each node as soon as it is up.
+watch_nodeups() ->
     Starter = self(),
-    Asker = spawn(fun() ->
-                          ok = net_kernel:monitor_nodes(true),
-                          Starter ! {self(), ready},
-                          ask([])
-                  end),
-    true = register(nodeup_asker, Asker),
-    receive {Asker, ready} -> ok end.
+    Watcher = spawn(fun() ->
+                            ok = net_kernel:monitor_nodes(true),
+                            Starter ! {self(), ready},
+                            watch_nodeups([])
+                    end),
+    true = register(nodeup_watcher, Watcher),
+    receive {Watcher, ready} -> ok end.
 
-ask(Answers) ->
+watch_nodeups(Links) ->
     receive
-        {nodeup, Node} -> ask([link_of(Node) | Answers]);
-        {answer, From} -> From ! {nodeup_asker, Answers}, ask(Answers);
-        _ -> ask(Answers)
+        {nodeup, Node} -> watch_nodeups([link_of(Node) | Links]);
+        {get, From} -> From ! {nodeup_watcher, Links}, watch_nodeups(Links);
+        _ -> watch_nodeups(Links)
     end.
 
-%% Connects and disconnects so many times, not before the askers of both nodes have asked. What they were told.
-asked_at_nodeup(Node, Count) ->
-    lists:flatten([asked_at_nodeup(Node) || _ <- lists:seq(1, Count)]).
+%% Connects to Node and disconnects, Count times. Returns what watch_nodeups/0 on both nodes found at each nodeup. Each
+%% disconnect waits until both have looked.
+links_at_nodeup(Node, Count) ->
+    lists:flatten([links_at_nodeup(Node) || _ <- lists:seq(1, Count)]).
 
-asked_at_nodeup(Node) ->
+links_at_nodeup(Node) ->
     handover_ct:until(fun() -> net_kernel:connect_node(Node) end),
-    Answers = [begin
-                   {nodeup_asker, Where} ! {answer, self()},
-                   receive {nodeup_asker, All} -> hd(All ++ [none]) after 20000 -> no_answer end
-               end || Where <- [node(), Node]],
+    Links = [begin
+                 {nodeup_watcher, Where} ! {get, self()},
+                 receive {nodeup_watcher, All} -> hd(All ++ [none]) after 20000 -> no_answer end
+             end || Where <- [node(), Node]],
     true = monitor_node(Node, true),
     true = erlang:disconnect_node(Node),
-    receive {nodedown, Node} -> Answers end.
+    receive {nodedown, Node} -> Links end.
 
 link_of(Node) ->
     Info = handover:info(Node),
     {maps:get(via, Info, missing), maps:get(direction, Info, missing)}.
 
-log_events(Count) ->
+%% Emits Count events that differ in their node.
+emit_events(Count) ->
     _ = [handover_event:emit(warning, setup_failed, #{node => list_to_atom("n@" ++ integer_to_list(N)), reason => timeout,
                                                      detail => <<>>, duration => 1}) || N <- lists:seq(1, Count)],
     ok.
 
-%% Keeps the errors that are logged from now on.
-keep_reports() ->
+%% Records the errors that are logged on this node from now on.
+record_errors() ->
     Starter = self(),
-    Keeper = spawn(fun() -> Starter ! {self(), ready}, keep([]) end),
-    true = register(report_keeper, Keeper),
-    receive {Keeper, ready} -> ok end,
+    Recorder = spawn(fun() -> Starter ! {self(), ready}, record([]) end),
+    true = register(error_recorder, Recorder),
+    receive {Recorder, ready} -> ok end,
     logger:add_handler(?MODULE, ?MODULE, #{level => error}).
 
-keep(Reports) ->
+record(Messages) ->
     receive
-        {get, From} -> From ! {self(), Reports}, keep(Reports);
-        Report -> keep([Report | Reports])
+        {get, From} -> From ! {self(), Messages}, record(Messages);
+        Message -> record([Message | Messages])
     end.
 
-kept_reports() ->
-    Keeper = whereis(report_keeper),
-    Keeper ! {get, self()},
-    receive {Keeper, Reports} -> Reports after 10000 -> no_answer end.
+recorded_errors() ->
+    Recorder = whereis(error_recorder),
+    Recorder ! {get, self()},
+    receive {Recorder, Messages} -> Messages after 10000 -> no_answer end.
 
+%% The logger handler of record_errors/0.
 log(#{msg := Message}, _) ->
-    report_keeper ! Message,
+    error_recorder ! Message,
     ok.
 
-%% Has everything been loaded that is loaded when the node is up?
+%% Reports whether all modules that a node loads in the background after its start are loaded.
 is_preloaded() ->
     is_tuple(code:is_loaded(handover_reporter)) andalso preloaders() =:= [].
 
 preloaders() ->
     [P || P <- processes(), started_by(P) =:= {handover_dist, preload, 0}].
 
-%% What nodes log: OTP's reports and ours. Does not return before they are written.
-log_reports() ->
+%% Logs one message of each kind: crash reports, texts, reports, and handover's own. Returns after they are written.
+log_each_kind() ->
     {Pid, Monitor} = spawn_monitor(fun() -> error(some_reason) end),
     receive {'DOWN', Monitor, process, Pid, _} -> ok end,
     Other = proc_lib:spawn(fun() -> ets:lookup(no_table, a_key) end),
@@ -286,38 +294,40 @@ log_reports() ->
     logger:error("a text ~tp ~ts", [#{a => 1.5}, "ü"]),
     logger:error(#{label => {some, report}, reason => {badarg, []}}),
     error_logger:error_msg("** ~w **", [text]),
-    handover_event:emit(warning, unsupported_option, #{option => {a, make_ref()}, reason => {erlang:unique_integer(), einval}}),
+    handover_event:emit(warning, unsupported_option,
+                        #{option => {a, make_ref()}, reason => {erlang:unique_integer(), einval}}),
     _ = logger_std_h:filesync(default),
     ok.
 
-%% Starts and stops the distribution so many times, and kills the guard meanwhile.
+%% Starts and stops the distribution N times, and kills the guard each time in between.
 stop_and_start(_, 0) ->
     ok;
 stop_and_start(Name, N) ->
     {ok, _} = net_kernel:start([list_to_atom(lists:concat([Name, N, "@127.0.0.1"])), longnames]),
     true = exit(whereis(handover_guard), kill),
-    %% every other time it is being started again, or is there, when all stops
+    %% Half of the time the guard is still being restarted when the distribution stops, half of the time it is up.
     N rem 2 =:= 0 orelse handover_ct:until(fun() -> is_pid(process(worker)) end),
     case net_kernel:stop() of
         ok -> stop_and_start(Name, N - 1);
         Error -> {N, Error}
     end.
 
-all_processes(Pids) ->
+%% Starts processes until the limit is reached. Pids are those of earlier calls.
+fill_process_table(Pids) ->
     try spawn(timer, sleep, [infinity]) of
-        Pid -> all_processes([Pid | Pids])
+        Pid -> fill_process_table([Pid | Pids])
     catch
         error:system_limit -> Pids
     end.
 
-%% Kills the processes that keep links' descriptors, and returns how many there were.
+%% Kills all keepers of this node and returns how many there were.
 kill_keepers() ->
     Keepers = [P || P <- processes(), is_keeper(process_info(P, [current_function, initial_call]))],
     [true = exit(P, kill) || P <- Keepers],
     length(Keepers).
 
-%% How many keepers handover_closer watches.
-watched() ->
+%% How many keepers handover_closer monitors.
+watched_keeper_count() ->
     {monitors, Monitors} = process_info(whereis(handover_closer), monitors),
     length(Monitors).
 

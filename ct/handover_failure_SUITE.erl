@@ -1,20 +1,21 @@
-%% Real nodes on loopback, an EPMD of their own on a port of their own: what happens when something dies, is stock or is not
-%% what it should be.
+%% What happens if something dies, is not handover's, or does not behave as it should: real nodes on loopback, with an
+%% EPMD on a port of its own.
 -module(handover_failure_SUITE).
 
 -include_lib("common_test/include/ct.hrl").
 -include_lib("stdlib/include/assert.hrl").
+
+-import(handover_ct, [with_cluster/4, call/4, name/1, ping/2, await_report/2]).
 
 -compile([export_all, nowarn_export_all]).
 
 suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
-    [carrier_killed, carrier_signalled, carrier_stopped, beam_stopped, epmd_killed, owner_killed, code_reloaded,
-     process_limit, descriptor_limit, remote_epmd_stock,
-     remote_node_without_extra, fallback_off, port_0_is_not_dialled, stock_node_reaches_us, local_epmd_stock, reasons,
-     remote_port_is_not_epmds, local_port_is_not_epmds, wrong_cookie, simultaneous_connects, node_dies_in_handshake,
-     connects_during_shutdown].
+    [carrier_killed, carrier_signalled, carrier_stopped, beam_stopped, epmd_killed, carrier_owner_killed, code_reloaded,
+     process_limit, descriptor_limit, remote_epmd_stock, remote_node_without_handover, fallback_off, port_0_is_not_dialled,
+     node_without_handover_connects, local_epmd_stock, failure_reasons, other_program_at_remote_port,
+     other_program_at_local_port, wrong_cookie, simultaneous_connects, node_dies_in_handshake, connects_during_shutdown].
 
 init_per_testcase(_, Config) ->
     [{epmd_port, handover_ct:free_port()} | Config].
@@ -22,85 +23,75 @@ init_per_testcase(_, Config) ->
 end_per_testcase(_, _Config) ->
     ok.
 
-with(Epmd, Specs, Config, Fun) -> handover_ct:with(Epmd, Specs, ?config(epmd_port, Config), Fun).
-call(Peer, M, F, A) -> handover_ct:call(Peer, M, F, A).
-name(Peer) -> handover_ct:name(Peer).
-ping(Peer, Node) -> call(Peer, net_adm, ping, [Node]).
 
-await_event(Logs, Event) -> hd(handover_ct:reports(Logs, Event, 1)).
 
-%% no node ever dies of us
+%% Processes that die or stop
 
+%% A link stays up, the carrier is restarted, and connections work again in both directions.
 carrier_killed(Config) ->
-    with(handover, [a, b, c], Config,
+    with_cluster(handover, [a, b, c], Config,
          fun(A, B, C) ->
                  Node = handover_ct:connect(A, B),
                  Link = handover_ct:dist_port(A, Node),
-                 Carrier = handover_ct:carrier(B),
+                 Carrier = handover_ct:carrier_os_pid(B),
                  Before = handover_ct:own_fds(B),
-                 handover_ct:kill(Carrier, "KILL"),
+                 handover_ct:signal(Carrier, "KILL"),
                  handover_ct:until(fun() -> maps:get(restarts, call(B, handover, info, [])) =:= 1 end),
-                 handover_ct:until(fun() -> maps:get(epmd, call(B, handover, info, [])) =:= handover end),
+                 handover_ct:await_registered(B),
                  ?assertEqual(Link, handover_ct:dist_port(A, Node)),
                  ?assertEqual(Node, handover_ct:connect(C, B)),
                  ?assertEqual(name(C), handover_ct:connect(B, C)),
                  ?assertEqual(true, call(C, erlang, disconnect_node, [Node])),
-                 handover_ct:own_fds_are(B, Before)
+                 handover_ct:await_own_fds(B, Before)
          end).
 
-%% A service manager and a terminal send these to all processes of a node at once. The node shuts down in its own time, and needs its
-%% carrier until then.
+%% The carrier ignores SIGTERM, SIGINT and SIGHUP. A service manager or a terminal sends them to all processes of a node
+%% at once, and the node needs its carrier until it has shut down.
 carrier_signalled(Config) ->
-    with(handover, [a, b], Config,
+    with_cluster(handover, [a, b], Config,
          fun(A, B) ->
-                 Carrier = handover_ct:carrier(A),
-                 [handover_ct:kill(Carrier, Signal) || Signal <- ["TERM", "INT", "HUP"]],
+                 Carrier = handover_ct:carrier_os_pid(A),
+                 [handover_ct:signal(Carrier, Signal) || Signal <- ["TERM", "INT", "HUP"]],
                  handover_ct:connect(B, A),
                  ?assertMatch(#{restarts := 0, os_pid := Carrier}, call(A, handover, info, []))
          end).
 
-%% A carrier that hangs: connects get a reason in time, the node lives, links live.
+%% If the carrier hangs, connects time out with a reason, and links stay up.
 carrier_stopped(Config) ->
-    with(handover, [a, {b, #{args => ["-kernel", "net_setuptime", "3"]}}], Config,
+    with_cluster(handover, [a, {b, #{args => ["-kernel", "net_setuptime", "3"]}}], Config,
          fun(A, B) ->
                  Node = handover_ct:connect(A, B),
-                 Carrier = handover_ct:carrier(B),
-                 handover_ct:kill(Carrier, "STOP"),
-                 try
-                     ?assertMatch({error, {timeout, _}}, call(B, handover, connect, ['nobody@127.0.0.1'])),
-                     ?assertEqual(pong, call(A, net_adm, ping, [Node]))
-                 after
-                     handover_ct:kill(Carrier, "CONT")
-                 end
+                 Carrier = handover_ct:carrier_os_pid(B),
+                 handover_ct:while_stopped(Carrier,
+                   fun() ->
+                           ?assertMatch({error, {timeout, _}}, call(B, handover, connect, ['nobody@127.0.0.1'])),
+                           ?assertEqual(pong, ping(A, Node))
+                   end)
          end).
 
-%% A BEAM that is stopped, as by the migration of a virtual machine, loses no connection: its carrier takes them.
+%% While the BEAM is stopped, for example because its virtual machine migrates, its carrier accepts connections for it.
 beam_stopped(Config) ->
     Port = ?config(epmd_port, Config),
-    with(handover, [a, b], Config,
+    with_cluster(handover, [a, b], Config,
          fun(A, B) ->
-                 OsPid = list_to_integer(call(B, os, getpid, [])),
+                 OsPid = handover_ct:beam_os_pid(B),
                  Node = name(B),
-                 handover_ct:kill(OsPid, "STOP"),
-                 try
-                     Sockets = [initiators(250, Port) || _ <- [1, 2]],
-                     [ok = gen_tcp:close(S) || S <- lists:append(Sockets)]
-                 after
-                     handover_ct:kill(OsPid, "CONT")
-                 end,
+                 handover_ct:while_stopped(OsPid,
+                   fun() ->
+                           Sockets = [hand_over_many(250, Port) || _ <- [1, 2]],
+                           [ok = gen_tcp:close(S) || S <- lists:append(Sockets)]
+                   end),
                  ?assertEqual(pong, ping(A, Node))
          end).
 
-%% So many connections at once that are handed over, no more than EPMD lets wait for one node.
-initiators(Count, Port) ->
-    Sockets = [begin
-                   {ok, Socket} = gen_tcp:connect({127,0,0,1}, Port, [binary, {active, false}]),
-                   ok = gen_tcp:send(Socket, <<2:16, "hb">>),
-                   Socket
-               end || _ <- lists:seq(1, Count)],
+%% Opens Count connections at once, which must all be handed over to b. Count may not exceed the number that EPMD lets
+%% wait for one node.
+hand_over_many(Count, Port) ->
+    Sockets = [handover_ct:request_handover(Port, "b") || _ <- lists:seq(1, Count)],
     [?assertEqual({ok, <<"i", 0, 6:16>>}, gen_tcp:recv(S, 4, 60000)) || S <- Sockets],
     Sockets.
 
+%% A link stays up. The nodes register with the next EPMD.
 epmd_killed(Config) ->
     Port = ?config(epmd_port, Config),
     First = handover_ct:start_epmd(handover, Port),
@@ -108,12 +99,12 @@ epmd_killed(Config) ->
       fun(A, B) ->
               Node = handover_ct:connect(A, B),
               Link = handover_ct:dist_port(A, Node),
-              handover_ct:kill(handover_ct:epmd_os_pid(First), "KILL"),
+              handover_ct:signal(handover_ct:epmd_os_pid(First), "KILL"),
               handover_ct:until(fun() -> maps:get(epmd, call(A, handover, info, [])) =:= down end),
               ?assertEqual(pong, ping(A, Node)),
               Second = handover_ct:start_epmd(handover, Port),
               try
-                  handover_ct:until(fun() -> lists:sort(handover_ct:epmd_names({127,0,0,1}, Port)) =:= ["a", "b"] end),
+                  handover_ct:until(fun() -> lists:sort(handover_ct:registered_names(Port)) =:= ["a", "b"] end),
                   ?assertEqual(Link, handover_ct:dist_port(A, Node)),
                   ?assertEqual(true, call(A, erlang, disconnect_node, [Node])),
                   ?assertEqual(Node, handover_ct:connect(A, B))
@@ -122,24 +113,24 @@ epmd_killed(Config) ->
               end
       end).
 
-%% Our own process that owns the carrier dies: as if the carrier had.
-owner_killed(Config) ->
-    with(handover, [a, b], Config,
+%% If handover_carrier dies, the carrier ends and both are restarted. A link stays up.
+carrier_owner_killed(Config) ->
+    with_cluster(handover, [a, b], Config,
          fun(A, B) ->
                  Node = handover_ct:connect(A, B),
                  Link = handover_ct:dist_port(A, Node),
-                 Carrier = handover_ct:carrier(A),
-                 {links, Links} = call(A, erlang, process_info, [call(A, erlang, whereis, [handover_guard]), links]),
-                 [call(A, erlang, exit, [P, kill]) || P <- Links, P =/= call(A, erlang, whereis, [net_sup])],
-                 handover_ct:until(fun() -> maps:get(epmd, call(A, handover, info, [])) =:= handover end),
-                 handover_ct:until(fun() -> not handover_ct:alive(Carrier) end),
+                 Carrier = handover_ct:carrier_os_pid(A),
+                 true = call(A, erlang, exit, [call(A, handover_ct_work, process, [worker]), kill]),
+                 handover_ct:await_registered(A),
+                 handover_ct:until(fun() -> not handover_ct:is_running(Carrier) end),
                  ?assertEqual(Link, handover_ct:dist_port(A, Node)),
                  ?assertEqual(name(A), handover_ct:connect(B, A))
          end).
 
-%% A hot upgrade, twice: the links' processes are in none of the code that goes, and their fds are closed at the end.
+%% All modules are loaded twice, as by two hot upgrades. No process of a link runs purged code, so the link stays up,
+%% and its descriptors are closed when it ends.
 code_reloaded(Config) ->
-    with(handover, [a, b], Config,
+    with_cluster(handover, [a, b], Config,
          fun(A, B) ->
                  Before = [handover_ct:own_fds(P) || P <- [A, B]],
                  Node = handover_ct:connect(A, B),
@@ -150,111 +141,113 @@ code_reloaded(Config) ->
                   || _ <- [1, 2], P <- [A, B], M <- Modules],
                  ?assertEqual(Link, handover_ct:dist_port(A, Node)),
                  ?assertEqual(true, call(A, erlang, disconnect_node, [Node])),
-                 [handover_ct:own_fds_are(P, Fds) || {P, Fds} <- lists:zip([A, B], Before)],
+                 [handover_ct:await_own_fds(P, Fds) || {P, Fds} <- lists:zip([A, B], Before)],
                  ?assertMatch(#{carrier := up, restarts := 0}, call(A, handover, info, [])),
                  ?assertEqual(Node, handover_ct:connect(A, B))
          end).
 
-%% A node at its limit of processes loses the connections that come then, and nothing else.
+%% A node that can start no process closes the connections that arrive, and nothing else happens.
 process_limit(Config) ->
     Port = ?config(epmd_port, Config),
-    with(handover, [{a, #{args => ["+P", "1024"]}}, b], Config,
+    with_cluster(handover, [{a, #{args => ["+P", "1024"]}}, b], Config,
          fun(A, B) ->
-                 Carrier = handover_ct:carrier(A),
+                 Carrier = handover_ct:carrier_os_pid(A),
                  ?assertEqual({{ok, <<"i", 0, 6:16>>}, {error, closed}},
                               call(A, handover_ct_work, handover_at_process_limit, [Port, "a"])),
                  ?assertMatch(#{carrier := up, restarts := 0, os_pid := Carrier}, call(A, handover, info, [])),
                  ?assertEqual(name(A), handover_ct:connect(B, A))
          end).
 
-%% A node that others make run out of descriptors can still say so, and later things too: OTP's default handler stays.
+%% A node that has run out of descriptors can still log: OTP's default handler is not removed, which happens if it fails
+%% once. When descriptors are free again, a connect works.
 descriptor_limit(Config) ->
     Port = ?config(epmd_port, Config),
     Limited = {"/bin/sh", ["-c", "ulimit -n 48 && exec erl \"$@\"", "erl"]},
-    with(handover, [{a, #{exec => Limited}}, b], Config,
+    with_cluster(handover, [{a, #{exec => Limited}}, b], Config,
          fun(A, B) ->
                  {module, _} = call(A, code, ensure_loaded, [handover_ct_work]),
                  handover_ct:until(fun() -> call(A, handover_ct_work, is_preloaded, []) end),
                  {ok, #{module := logger_std_h}} = call(A, logger, get_handler_config, [default]),
-                 Flood = [begin
-                              {ok, Socket} = gen_tcp:connect({127,0,0,1}, Port, [binary, {active, false}]),
-                              ok = gen_tcp:send(Socket, <<2:16, "ha">>),
-                              Socket
-                          end || _ <- lists:seq(1, 60)],
+                 Flood = [handover_ct:request_handover(Port, "a") || _ <- lists:seq(1, 60)],
                  handover_ct:until(fun() -> maps:get(bad_fd, maps:get(counters, call(A, handover, info, []))) > 0 end),
-                 %% Reports of every kind, with nothing left to load from.
-                 ok = call(A, handover_ct_work, log_reports, []),
+                 %% The node cannot load a module now.
+                 ok = call(A, handover_ct_work, log_each_kind, []),
                  ?assertMatch({ok, _}, call(A, logger, get_handler_config, [default])),
                  [ok = gen_tcp:close(Socket) || Socket <- Flood],
-                 ok = call(A, handover_ct_work, log_reports, []),
+                 ok = call(A, handover_ct_work, log_each_kind, []),
                  ?assertMatch({ok, _}, call(A, logger, get_handler_config, [default])),
                  handover_ct:until(fun() -> call(B, net_kernel, connect_node, [name(A)]) end)
          end).
 
-%% falls back
+%% Nodes and EPMDs without handover
 
+%% If the other host has the stock EPMD, the node falls back and reports why.
 remote_epmd_stock(Config) ->
     Port = ?config(epmd_port, Config),
-    with(stock, [{s, #{proto => "inet_tcp"}}, {a, #{env => [{"HANDOVER_START_EPMD", "false"}]}}], Config,
+    with_cluster(stock, [{s, #{proto => "inet_tcp"}}, {a, #{env => [{"HANDOVER_START_EPMD", "false"}]}}], Config,
          fun(S, A) ->
-                 Logs = handover_ct:logs(A),
+                 Reports = handover_ct:record_reports(A),
                  Node = handover_ct:connect(A, S),
                  {ok, {_, Remote}} = call(A, inet, peername, [handover_ct:dist_port(A, Node)]),
                  ?assertNotEqual(Port, Remote),
-                 ?assertMatch(#{reason := stock_epmd}, await_event(Logs, fell_back))
+                 ?assertMatch(#{reason := stock_epmd}, await_report(Reports, fell_back))
          end).
 
-remote_node_without_extra(Config) ->
-    with(handover, [{s, #{proto => "inet_tcp"}}, a], Config,
+%% If the other node runs without handover, the node falls back and reports why.
+remote_node_without_handover(Config) ->
+    with_cluster(handover, [{s, #{proto => "inet_tcp"}}, a], Config,
          fun(S, A) ->
-                 Logs = handover_ct:logs(A),
+                 Reports = handover_ct:record_reports(A),
                  handover_ct:connect(A, S),
-                 ?assertMatch(#{reason := no_handover}, await_event(Logs, fell_back))
+                 ?assertMatch(#{reason := no_handover}, await_report(Reports, fell_back))
          end).
 
+%% With fallback false the connect fails instead.
 fallback_off(Config) ->
-    with(handover, [{s, #{proto => "inet_tcp"}}, {a, #{args => ["-handover", "fallback", "false"]}}], Config,
+    with_cluster(handover, [{s, #{proto => "inet_tcp"}}, {a, #{args => ["-handover", "fallback", "false"]}}], Config,
          fun(S, A) ->
-                 Logs = handover_ct:logs(A),
+                 Reports = handover_ct:record_reports(A),
                  ?assertEqual(pang, ping(A, name(S))),
-                 ?assertMatch(#{reason := no_handover}, await_event(Logs, setup_failed)),
+                 ?assertMatch(#{reason := no_handover}, await_report(Reports, setup_failed)),
                  ?assertMatch({error, {no_handover, _}}, call(A, handover, connect, [name(S)]))
          end).
 
-%% A node without a port of its own registers port 0 with the stock EPMD.
+%% A node without a port of its own registers port 0 with the stock EPMD. Others do not dial it.
 port_0_is_not_dialled(Config) ->
-    with(stock, [{a, #{}}, {b, #{env => [{"HANDOVER_LISTEN", "false"}]}}], Config,
+    with_cluster(stock, [{a, #{}}, {b, #{env => [{"HANDOVER_LISTEN", "false"}]}}], Config,
          fun(A, B) ->
                  {error, {direct_failed, Text}} = call(A, handover, connect, [name(B)]),
                  ?assertMatch({match, _}, re:run(Text, "does not listen on a port of its own"))
          end).
 
-stock_node_reaches_us(Config) ->
-    with(handover, [{s, #{proto => "inet_tcp"}}, a], Config,
+%% A node without handover connects to a node with handover.
+node_without_handover_connects(Config) ->
+    with_cluster(handover, [{s, #{proto => "inet_tcp"}}, a], Config,
          fun(S, A) ->
                  Node = handover_ct:connect(S, A),
                  ?assertEqual([Node], call(S, erlang, nodes, []))
          end).
 
+%% With the stock EPMD on their own host, nodes connect to each other, and each logs one warning.
 local_epmd_stock(Config) ->
-    with(stock, [a, b], Config,
+    with_cluster(stock, [a, b], Config,
          fun(A, B) ->
                  ?assertMatch(#{epmd := stock}, call(A, handover, info, [])),
                  handover_ct:connect(A, B),
                  ?assertMatch(#{epmd := stock}, call(B, handover, info, []))
          end),
     Output = handover_ct:node_output("a", ?config(epmd_port, Config), stock),
-    %% OTP prints what is logged early in the boot twice, with the time of the one event.
+    %% OTP prints twice what is logged early in the boot, with the same time.
     {match, Warnings} = re:run(Output, "WARNING REPORT==== (.*) ===\\s+handover: the EPMD .* is not handover's",
                                [global, {capture, all_but_first, list}]),
     ?assertMatch([_], lists:usort(Warnings), Output).
 
-%% reasons
+%% Reasons
 
-reasons(Config) ->
-    with({handover, ["-address", "127.0.0.1"]}, [a], Config,
+failure_reasons(Config) ->
+    with_cluster({handover, ["-address", "127.0.0.1"]}, [a], Config,
          fun(A) ->
-                 Logs = handover_ct:logs(A),
+                 Reports = handover_ct:record_reports(A),
                  Reason = fun(Node) -> {error, {R, _}} = call(A, handover, connect, [Node]), R end,
                  ?assertEqual(no_such_node, Reason('nobody@127.0.0.1')),
                  ?assertEqual(unknown_host, Reason('a@host.invalid')),
@@ -262,13 +255,13 @@ reasons(Config) ->
                  ?assertEqual(bad_name, Reason(nohost)),
                  ?assertEqual([bad_name, bad_name], [Reason(N) || N <- ['a b@127.0.0.1', 'a.b@127.0.0.1']]),
                  ?assertEqual(epmd_unreachable, Reason('a@127.0.0.2')),
-                 ?assertMatch([_, _, _, _], handover_ct:reports(Logs, setup_failed, 4)),
-                 ?assertEqual([], call(A, ets, tab2list, [sys_dist]))       % nothing half open
+                 ?assertMatch([_, _, _, _], handover_ct:await_reports(Reports, setup_failed, 4)),
+                 ?assertEqual([], call(A, ets, tab2list, [sys_dist]))       % no connection is left pending
          end).
 
-%% Something else on a remote EPMD's port: it says nonsense, or nothing, or hangs up.
-remote_port_is_not_epmds(Config) ->
-    with({handover, ["-address", "127.0.0.1"]}, [{a, #{args => ["-kernel", "net_setuptime", "7"]}}], Config,
+%% Another program listens on a remote EPMD's port: it answers nonsense, or nothing, or closes the connection.
+other_program_at_remote_port(Config) ->
+    with_cluster({handover, ["-address", "127.0.0.1"]}, [{a, #{args => ["-kernel", "net_setuptime", "7"]}}], Config,
          fun(A) ->
                  Port = ?config(epmd_port, Config),
                  Reason = fun(Answer) ->
@@ -278,29 +271,33 @@ remote_port_is_not_epmds(Config) ->
                  ?assertEqual(bad_answer, Reason(<<"HTTP/1.1 400 Bad Request\r\n\r\n">>)),
                  ?assertEqual(bad_answer, Reason(<<"i", 77>>)),
                  ?assertEqual(timeout, Reason(<<>>)),
-                 ?assertEqual(direct_failed, Reason(close))         % as a stock EPMD; it is asked for the port then
+                 ?assertEqual(direct_failed, Reason(close))         % looks like the stock EPMD: then it is asked for a port
          end).
 
-local_port_is_not_epmds(Config) ->
+%% Another program listens on the local EPMD's port: the node does not start, and its output has the reason.
+other_program_at_local_port(Config) ->
     Port = ?config(epmd_port, Config),
     Output = fun(Answer) ->
-                     handover_ct:with_server({127,0,0,1}, Port, Answer, fun() -> handover_ct:failing_node("a", Port, []) end)
+                     handover_ct:with_server({127,0,0,1}, Port, Answer,
+                                             fun() -> handover_ct:failing_node_output("a", Port, []) end)
              end,
     [?assertMatch({match, _}, re:run(Text, Pattern), Text)
      || {Answer, Pattern} <- [{<<"HTTP/1.1 400 Bad Request\r\n\r\n">>, "epmd_bad_answer"}, {close, "epmd_closed"}],
         Text <- [Output(Answer)]].
 
+%% The connect fails with a reason, and both nodes close the connection.
 wrong_cookie(Config) ->
-    with(handover, [a, b], Config,
+    with_cluster(handover, [a, b], Config,
          fun(A, B) ->
                  true = call(A, erlang, set_cookie, [name(B), wrong]),
                  Before = [handover_ct:own_fds(P) || P <- [A, B]],
                  ?assertMatch({error, {handshake, _}}, call(A, handover, connect, [name(B)])),
-                 [handover_ct:own_fds_are(P, Fds) || {P, Fds} <- lists:zip([A, B], Before)]
+                 [handover_ct:await_own_fds(P, Fds) || {P, Fds} <- lists:zip([A, B], Before)]
          end).
 
+%% Two nodes connect to each other at the same time: both get one and the same link.
 simultaneous_connects(Config) ->
-    with(handover, [a, b], Config,
+    with_cluster(handover, [a, b], Config,
          fun(A, B) ->
                  [begin
                       Self = self(),
@@ -311,16 +308,17 @@ simultaneous_connects(Config) ->
                       handover_ct:until(fun() ->
                                                 case call(B, erlang, nodes, []) of
                                                     [] -> true;
-                                                    Nodes -> {N, B, Nodes, A, [call(A, F, G, Args) || {F, G, Args} <-
-                                                                 [{erlang, nodes, []}, {ets, tab2list, [sys_dist]}]]}
+                                                    Nodes -> {N, Nodes, call(A, erlang, nodes, []),
+                                                              call(A, ets, tab2list, [sys_dist])}
                                                 end
                                         end)
                   end || N <- lists:seq(1, 50)]
          end).
 
-%% Something that registers, takes the connection, answers HANDOVER_RESP and dies.
+%% A node takes a connection, answers HANDOVER_RESP, and is killed before the handshake: the connect fails with a
+%% reason.
 node_dies_in_handshake(Config) ->
-    with(handover, [a, b], Config,
+    with_cluster(handover, [a, b], Config,
          fun(A, B) ->
                  Before = handover_ct:own_fds(A),
                  ok = call(B, sys, suspend, [net_kernel]),
@@ -328,14 +326,15 @@ node_dies_in_handshake(Config) ->
                  Node = name(B),
                  spawn_link(fun() -> Self ! call(A, handover, connect, [Node]) end),
                  handover_ct:until(fun() -> handover_ct:own_fds(A) =/= Before end),
-                 handover_ct:kill(list_to_integer(call(B, os, getpid, [])), "KILL"),
+                 handover_ct:signal(handover_ct:beam_os_pid(B), "KILL"),
                  receive Answer -> ?assertMatch({error, {_, _}}, Answer) end,
-                 handover_ct:own_fds_are(A, Before)
+                 handover_ct:await_own_fds(A, Before)
          end).
 
-%% A node that goes down while others connect to it: they get true or false, and nothing is left half open.
+%% A node shuts down while another one connects to it again and again: each connect gets a result, and none is left
+%% pending.
 connects_during_shutdown(Config) ->
-    with(handover, [a, b], Config,
+    with_cluster(handover, [a, b], Config,
          fun(A, B) ->
                  Node = name(B),
                  Before = handover_ct:own_fds(A),
@@ -345,6 +344,6 @@ connects_during_shutdown(Config) ->
                  ok = call(B, init, stop, []),
                  receive {last, Last} -> ?assertEqual(no_such_node, Last) end,
                  handover_ct:until(fun() -> call(A, ets, tab2list, [sys_dist]) =:= [] end),
-                 handover_ct:own_fds_are(A, Before)
+                 handover_ct:await_own_fds(A, Before)
          end).
 

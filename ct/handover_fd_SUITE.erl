@@ -1,4 +1,4 @@
-%% Fds in and out of the BEAM, without the Go programs.
+%% handover_fd: descriptors that go into the BEAM and out of it, without the Go programs.
 -module(handover_fd_SUITE).
 
 -include_lib("common_test/include/ct.hrl").
@@ -6,9 +6,11 @@
 
 -compile([export_all, nowarn_export_all]).
 
-all() -> [exactly_one_fd, adopt_and_close, output_is_flushed_before_the_fd_closes, bad_option, bad_fd, connect_refuses_another_process].
+all() ->
+    [exactly_one_fd, adopt_and_close, output_is_flushed_before_the_fd_closes, bad_option, bad_fd,
+     connect_refuses_another_process].
 
-%% A connected pair: an fd that came as all do, in a message, and the socket at the other end.
+%% A connected pair: a descriptor that was received in a message, as all are, and the socket at the other end.
 pair() ->
     {ok, Listener} = gen_tcp:listen(0, [binary, {active, false}, {ip, {127, 0, 0, 1}}]),
     {ok, Port} = inet:port(Listener),
@@ -17,12 +19,12 @@ pair() ->
     {ok, Peer} = gen_tcp:accept(Listener),
     ok = gen_tcp:close(Listener),
     {ok, Number} = socket:getopt(Raw, otp, fd),
-    {ok, <<"header">>, Fd} = passed(<<"header">>, [Number]),
+    {ok, <<"header">>, Fd} = pass(<<"header">>, [Number]),
     ok = socket:close(Raw),
     {Fd, Peer}.
 
-%% What recv/1 gives for a message with these fds.
-passed(Bytes, Fds) ->
+%% Sends a message with Fds through a Unix socket, and returns the result of handover_fd:recv/1.
+pass(Bytes, Fds) ->
     {Name, Listener} = listener(),
     try
         {ok, Receiver} = handover_fd:connect(Name, list_to_integer(os:getpid())),
@@ -47,18 +49,19 @@ listener() ->
 
 fds() -> handover_ct_work:own_fds().
 
-%% A message with none or several says so, and leaves the fds to the caller.
+%% A message without a descriptor or with several of them is recognised. The caller owns the descriptors.
 exactly_one_fd(_) ->
     {ok, Socket} = socket:open(inet, dgram, udp),
     {ok, Number} = socket:getopt(Socket, otp, fd),
     Before = fds(),
-    ?assertEqual({no_fd, <<"none">>}, passed(<<"none">>, [])),
-    {fds, <<"two">>, [_, _] = Two} = passed(<<"two">>, [Number, Number]),
-    {fds, <<"many">>, [_, _, _, _, _, _, _, _, _] = Many} = passed(<<"many">>, lists:duplicate(9, Number)),
+    ?assertEqual({no_fd, <<"none">>}, pass(<<"none">>, [])),
+    {fds, <<"two">>, [_, _] = Two} = pass(<<"two">>, [Number, Number]),
+    {fds, <<"many">>, [_, _, _, _, _, _, _, _, _] = Many} = pass(<<"many">>, lists:duplicate(9, Number)),
     lists:foreach(fun handover_fd:close/1, Two ++ Many),
     handover_ct:until(fun() -> fds() -- Before =:= [] end),
     ok = socket:close(Socket).
 
+%% The descriptor stays open after its Erlang port was closed. The peer sees the end at shutdown/1.
 adopt_and_close(_) ->
     Before = fds(),
     {Fd, Peer} = pair(),
@@ -68,7 +71,7 @@ adopt_and_close(_) ->
     Monitor = erlang:monitor(port, Socket),
     ok = inet_tcp:close(Socket),
     receive {'DOWN', Monitor, port, Socket, _} -> ok end,
-    ?assertEqual({error, timeout}, gen_tcp:recv(Peer, 0, 50)),       % the fd is open still: trap 1 is real
+    ?assertEqual({error, timeout}, gen_tcp:recv(Peer, 0, 50)),       % the descriptor is still open
     ok = handover_fd:await_port_end(Socket, Fd),
     ok = handover_fd:shutdown(Fd),
     ?assertEqual({error, closed}, gen_tcp:recv(Peer, 0, 60000)),
@@ -76,6 +79,7 @@ adopt_and_close(_) ->
     ok = gen_tcp:close(Peer),
     handover_ct:until(fun() -> fds() -- Before =:= [] end).
 
+%% await_port_end/2 returns only when the output of a port whose owner has ended has been flushed.
 output_is_flushed_before_the_fd_closes(_) ->
     {Fd, Peer} = pair(),
     {ok, Socket} = handover_fd:adopt(inet_tcp, Fd, []),
@@ -90,13 +94,13 @@ output_is_flushed_before_the_fd_closes(_) ->
     Monitor = erlang:monitor(port, Socket),
     Owner ! go,
     receive {'DOWN', Monitor, port, Socket, _} -> ok after 60000 -> error(port_lives) end,
-    Closer = spawn_monitor(fun() -> ok = handover_fd:await_port_end(Socket, Fd) end),
+    {Waiter, WaiterMonitor} = spawn_monitor(fun() -> ok = handover_fd:await_port_end(Socket, Fd) end),
     ?assertEqual(Size, byte_size(element(2, gen_tcp:recv(Peer, Size, 60000)))),
-    receive {'DOWN', _, process, Pid, Reason} when Pid =:= element(1, Closer) -> ?assertEqual(normal, Reason) end,
+    receive {'DOWN', WaiterMonitor, process, Waiter, Reason} -> ?assertEqual(normal, Reason) end,
     ok = handover_fd:close(Fd),
     ok = gen_tcp:close(Peer).
 
-%% One option that can't be set does not cost the others.
+%% An option that cannot be set does not prevent the others from being set.
 bad_option(_) ->
     {Fd, Peer} = pair(),
     {ok, Socket} = handover_fd:adopt(inet_tcp, Fd, [{no_such_option, 1}, {nodelay, true}]),
@@ -108,6 +112,7 @@ bad_option(_) ->
 bad_fd(_) ->
     ?assertMatch({error, _}, handover_fd:adopt(inet_tcp, 9999, [])).
 
+%% connect/2 checks which process listens.
 connect_refuses_another_process(Config) ->
     {Name, Listener} = listener(),
     Me = list_to_integer(os:getpid()),

@@ -1,11 +1,11 @@
-%% Real nodes on two firewalled hosts (ct/hosts.sh), while links, nodes, carriers and EPMDs go away and come back at random.
-%% test/long/soak.sh runs it:   erl -noinput -pa … -run handover_soak main PREFIX TIME SEED
+%% Real nodes on two firewalled hosts (ct/hosts.sh), whose links, nodes, carriers and EPMDs end and are restarted at
+%% random. test/long/soak.sh runs it:   erl -noinput -pa … -run handover_soak main PREFIX TIME SEED
 %%
-%% On every pair of nodes, in both directions, a sender numbers messages and a receiver acknowledges them. During the life of a
-%% link each number must be the last one's successor, in the messages and in the acknowledgements; behind the end of a link
-%% some may be missing, and none may come twice or late. At the end every node must reach every other one again, and BEAMs,
-%% carriers and EPMDs must hold no more descriptors, processes and memory than at the start. Prints a line a check,
-%% `ok NAME …` or `FAIL NAME …`.
+%% On each pair of nodes, in both directions, a sender numbers messages and a receiver acknowledges them. While a link
+%% is up, the numbers must be consecutive, in the messages and in the acknowledgements. When a link has ended, some
+%% numbers may be missing, and none may come twice or late. At the end every node must reach every other one again, and
+%% BEAMs, carriers and EPMDs may not have more descriptors, processes and memory than at the start. Prints one line for
+%% each check, `ok NAME …' or `FAIL NAME …'.
 -module(handover_soak).
 
 -export([main/1]).
@@ -13,7 +13,7 @@
 
 -define(NODES, [{a1, 1}, {a2, 1}, {a3, 1}, {b1, 2}, {b2, 2}, {b3, 2}]).      % name, number of its host
 -define(WINDOW, 32).                                          % messages that may be unacknowledged
--define(FLOWS, 50).                                           % acknowledged messages that show that a pair works
+-define(MESSAGES_OF_A_PAIR, 50).                              % acknowledged messages that show that a pair works
 -define(DEADLINE_MS, 180000).
 
 main([Prefix, Time, Seed]) ->
@@ -37,47 +37,48 @@ check(Name, false, Format, Args) -> io:format("FAIL ~s: " ++ Format ++ "~n", [Na
 soak(Ms) ->
     [start_epmd(H) || H <- [1, 2]],
     [start_node(N) || {N, _} <- ?NODES],
-    flow(),
-    quiet(),
-    Start = [{N, held(N)} || N <- holders()],
+    exchange_messages(),
+    end_messages_and_links(),
+    Start = [{N, resources(N)} || N <- names() ++ [1, 2]],
     [call(N, ?MODULE, start, [others(N)]) || N <- names()],
-    chaos(erlang:monotonic_time(millisecond) + Ms),
-    try flow() of
+    act_at_random(erlang:monotonic_time(millisecond) + Ms),
+    try exchange_messages() of
         ok -> check(recovery, true, "every node reaches every other one", [])
     catch
         error:{not_within_ms, _, Rest} -> check(recovery, false, "these did not get through: ~0tp", [Rest])
     end,
-    [collect(N) || N <- names()],
+    [add_report(N) || N <- names()],
     check(messages, get(violations) =:= [], "~b acknowledged; lost, doubled or out of order: ~0tp",
           [count(acknowledged), get(violations)]),
     check(upgrades, count(not_upgraded) =:= 0, "~b, and ~b that failed", [count(upgrade), count(not_upgraded)]),
     io:format("soak: ~0tp~n", [lists:sort([{What, N} || {{count, What}, N} <- get()])]),
-    quiet(),
-    [compare(N, Held) || {N, Held} <- Start].
+    end_messages_and_links(),
+    [compare(N, Resources) || {N, Resources} <- Start].
 
 count(What) -> case get({count, What}) of undefined -> 0; N -> N end.
 add(What, N) -> put({count, What}, count(What) + N).
 
-%% What happens
+%% What happens to nodes and links
 
-chaos(End) ->
+act_at_random(End) ->
     case erlang:monotonic_time(millisecond) < End of
         true ->
             {What, Node, Other} = choose(),
             add(What, 1),
             act(What, Node, Other),
             timer:sleep(rand:uniform(200)),
-            chaos(End);
+            act_at_random(End);
         false -> ok
     end.
 
 choose() ->
-    Weighted = [{connect, 20}, {disconnect, 40}, {upgrade, 8}, {kill_carrier, 8}, {kill_epmd, 4}, {kill_node, 3}, {stop_node, 3}],
-    What = lists:nth(rand:uniform(86), lists:append([lists:duplicate(N, W) || {W, N} <- Weighted])),
-    Node = any(names()),
-    {What, Node, any(names() -- [Node])}.
+    Weighted = [{connect, 20}, {disconnect, 40}, {upgrade, 8}, {kill_carrier, 8}, {kill_epmd, 4}, {kill_node, 3},
+                {stop_node, 3}],
+    What = random_element(lists:append([lists:duplicate(N, W) || {W, N} <- Weighted])),
+    Node = random_element(names()),
+    {What, Node, random_element(names() -- [Node])}.
 
-any(List) -> lists:nth(rand:uniform(length(List)), List).
+random_element(List) -> lists:nth(rand:uniform(length(List)), List).
 
 act(connect, Node, Other) ->
     _ = call(Node, net_kernel, connect_node, [full(Other)]);
@@ -94,18 +95,18 @@ act(kill_carrier, Node, _) ->
         _ -> add(carrier_was_down, 1)
     end;
 act(kill_epmd, Node, _) ->
-    kill(epmd_pid(host(Node))),
+    kill(epmd_os_pid(host(Node))),
     start_epmd(host(Node));
 act(kill_node, Node, _) ->
-    collect(Node),
-    kill(list_to_integer(call(Node, os, getpid, []))),
+    add_report(Node),
+    kill(handover_ct:beam_os_pid(get({peer, Node}))),
     restart(Node);
 act(stop_node, Node, _) ->
-    collect(Node),
+    add_report(Node),
     ok = call(Node, init, stop, []),
     restart(Node).
 
-%% It may be gone by now.
+%% The process may have ended.
 kill(OsPid) -> _ = os:cmd("kill -KILL " ++ integer_to_list(OsPid)), ok.
 
 restart(Node) ->
@@ -127,40 +128,40 @@ until(Condition) -> handover_ct:until(Condition, ?DEADLINE_MS).
 epmd(Host, Command) ->
     os:cmd(lists:concat(["ip netns exec ", namespace(Host), " ", handover_ct:program("epmd"), " ", Command, " 2>&1"])).
 
-%% Nodes may have started it already.
+%% Waits until an EPMD runs. A node may have started it.
 start_epmd(Host) ->
     until(fun() ->
                   _ = epmd(Host, "-daemon"),
                   string:find(epmd(Host, "-names"), "up and running") =/= nomatch
           end).
 
-%% The process that has the port.
-epmd_pid(Host) ->
-    {match, [OsPid]} = re:run(os:cmd(lists:concat(["ip netns exec ", namespace(Host), " ss -Hltnp 'sport = :4369'"])), "pid=(\\d+)",
-                              [{capture, all_but_first, list}]),
+%% The process that listens on EPMD's port.
+epmd_os_pid(Host) ->
+    Listener = os:cmd(lists:concat(["ip netns exec ", namespace(Host), " ss -Hltnp 'sport = :4369'"])),
+    {match, [OsPid]} = re:run(Listener, "pid=(\\d+)", [{capture, all_but_first, list}]),
     list_to_integer(OsPid).
 
 start_node(Node) ->
     Host = host(Node),
-    Exec = {os:find_executable("ip"), ["netns", "exec", namespace(Host), os:find_executable("erl")]},
-    put({peer, Node}, handover_ct:start_node(Node, #{epmd_port => 4369, host => lists:concat(["host", Host, ".handover.test"]), exec => Exec,
-                                                     args => ["-handover", "listen", "false", "-kernel", "logger_level", "critical"]})).
+    Options = #{epmd_port => 4369, host => lists:concat(["host", Host, ".handover.test"]), netns => namespace(Host),
+                args => ["-handover", "listen", "false", "-kernel", "logger_level", "critical"]},
+    put({peer, Node}, handover_ct:start_node(Node, Options)).
 
-%% All pairs exchange messages, in both directions.
-flow() ->
+%% Waits until all pairs have exchanged messages, in both directions.
+exchange_messages() ->
     [call(N, ?MODULE, start, [others(N)]) || N <- names()],
     Before = acknowledged(),
     until(fun() ->
                   Now = acknowledged(),
-                  Few = [Pair || {Pair, N} <- Now, N < proplists:get_value(Pair, Before, 0) + ?FLOWS],
+                  Few = [Pair || {Pair, N} <- Now, N < proplists:get_value(Pair, Before, 0) + ?MESSAGES_OF_A_PAIR],
                   (Few =:= [] andalso length(Now) =:= length(?NODES) * (length(?NODES) - 1)) orelse Few
           end).
 
 acknowledged() ->
     [{{N, To}, Count} || N <- names(), {{acknowledged, To}, Count} <- call(N, ?MODULE, report, [])].
 
-%% No messages and no links.
-quiet() ->
+%% Stops the messages and waits until there is no link.
+end_messages_and_links() ->
     [call(N, ?MODULE, stop, []) || N <- names()],
     until(fun() ->
                   Links = [{N, M} || N <- names(), M <- call(N, erlang, nodes, [connected])],
@@ -168,24 +169,23 @@ quiet() ->
                   Links =:= [] orelse Links
           end).
 
-%% What a node has seen, before it goes.
-collect(Node) ->
+%% Adds a node's report to the totals. Must be called before the node ends.
+add_report(Node) ->
     Report = call(Node, ?MODULE, report, []),
     [add(acknowledged, N) || {{acknowledged, _}, N} <- Report],
     put(violations, [V || {{violation, _}, V} <- Report] ++ get(violations)).
 
-%% What is held
+%% Resources
 
-holders() -> names() ++ [1, 2].
-
-%% Of a node: descriptors of the BEAM and of the carrier, processes, memory of both. Of the EPMD of a host: descriptors, memory.
-held(Host) when is_integer(Host) ->
-    Epmd = epmd_pid(Host),
+%% Of a node: descriptors and memory of the BEAM and of the carrier, processes. Of the EPMD of a host: descriptors,
+%% memory.
+resources(Host) when is_integer(Host) ->
+    Epmd = epmd_os_pid(Host),
     [{epmd_fds, handover_ct:fds(Epmd)}, {epmd_kib, rss(Epmd)}];
-held(Node) ->
+resources(Node) ->
     until(fun() -> maps:get(epmd, call(Node, handover, info, [])) =:= handover end),
-    Carrier = handover_ct:carrier(get({peer, Node})),
-    [{beam_fds, call(Node, handover_ct_work, own_fds, [])}, {processes, call(Node, erlang, system_info, [process_count])},
+    Carrier = handover_ct:carrier_os_pid(get({peer, Node})),
+    [{beam_fds, handover_ct:own_fds(get({peer, Node}))}, {processes, call(Node, erlang, system_info, [process_count])},
      {beam_kib, call(Node, ?MODULE, memory, [])}, {carrier_fds, handover_ct:fds(Carrier)}, {carrier_kib, rss(Carrier)}].
 
 rss(OsPid) ->
@@ -194,37 +194,38 @@ rss(OsPid) ->
     list_to_integer(KiB).
 
 compare(Name, Start) ->
-    Result = try until(fun() -> case more(Start, held(Name)) of [] -> true; More -> More end end)
+    Result = try until(fun() -> case more(Start, resources(Name)) of [] -> true; More -> More end end)
              catch error:{not_within_ms, _, More} -> More
              end,
-    Now = [{What, N} || {What, N} <- held(Name), is_integer(N)],
+    Now = [{What, N} || {What, N} <- resources(Name), is_integer(N)],
     check(lists:concat(["held by ", Name]), Result =:= ok, "~0tp; at the start ~0tp; more: ~0tp",
           [Now, [{What, N} || {What, N} <- Start, is_integer(N)], Result]).
 
 more(Start, Now) ->
     [{What, Was, Is} || {{What, Was}, {What, Is}} <- lists:zip(Start, Now), is_more(What, Was, Is)].
 
-%% Memory may grow by what allocators and collectors keep, and not with time. EPMD opens a channel to a carrier when it first needs one.
+%% Memory may grow by what allocators and garbage collectors keep, but not with time. EPMD opens a channel to a carrier
+%% when it first needs one.
 is_more(carrier_fds, Was, Is) -> not lists:member(Is -- Was, [[], ["socket"]]);
 is_more(_, Was, Is) when is_list(Was) -> Is -- Was =/= [];
 is_more(processes, Was, Is) -> Is > Was;
 is_more(_, Was, Is) -> Is > Was + Was div 4 + 16384.
 
-%% On a node: one receiver, and a sender for each of the others
+%% On the nodes: one receiver, and a sender to each of the other nodes
 
 start(Others) ->
     Starter = self(),
     case whereis(?MODULE) of
         undefined ->
-            Keeper = spawn(fun() -> keep(Starter, Others) end),
-            receive {Keeper, ready} -> ok end;
+            Owner = spawn(fun() -> own_table(Starter, Others) end),
+            receive {Owner, ready} -> ok end;
         _ -> ok
     end.
 
 stop() ->
-    Keeper = whereis(?MODULE),
-    Monitor = monitor(process, Keeper),
-    exit(Keeper, kill),
+    Owner = whereis(?MODULE),
+    Monitor = monitor(process, Owner),
+    exit(Owner, kill),
     receive {'DOWN', Monitor, _, _, _} -> ok end.
 
 report() -> ets:tab2list(?MODULE).
@@ -233,11 +234,12 @@ memory() ->
     _ = [garbage_collect(P) || P <- processes()],
     erlang:memory(total) div 1024.
 
-keep(Starter, Others) ->
+%% Owns the table of the counts, the receiver and the senders. They end with it.
+own_table(Starter, Others) ->
     true = register(?MODULE, self()),
     ?MODULE = ets:new(?MODULE, [named_table, public]),
-    Keeper = self(),
-    Receiver = spawn_link(fun() -> start_receiver(Keeper) end),
+    Owner = self(),
+    Receiver = spawn_link(fun() -> start_receiver(Owner) end),
     receive {Receiver, ready} -> ok end,
     _ = [spawn_link(fun() -> start_sender(Node) end) || Node <- Others],
     Starter ! {self(), ready},
@@ -245,12 +247,13 @@ keep(Starter, Others) ->
 
 violation(What) -> true = ets:insert(?MODULE, {{violation, erlang:unique_integer()}, {node(), What}}).
 
-%% OTP promises: nodeup comes before all that the new link brings, nodedown after all that the old one has brought. Lives counts the
-%% ends of links; Seen has the last number of each sender, and in which life it came.
-start_receiver(Keeper) ->
+%% OTP guarantees that nodeup comes before every message of the new link, and nodedown after every message of the old
+%% one. Lives has the number of links to each node that have ended. Seen has the last number of each sender, and the
+%% life in which it came.
+start_receiver(Owner) ->
     true = register(handover_soak_receiver, self()),
     ok = net_kernel:monitor_nodes(true),
-    Keeper ! {self(), ready},
+    Owner ! {self(), ready},
     receiver(#{}, #{}).
 
 receiver(Lives, Seen) ->
@@ -261,7 +264,8 @@ receiver(Lives, Seen) ->
         {message, Sender, N, Sum, Payload} ->
             Life = maps:get(node(Sender), Lives, 0),
             erlang:crc32(Payload) =:= Sum orelse violation({damaged, Sender, N}),
-            follows(maps:get(Sender, Seen, none), N, Life) orelse violation({received, Sender, N, maps:get(Sender, Seen), Life}),
+            is_next(maps:get(Sender, Seen, none), N, Life) orelse
+                violation({received, Sender, N, maps:get(Sender, Seen), Life}),
             _ = erlang:send(Sender, {ack, self(), N, Life}, [noconnect]),
             receiver(Lives, Seen#{Sender => {N, Life}});
         {nodedown, Node} ->
@@ -270,58 +274,64 @@ receiver(Lives, Seen) ->
             receiver(Lives, Seen)
     end.
 
-follows(none, _, _) -> true;
-follows({Last, Life}, N, Life) -> N =:= Last + 1;
-follows({Last, _}, N, _) -> N > Last.
+is_next(none, _, _) -> true;
+is_next({Last, Life}, N, Life) -> N =:= Last + 1;
+is_next({Last, _}, N, _) -> N > Last.
 
-%% Receiver: it has to answer on each link first, as a node that has just started has none yet. Base: messages up to it are acknowledged or lost. Last: the last acknowledgement; a link has ended since if Gap.
+%% The state of a sender:
+%%   receiver  the receiver's pid, which it tells on each new link, or none
+%%   sent      the number of the last message
+%%   base      messages up to this one are acknowledged or lost
+%%   last      the last acknowledgement
+%%   gap       whether a link has ended since then
 start_sender(To) ->
     ok = net_kernel:monitor_nodes(true),
     sender(#{to => To, receiver => none, sent => 0, base => 0, last => none, gap => false}).
 
 sender(#{to := To} = S) ->
     case lists:member(To, nodes()) of
-        true -> answers(greet(fill(S)), 20);
+        true -> read_answers(ask_for_receiver(send_messages(S)), 20);
         false ->
             timer:sleep(rand:uniform(500)),
             _ = net_kernel:connect_node(To),
-            answers(S, 0)
+            read_answers(S, 0)
     end.
 
-greet(#{to := To, receiver := none} = S) ->
+ask_for_receiver(#{to := To, receiver := none} = S) ->
     _ = erlang:send({handover_soak_receiver, To}, {hello, self()}, [noconnect]),
     S;
-greet(S) ->
+ask_for_receiver(S) ->
     S.
 
-fill(#{receiver := Receiver, sent := Sent, base := Base} = S) when is_pid(Receiver), Sent - Base < ?WINDOW ->
+send_messages(#{receiver := Receiver, sent := Sent, base := Base} = S) when is_pid(Receiver), Sent - Base < ?WINDOW ->
     N = Sent + 1,
     Payload = payload(N),
     case erlang:send(Receiver, {message, self(), N, erlang:crc32(Payload), Payload}, [noconnect]) of
-        ok -> fill(S#{sent => N});
+        ok -> send_messages(S#{sent => N});
         noconnect -> S
     end;
-fill(S) ->
+send_messages(S) ->
     S.
 
-%% Now and then one that fills the buffers of a link.
+%% Every 200th one is large enough to fill the buffers of a link.
 payload(N) when N rem 200 =:= 0 -> binary:copy(<<N:64>>, 40000);
 payload(_) -> rand:bytes(rand:uniform(1500)).
 
-answers(#{to := To, last := Last, gap := Gap, sent := Sent, base := Base} = S, Ms) ->
+read_answers(#{to := To, last := Last, gap := Gap, sent := Sent, base := Base} = S, Ms) ->
     receive
         {ack, Receiver, N, Life} ->
-            (N =< Sent andalso follows_ack(Last, {Receiver, N, Life}, Gap)) orelse violation({acknowledged, To, N, Sent, Last, Life, Gap}),
+            (N =< Sent andalso is_next_ack(Last, {Receiver, N, Life}, Gap)) orelse
+                violation({acknowledged, To, N, Sent, Last, Life, Gap}),
             _ = ets:update_counter(?MODULE, {acknowledged, To}, 1, {{acknowledged, To}, 0}),
-            answers(S#{last => {Receiver, N, Life}, gap => false, base => max(N, Base)}, Ms);
-        {welcome, Receiver} -> answers(S#{receiver => Receiver}, 0);
-        {nodedown, To} -> answers(S#{receiver => none, base => Sent, gap => true}, 0);
-        {nodedown, _} -> answers(S, Ms);
-        {nodeup, _} -> answers(S, Ms)
+            read_answers(S#{last => {Receiver, N, Life}, gap => false, base => max(N, Base)}, Ms);
+        {welcome, Receiver} -> read_answers(S#{receiver => Receiver}, 0);
+        {nodedown, To} -> read_answers(S#{receiver => none, base => Sent, gap => true}, 0);
+        {nodedown, _} -> read_answers(S, Ms);
+        {nodeup, _} -> read_answers(S, Ms)
     after Ms -> sender(S)
     end.
 
-%% Another receiver is another node, which is new.
-follows_ack({Receiver, Last, _}, {Receiver, N, _}, true) -> N > Last;
-follows_ack({Receiver, Last, Was}, {Receiver, N, Life}, false) -> follows({Last, Was}, N, Life);
-follows_ack(_, _, _) -> true.
+%% Another receiver belongs to another instance of the node.
+is_next_ack({Receiver, Last, _}, {Receiver, N, _}, true) -> N > Last;
+is_next_ack({Receiver, Last, Was}, {Receiver, N, Life}, false) -> is_next({Last, Was}, N, Life);
+is_next_ack(_, _, _) -> true.
