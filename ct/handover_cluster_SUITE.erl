@@ -255,8 +255,9 @@ does_not_start_epmd(Config) ->
 
 %% With listen false a node listens on no TCP port, and can be connected to.
 listen_off(Config) ->
-    with_cluster(handover,
-                 [{a, #{args => ["-handover", "listen", "false"]}}, {b, #{env => [{"HANDOVER_LISTEN", "false"}]}}], Config,
+    ByArgument = #{args => ["-handover", "listen", "false"]},
+    ByVariable = #{env => [{"HANDOVER_LISTEN", "false"}]},
+    with_cluster(handover, [{a, ByArgument}, {b, ByVariable}], Config,
          fun(A, B) ->
                  handover_ct:connect(A, B),
                  ?assertEqual([0, 0], [call(P, handover_ct_work, listening_port_count, []) || P <- [A, B]])

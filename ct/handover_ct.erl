@@ -2,7 +2,8 @@
 -module(handover_ct).
 
 -export([root/0, free_port/0, program/1, ebin/0, copy_without_programs/1, with_ipv6/1, hosts/1]).
--export([start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1, registered_names/1, registered_extra/2, request_handover/2]).
+-export([start_epmd/2, start_epmd/3, stop_epmd/1, epmd_os_pid/1]).
+-export([registered_names/1, registered_extra/2, request_handover/2]).
 -export([with_server/4, with_relay/3, handshake_answer/1]).
 -export([with_cluster/4, with_nodes/3, start_node/2, stop_node/1, call/4, call/5, name/1]).
 -export([ping/2, connect/2, disconnect/2, dist_port/2, await_no_nodes/1, await_registered/1]).

@@ -3,11 +3,13 @@
 
 -export([send_large/2, hash_of/1, echo_hash/1, link_and_monitor/1, start_peer/1, stop_peer/0, own_fds/0]).
 -export([listening_port_count/0, registered_port/1, link_process/1]).
--export([flood/2, start_flood/2, packets_taken/1, count_packets_and_disconnect/1, is_suspended/1, receive_until_nodedown/1]).
+-export([flood/2, start_flood/2, packets_taken/1, count_packets_and_disconnect/1, is_suspended/1]).
+-export([receive_until_nodedown/1]).
 -export([connect_and_disconnect/2, connect_until_down/1, stop_and_start/2]).
 -export([suspend_newest_keeper/0, kill_keepers/0, watched_keeper_count/0, process/1, is_acceptor_waiting/0]).
 -export([modules/0, reload/1, is_preloaded/0, handover_at_process_limit/2, kill_at_process_limit/2]).
--export([watch_nodeups/0, links_at_nodeup/2, emit_events/1, log_each_kind/0, record_errors/0, recorded_errors/0, log/2]).
+-export([watch_nodeups/0, links_at_nodeup/2]).
+-export([emit_events/1, log_each_kind/0, record_errors/0, recorded_errors/0, log/2]).
 
 %% Sends a term of Size bytes to Node and returns the hash that was computed there.
 send_large(Node, Size) ->

@@ -18,8 +18,8 @@
 suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
-    [this_host, configured_address, ipv6, no_epmd, node_without_handover, stock_epmd, not_allowed, carrier_stopped, beam_stopped,
-     no_program, leaves_no_trace, firewall, policy].
+    [this_host, configured_address, ipv6, no_epmd, node_without_handover, stock_epmd, not_allowed, carrier_stopped,
+     beam_stopped, no_program, leaves_no_trace, firewall, policy].
 
 init_per_testcase(Case, Config) when Case =:= firewall; Case =:= policy ->
     case handover_hosts_SUITE:init_per_suite(Config) of
@@ -48,11 +48,11 @@ assert_finds(Expected, Texts, Peer, Node) ->
 this_host(Config) ->
     with_cluster(handover, [a, b], Config,
          fun(A, B) ->
-                 assert_finds({ok, handover}, ["✔ handshake", "it is b@127.0.0.1, ", "b@127.0.0.1 can be reached by handover."],
-                              A, name(B)),
+                 assert_finds({ok, handover},
+                              ["✔ handshake", "it is b@127.0.0.1, ", "b@127.0.0.1 can be reached by handover."], A, name(B)),
                  assert_finds({ok, handover}, [], A, name(A)),
-                 assert_finds({error, registered}, ["✘ registered", "EPMD has no node c; it has b, a\n", "- handshake\n"],
-                              A, 'c@127.0.0.1'),
+                 assert_finds({error, registered},
+                              ["✘ registered", "EPMD has no node c; it has b, a\n", "- handshake\n"], A, 'c@127.0.0.1'),
                  assert_finds({error, handshake}, ["it calls itself b@127.0.0.1", "handover:connect/1"], A, 'b@localhost'),
                  assert_finds({error, resolve}, ["✘ resolve"], A, 'b@nowhere.invalid'),
                  assert_finds({error, resolve}, ["no IPv4 address, only ::1", "--inet6"], A, 'b@::1'),
@@ -129,8 +129,9 @@ carrier_stopped(Config) ->
                                fun() -> assert_finds({error, registered}, [], A, 'c@127.0.0.1') end),
                  Carrier = handover_ct:carrier_os_pid(B),
                  [begin
-                      while_stopped(Carrier,
-                                    fun() -> assert_finds({error, handover}, [Text, "for its carrier"], A, name(B)) end),
+                      while_stopped(Carrier, fun() ->
+                                                     assert_finds({error, handover}, [Text, "for its carrier"], A, name(B))
+                                             end),
                       handover_ct:until(fun() -> element(1, call(A, ?MODULE, doctor, [name(B)])) =:= {ok, handover} end)
                   end || Text <- ["✘ handover", "no answer in time"]]
          end).
@@ -139,8 +140,8 @@ beam_stopped(Config) ->
     with_cluster(handover, [a, b], Config,
          fun(A, B) ->
                  Node = name(B),
-                 while_stopped(handover_ct:beam_os_pid(B),
-                               fun() -> assert_finds({error, handshake}, ["✔ handover", "VM does not answer"], A, Node) end)
+                 Texts = ["✔ handover", "VM does not answer"],
+                 while_stopped(handover_ct:beam_os_pid(B), fun() -> assert_finds({error, handshake}, Texts, A, Node) end)
          end).
 
 no_program(Config) ->
@@ -155,19 +156,20 @@ no_program(Config) ->
 leaves_no_trace(Config) ->
     Port = ?config(epmd_port, Config),
     Epmd = handover_ct:start_epmd(handover, Port),
-    try handover_ct:with_nodes([a, b], Port, fun(A, B) -> leaves_no_trace(handover_ct:epmd_os_pid(Epmd), A, B, Config) end)
+    OsPid = handover_ct:epmd_os_pid(Epmd),
+    try handover_ct:with_nodes([a, b], Port, fun(A, B) -> leaves_no_trace(OsPid, A, B, Config) end)
     after handover_ct:stop_epmd(Epmd)
     end.
 
-leaves_no_trace(Epmd, A, B, Config) ->
+leaves_no_trace(EpmdOsPid, A, B, Config) ->
     Log = filename:join(?config(priv_dir, Config), "leaves_no_trace.log"),
     ok = call(A, logger, add_handler, [file, logger_std_h, #{level => notice, config => #{file => Log}}]),
     Other = handover_ct:connect(A, B),
     ok = call(A, ?MODULE, record_node_messages, []),
-    run_doctors(Config, name(A), ?AT_ONCE),               % the first ones make the channel, and the atoms of their names
+    run_doctors(Config, name(A), ?AT_ONCE),      % the first ones create the channel, and the atoms of their names
     handover_ct:until(fun() -> pending_connections(A) =:= 0 end),
     {Fds, Processes, Known} = {handover_ct:own_fds(A), processes(A), length(call(A, erlang, nodes, [known]))},
-    Others = [{P, handover_ct:fds(P)} || P <- [Epmd, handover_ct:carrier_os_pid(A)]],
+    Others = [{P, handover_ct:fds(P)} || P <- [EpmdOsPid, handover_ct:carrier_os_pid(A)]],
     run_doctors(Config, name(A), ?DOCTORS),
     handover_ct:await_own_fds(A, Fds),
     [handover_ct:await_fds(P, F) || {P, F} <- Others],

@@ -13,9 +13,10 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() ->
     [carrier_killed, carrier_signalled, carrier_stopped, beam_stopped, epmd_killed, carrier_owner_killed, code_reloaded,
-     process_limit, descriptor_limit, remote_epmd_stock, remote_node_without_handover, fallback_off, port_0_is_not_dialled,
-     node_without_handover_connects, local_epmd_stock, failure_reasons, other_program_at_remote_port,
-     other_program_at_local_port, wrong_cookie, simultaneous_connects, node_dies_in_handshake, connects_during_shutdown].
+     process_limit, descriptor_limit, remote_epmd_stock, remote_node_without_handover, fallback_off,
+     port_0_is_not_dialled, node_without_handover_connects, local_epmd_stock, failure_reasons,
+     other_program_at_remote_port, other_program_at_local_port, wrong_cookie, simultaneous_connects,
+     node_dies_in_handshake, connects_during_shutdown].
 
 init_per_testcase(_, Config) ->
     [{epmd_port, handover_ct:free_port()} | Config].
@@ -271,7 +272,7 @@ other_program_at_remote_port(Config) ->
                  ?assertEqual(bad_answer, Reason(<<"HTTP/1.1 400 Bad Request\r\n\r\n">>)),
                  ?assertEqual(bad_answer, Reason(<<"i", 77>>)),
                  ?assertEqual(timeout, Reason(<<>>)),
-                 ?assertEqual(direct_failed, Reason(close))         % looks like the stock EPMD: then it is asked for a port
+                 ?assertEqual(direct_failed, Reason(close))    % looks like the stock EPMD, and is then asked for a port
          end).
 
 %% Another program listens on the local EPMD's port: the node does not start, and its output has the reason.

@@ -2,7 +2,7 @@
 %% processes that take part is killed. docs/RELIABILITY.md has the results. Afterwards:
 %%
 %%   - no other link has ended, and no other BEAM;
-%%   - the killed process is back (the suite restarts a BEAM or an EPMD, as an operator would), and the same connect works;
+%%   - the killed process is back (the suite restarts a BEAM or an EPMD), and the same connect works;
 %%   - the surviving BEAMs have no additional descriptor.
 -module(handover_faults_SUITE).
 

@@ -7,8 +7,8 @@
 -import(handover_ct, [call/4]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
--export([killed_node_frees_its_name/1, stopped_carrier_frees_the_name/1, nodes_register_again/1, nodes_do_not_notice_upgrade/1,
-         nodes_of_different_users/1]).
+-export([killed_node_frees_its_name/1, stopped_carrier_frees_the_name/1, nodes_register_again/1,
+         nodes_do_not_notice_upgrade/1, nodes_of_different_users/1]).
 
 -define(EPMD_UID, 64501).
 

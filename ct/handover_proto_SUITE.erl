@@ -7,7 +7,8 @@
 -compile([export_all, nowarn_export_all]).
 
 all() ->
-    [examples_of_commands, examples_of_events, examples_of_connections, every_example_is_known, bad_frames, bad_connections].
+    [examples_of_commands, examples_of_events, examples_of_connections, every_example_is_known, bad_frames,
+     bad_connections].
 
 init_per_suite(Config) ->
     [{examples, examples()} | Config].

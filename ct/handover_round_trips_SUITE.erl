@@ -32,7 +32,7 @@ init_per_suite(Config) ->
 find_programs(false, _) ->
     {skip, "tcpdump is missing: make deps installs it"};
 find_programs(Tcpdump, Config) ->
-    Built = filename:join([handover_ct:root(), "_build", "delayline"]),      % by test/long/matrix.sh: a chroot has no Go
+    Built = filename:join([handover_ct:root(), "_build", "delayline"]),   % by test/long/matrix.sh: a chroot has no Go
     case {filelib:is_regular(Built), os:find_executable("go")} of
         {true, _} -> [{tcpdump, Tcpdump}, {delayline, Built} | Config];
         {false, false} -> {skip, "go is missing, to build the delay line"};
@@ -103,8 +103,8 @@ start_tcpdump(Ns, Config) ->
     Devices = string:lexemes(os:cmd("ip -n " ++ Ns ++ " -br link | cut -d ' ' -f 1"), "\n"),
     [Device] = Devices -- ["lo"],
     Port = open_port({spawn_executable, os:find_executable("ip")},
-                     [{args, ["netns", "exec", Ns, ?config(tcpdump, Config), "-n", "-l", "--immediate-mode", "-i", Device,
-                              "tcp"]},
+                     [{args, ["netns", "exec", Ns, ?config(tcpdump, Config),
+                              "-n", "-l", "--immediate-mode", "-i", Device, "tcp"]},
                       {line, 1000}, stderr_to_stdout]),
     receive {Port, {data, {eol, "listening on" ++ _}}} -> Port
     after 60000 -> error(no_capture)
@@ -121,8 +121,8 @@ read_packets(Port, #seen{lines = Lines} = Seen) ->
                         "(?:, seq (?:[0-9]+:)?([0-9]+))?(?:, ack ([0-9]+))?.*length ([0-9]+)",
                         [{capture, all_but_first, list}]) of
                 {match, [Source, From, Destination, Flags, End, Ack, Length]} ->
-                    end_or_continue(Port, From, list_to_integer(Length),
-                                    add_packet(From, {Source, Destination}, Flags, number(End), number(Ack), Length, Next));
+                    Now = add_packet(From, {Source, Destination}, Flags, number(End), number(Ack), Length, Next),
+                    end_or_continue(Port, From, list_to_integer(Length), Now);
                 nomatch ->
                     read_packets(Port, Next)
             end

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Two hosts on one machine, each behind a firewall that lets nothing in but EPMD's port.
+# Creates two hosts on one machine, each behind a firewall that accepts only EPMD's port.
 #
 #      PREFIX-host1                                     PREFIX-host2           network namespaces
 #   +-----------------------------+                 +-----------------------------+
@@ -11,20 +11,21 @@
 #   |   TCP 4369, IPv6 neighbours |                 |                             |
 #   +-----------------------------+                 +-----------------------------+
 #
-#   hosts.sh up PREFIX      makes them; on failure nothing is left
-#   hosts.sh down PREFIX    ends every process inside and removes them; fine too when they are not there
-#   hosts.sh check          can this machine and user make them? If not, says why
+#   hosts.sh up PREFIX      creates the hosts; if it fails, it leaves nothing behind
+#   hosts.sh down PREFIX    ends every process on the hosts and removes them; is a no-op if they do not exist
+#   hosts.sh check          prints the reason and fails if this machine or user cannot create hosts
 #
-# PREFIX: 1 to 20 of a-z, 0-9 and -, unique to the run (addresses need not be: a namespace knows only its own).
-# Exit status: 0 done, 1 failed (the reason is on stderr), 2 wrong usage. Needs root, iproute2 and nftables.
+# PREFIX consists of 1 to 20 of a-z, 0-9 and -, and must be unique. The addresses need not be unique: each pair of hosts
+# has a network of its own. Exit status: 0 done, 1 failed (the reason is on stderr), 2 wrong usage. Needs root, iproute2 and
+# nftables.
 #
 # A command on a host:     ip netns exec PREFIX-host1 erl -name n1@host1.handover.test …
-#   Both names are in /etc/hosts there (in the IPv6 form too), long and short: host1.handover.test, host1.
-# Another port let in:     ip netns exec PREFIX-host2 nft add rule inet handover input tcp dport 9100 accept
-# Everything let in:       ip netns exec PREFIX-host2 nft flush ruleset
+#   /etc/hosts on both hosts has the names with IPv4 and IPv6 addresses, long and short: host1.handover.test, host1.
+# To accept another port:  ip netns exec PREFIX-host2 nft add rule inet handover input tcp dport 9100 accept
+# To accept everything:    ip netns exec PREFIX-host2 nft flush ruleset
 #
-# With HANDOVER_HOSTS_LIST=FILE in the environment `up` appends its PREFIX to FILE first, so that who started the run can
-# take everything down when it is interrupted (ct/run.sh does).
+# If HANDOVER_HOSTS_LIST names a file, `up` first appends PREFIX to it. ct/run.sh uses this to remove all hosts when a run
+# is interrupted.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -35,18 +36,19 @@ die() {
 
 check() {
     [ "$(uname -s)" = Linux ] || die "needs Linux's network namespaces"
-    [ "$(id -u)" -eq 0 ] || die "needs root to make network namespaces"
-    [ -e /etc/hosts ] || die "/etc/hosts is missing: the hosts' own is put over it"
+    [ "$(id -u)" -eq 0 ] || die "needs root to create network namespaces"
+    [ -e /etc/hosts ] || die "/etc/hosts is missing: the hosts mount their own over it"
     command -v ip >/dev/null || die "ip is missing: install iproute2"
     command -v nft >/dev/null || die "nft is missing: install nftables"
-    unshare --net nft list ruleset >/dev/null 2>&1 || die "this machine lets nobody make network namespaces with nftables"
+    unshare --net nft list ruleset >/dev/null 2>&1 ||
+        die "this machine does not allow network namespaces with nftables"
 }
 
-# host NAMESPACE NUMBER: what both hosts have, once eth0 is there and up at both ends
-host() {
+# set_up_host NAMESPACE NUMBER: addresses, names and firewall. eth0 must be up at both ends.
+set_up_host() {
     ip -n "$1" link set lo up
     ip -n "$1" addr add "192.0.2.$2/24" dev eth0
-    # without IPv6 in the kernel the hosts have IPv4 alone; nodad: usable at once
+    # no IPv6 if the kernel has none; nodad makes the address usable at once
     [ ! -e /proc/sys/net/ipv6 ] || ip -n "$1" addr add "fd77::$2/64" dev eth0 nodad
     mkdir -p "/etc/netns/$1"
     cat >"/etc/netns/$1/hosts" <<EOF
@@ -70,14 +72,14 @@ table inet handover {
 EOF
 }
 
-# link_up NAMESPACE: without duplicate address detection, which takes a second or two
+# link_up NAMESPACE: sets eth0 up without duplicate address detection, which takes a second or two
 link_up() {
     [ ! -e /proc/sys/net/ipv6 ] ||
         ip netns exec "$1" sh -c 'echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad'
     ip -n "$1" link set eth0 up
 }
 
-# wait_ready NAMESPACE: until eth0 has carrier and its addresses are usable
+# wait_ready NAMESPACE: waits until eth0 is connected and its addresses are usable
 wait_ready() {
     tries=600
     until ip -n "$1" -o link show dev eth0 | grep -q 'state UP' &&
@@ -91,7 +93,7 @@ wait_ready() {
 up() {
     check
     for ns in "$1-host1" "$1-host2"; do
-        [ ! -e "/run/netns/$ns" ] || die "$ns is there already: take another PREFIX, or \`hosts.sh down $1\`"
+        [ ! -e "/run/netns/$ns" ] || die "$ns exists: use another PREFIX, or run \`hosts.sh down $1\`"
     done
     [ -z "${HANDOVER_HOSTS_LIST:-}" ] || echo "$1" >>"$HANDOVER_HOSTS_LIST"
     prefix=$1
@@ -102,14 +104,14 @@ up() {
     ip link add name eth0 netns "$1-host1" type veth peer name eth0 netns "$1-host2"
     link_up "$1-host1"
     link_up "$1-host2"
-    host "$1-host1" 1
-    host "$1-host2" 2
+    set_up_host "$1-host1" 1
+    set_up_host "$1-host2" 2
     wait_ready "$1-host1"
     wait_ready "$1-host2"
     trap - EXIT
 }
 
-# end_processes NAMESPACE: those that run inside; they get 2 s to leave by themselves
+# end_processes NAMESPACE: ends the processes of the host with SIGTERM, and after 2 s with SIGKILL
 end_processes() {
     # shellcheck disable=SC2046 # a list of pids
     kill -TERM $(ip netns pids "$1") 2>/dev/null || return 0

@@ -1,9 +1,11 @@
 #!/bin/sh
-# Runs the Common Test suites of ct/, by rebar3. A run that is empty, breaks off or leaves out a suite fails.
+# Runs the Common Test suites of ct/ with rebar3.
+#
 #   ct/run.sh [REPORT [ARGUMENT OF rebar3 ct …]]     e.g.  ct/run.sh /dev/stdout --suite ct/handover_fd_SUITE
-# REPORT (default: stdout): a line a case, `ok|skip|FAIL Suite:Case [Reason]`. Exit status 1 if anything failed.
-# A process that a suite left behind is a failure. What is left, hosts (ct/hosts.sh) too, is ended, also when the run is
-# interrupted.
+#
+# Writes one line for each case to REPORT (default: stdout): `ok|skip|FAIL Suite:Case [Reason]`. The exit status is 1 if
+# anything failed. It is also a failure if no case ran, if the run was aborted, if a suite was left out, or if a suite left
+# a process behind. Such processes are killed, and hosts (ct/hosts.sh) are removed, also if the run is interrupted.
 set -eu
 cd "$(dirname "$0")/.."
 [ -t 1 ] || export TERM=dumb # no colours in a log
@@ -17,10 +19,11 @@ HANDOVER_CT_REPORT=$(mktemp)
 HANDOVER_HOSTS_LIST=$(mktemp)
 export HANDOVER_CT_REPORT HANDOVER_HOSTS_LIST
 
-# left_behind: the pids of what the suites started, which has the name of this run's report in its environment
+# left_behind: prints the pids of the processes that the suites started. They have the name of this run's report in
+# their environment.
 left_behind() (
     mark=HANDOVER_CT_REPORT=$HANDOVER_CT_REPORT
-    unset HANDOVER_CT_REPORT # or grep and cut would find themselves
+    unset HANDOVER_CT_REPORT # so that grep and cut do not find themselves
     grep -lsF "$mark" /proc/[0-9]*/environ | cut -d / -f 3
 )
 
@@ -31,7 +34,7 @@ finish() {
     rm -f "$HANDOVER_CT_REPORT" "$HANDOVER_HOSTS_LIST"
 }
 
-# report_left_behind: after 10 s for what is about to end
+# report_left_behind: reports processes that have not ended within 10 s
 report_left_behind() {
     for _ in 1 2 3 4 5 6 7 8 9 10; do
         [ -n "$(left_behind)" ] || return 0
@@ -62,9 +65,9 @@ fi
 report_left_behind
 [ "$status" -ne 124 ] || fail "the run did not end within $deadline s"
 grep -q '^\(ok\|FAIL\) ' "$HANDOVER_CT_REPORT" || fail "no case ran"
-grep -qx 'done' "$HANDOVER_CT_REPORT" || fail "the run broke off, see above"
+grep -qx 'done' "$HANDOVER_CT_REPORT" || fail "the run was aborted, see above"
 if [ "$status" -ne 0 ]; then
-    grep -q '^FAIL ' "$HANDOVER_CT_REPORT" || fail "rebar3 ended with status $status, see above"
+    grep -q '^FAIL ' "$HANDOVER_CT_REPORT" || fail "rebar3 ended with exit status $status, see above"
 fi
 grep -vx 'done' "$HANDOVER_CT_REPORT" >>"$report"
 ! grep -q '^FAIL ' "$HANDOVER_CT_REPORT"
