@@ -42,12 +42,13 @@ both_directions(Config, Fun) ->
       end).
 
 disconnected(Config) ->
-    both_directions(Config, fun(A, B, [FdsA, FdsB]) ->
-                              ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
-                              handover_ct:await_no_nodes(B),
-                              handover_ct:await_own_fds(A, FdsA),
-                              handover_ct:await_own_fds(B, FdsB)
-                      end).
+    both_directions(Config,
+      fun(A, B, [FdsA, FdsB]) ->
+              ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+              handover_ct:await_no_nodes(B),
+              handover_ct:await_own_fds(A, FdsA),
+              handover_ct:await_own_fds(B, FdsB)
+      end).
 
 %% A file operation that hangs, as with a dead NFS server, does not delay the end of a link.
 busy_dirty_schedulers(Config) ->
@@ -55,17 +56,17 @@ busy_dirty_schedulers(Config) ->
     _ = file:delete(Fifo),
     "" = os:cmd("mkfifo " ++ Fifo),
     both_directions([{args, ["+SDio", "1"]} | Config],
-              fun(A, B, [FdsA, FdsB]) ->
-                      _ = [call(A, code, ensure_loaded, [M]) || M <- [handover_fd, handover_closer]],
-                      Pid = call(A, erlang, spawn, [prim_file, open, [Fifo, [read]]]),   % hangs until there is a writer
-                      handover_ct:until(fun() -> is_opening(A, Pid) end),
-                      ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
-                      handover_ct:await_no_nodes(B),
-                      {ok, File} = file:open(Fifo, [write, raw]),
-                      ok = file:close(File),
-                      handover_ct:await_own_fds(B, FdsB),
-                      handover_ct:await_own_fds(A, FdsA)
-              end).
+      fun(A, B, [FdsA, FdsB]) ->
+              _ = [call(A, code, ensure_loaded, [M]) || M <- [handover_fd, handover_closer]],
+              Pid = call(A, erlang, spawn, [prim_file, open, [Fifo, [read]]]),   % hangs until there is a writer
+              handover_ct:until(fun() -> is_opening(A, Pid) end),
+              ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+              handover_ct:await_no_nodes(B),
+              {ok, File} = file:open(Fifo, [write, raw]),
+              ok = file:close(File),
+              handover_ct:await_own_fds(B, FdsB),
+              handover_ct:await_own_fds(A, FdsA)
+      end).
 
 %% Reports whether Pid occupies the node's only dirty scheduler for files.
 is_opening(Peer, Pid) ->
@@ -73,59 +74,64 @@ is_opening(Peer, Pid) ->
         =:= [{status, running}, {current_function, {prim_file, open_nif, 2}}].
 
 killed_node(Config) ->
-    both_directions(Config, fun(A, B, [FdsA, _]) ->
-                              handover_ct:signal(handover_ct:beam_os_pid(B), "KILL"),
-                              handover_ct:await_no_nodes(A),
-                              handover_ct:await_own_fds(A, FdsA)
-                      end).
+    both_directions(Config,
+      fun(A, B, [FdsA, _]) ->
+              handover_ct:signal(handover_ct:beam_os_pid(B), "KILL"),
+              handover_ct:await_no_nodes(A),
+              handover_ct:await_own_fds(A, FdsA)
+      end).
 
 halted_node(Config) ->
-    both_directions(Config, fun(A, B, [FdsA, _]) ->
-                              result_or_exit(fun() -> call(B, erlang, halt, [0, [{flush, false}]]) end),
-                              handover_ct:await_no_nodes(A),
-                              handover_ct:await_own_fds(A, FdsA)
-                      end).
+    both_directions(Config,
+      fun(A, B, [FdsA, _]) ->
+              result_or_exit(fun() -> call(B, erlang, halt, [0, [{flush, false}]]) end),
+              handover_ct:await_no_nodes(A),
+              handover_ct:await_own_fds(A, FdsA)
+      end).
 
 killed_link_process(Config) ->
-    both_directions(Config, fun(A, B, [FdsA, FdsB]) ->
-                              true = call(A, erlang, exit, [call(A, handover_ct_work, link_process, [name(B)]), kill]),
-                              handover_ct:await_no_nodes(B),
-                              handover_ct:await_no_nodes(A),
-                              handover_ct:await_own_fds(A, FdsA),
-                              handover_ct:await_own_fds(B, FdsB)
-                      end).
+    both_directions(Config,
+      fun(A, B, [FdsA, FdsB]) ->
+              true = call(A, erlang, exit, [call(A, handover_ct_work, link_process, [name(B)]), kill]),
+              handover_ct:await_no_nodes(B),
+              handover_ct:await_no_nodes(A),
+              handover_ct:await_own_fds(A, FdsA),
+              handover_ct:await_own_fds(B, FdsB)
+      end).
 
 %% Everything that the driver had taken before the disconnect arrives. What the emulator still queues is lost, as with
 %% inet_tcp.
 sent_data_arrives(Config) ->
-    both_directions(Config, fun(A, B, [FdsA, FdsB]) ->
-                              Receiver = start_receiver(A, B),
-                              Before = call(A, handover_ct_work, packets_taken, [name(B)]),
-                              ok = call(A, handover_ct_work, flood, [name(B), 20000]),
-                              Taken = call(A, handover_ct_work, count_packets_and_disconnect, [name(B)]),
-                              assert_received(Receiver, Taken - Before),
-                              handover_ct:await_own_fds(A, FdsA),
-                              handover_ct:await_own_fds(B, FdsB)
-                      end).
+    both_directions(Config,
+      fun(A, B, [FdsA, FdsB]) ->
+              Receiver = start_receiver(A, B),
+              Before = call(A, handover_ct_work, packets_taken, [name(B)]),
+              ok = call(A, handover_ct_work, flood, [name(B), 20000]),
+              Taken = call(A, handover_ct_work, count_packets_and_disconnect, [name(B)]),
+              assert_received(Receiver, Taken - Before),
+              handover_ct:await_own_fds(A, FdsA),
+              handover_ct:await_own_fds(B, FdsB)
+      end).
 
 %% The peer is stopped and all buffers are full. When it continues, it gets what the driver had taken, and then
 %% nodedown.
 full_queue_of_a_stopped_peer(Config) ->
-    both_directions(Config, fun(A, B, [FdsA, FdsB]) ->
-                              Receiver = start_receiver(A, B),
-                              Node = name(B),
-                              Before = call(A, handover_ct_work, packets_taken, [Node]),
-                              OsPid = handover_ct:beam_os_pid(B),
-                              handover_ct:signal(OsPid, "STOP"),
-                              Sender = call(A, handover_ct_work, start_flood, [Node, 20000]),
-                              handover_ct:until(fun() -> call(A, handover_ct_work, is_suspended, [Sender]) end),
-                              Taken = call(A, handover_ct_work, count_packets_and_disconnect, [Node]),
-                              handover_ct:await_no_nodes(A),
-                              handover_ct:signal(OsPid, "CONT"),
-                              assert_received(Receiver, Taken - Before),
-                              handover_ct:await_own_fds(A, FdsA),
-                              handover_ct:await_own_fds(B, FdsB)
-                      end).
+    both_directions(Config,
+      fun(A, B, [FdsA, FdsB]) ->
+              Receiver = start_receiver(A, B),
+              Node = name(B),
+              Before = call(A, handover_ct_work, packets_taken, [Node]),
+              OsPid = handover_ct:beam_os_pid(B),
+              handover_ct:signal(OsPid, "STOP"),
+              Sender = call(A, handover_ct_work, start_flood, [Node, 20000]),
+              handover_ct:until(fun() -> call(A, handover_ct_work, is_suspended, [Sender]) end),
+              Taken = call(A, handover_ct_work, count_packets_and_disconnect, [Node]),
+              handover_ct:await_no_nodes(A),
+              handover_ct:signal(OsPid, "CONT"),
+              assert_received(Receiver, Taken - Before),
+              handover_ct:await_own_fds(A, FdsA),
+              handover_ct:await_own_fds(B, FdsB)
+      end).
 
 stopped_distribution(Config) ->
     Options = #{proto => ?config(proto, Config)},
@@ -178,65 +184,65 @@ thousand_links(_Config) ->
 %% If the keeper of a link is killed, another one takes its place.
 killed_keeper(Config) ->
     both_directions([{proto, "handover_tcp"} | Config],
-              fun(A, B, [FdsA, FdsB]) ->
-                      [?assertEqual(1, call(P, handover_ct_work, kill_keepers, [])) || P <- [A, B]],
-                      ?assertEqual(pong, call(A, net_adm, ping, [name(B)])),
-                      ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
-                      handover_ct:await_no_nodes(B),
-                      handover_ct:await_own_fds(A, FdsA),
-                      handover_ct:await_own_fds(B, FdsB)
-              end).
+      fun(A, B, [FdsA, FdsB]) ->
+              [?assertEqual(1, call(P, handover_ct_work, kill_keepers, [])) || P <- [A, B]],
+              ?assertEqual(pong, call(A, net_adm, ping, [name(B)])),
+              ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+              handover_ct:await_no_nodes(B),
+              handover_ct:await_own_fds(A, FdsA),
+              handover_ct:await_own_fds(B, FdsB)
+      end).
 
 %% If handover_closer is killed, another one takes its place.
 killed_closer(Config) ->
     both_directions([{proto, "handover_tcp"} | Config],
-              fun(A, B, [FdsA, FdsB]) ->
-                      [true = call(P, erlang, exit, [call(P, erlang, whereis, [handover_closer]), kill]) || P <- [A, B]],
-                      ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
-                      handover_ct:await_no_nodes(B),
-                      handover_ct:await_own_fds(A, FdsA),
-                      handover_ct:await_own_fds(B, FdsB)
-              end).
+      fun(A, B, [FdsA, FdsB]) ->
+              [true = call(P, erlang, exit, [call(P, erlang, whereis, [handover_closer]), kill]) || P <- [A, B]],
+              ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+              handover_ct:await_no_nodes(B),
+              handover_ct:await_own_fds(A, FdsA),
+              handover_ct:await_own_fds(B, FdsB)
+      end).
 
 %% The keepers tell a new handover_closer what they own, so that it can replace them.
 killed_closer_and_keeper(Config) ->
     both_directions([{proto, "handover_tcp"} | Config],
-              fun(A, B, [FdsA, FdsB]) ->
-                      [begin
-                           Closer = call(P, erlang, whereis, [handover_closer]),
-                           true = call(P, erlang, exit, [Closer, kill]),
-                           handover_ct:until(fun() -> not lists:member(call(P, erlang, whereis, [handover_closer]),
-                                                                       [undefined, Closer]) end),
-                           %% It monitors a keeper as soon as it knows what the keeper owns.
-                           handover_ct:until(fun() -> call(P, handover_ct_work, watched_keeper_count, []) =:= 1 end),
-                           ?assertEqual(1, call(P, handover_ct_work, kill_keepers, []))
-                       end || P <- [A, B]],
-                      ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
-                      handover_ct:await_no_nodes(B),
-                      handover_ct:await_own_fds(A, FdsA),
-                      handover_ct:await_own_fds(B, FdsB)
-              end).
+      fun(A, B, [FdsA, FdsB]) ->
+              [begin
+                   Closer = call(P, erlang, whereis, [handover_closer]),
+                   true = call(P, erlang, exit, [Closer, kill]),
+                   handover_ct:until(fun() -> not lists:member(call(P, erlang, whereis, [handover_closer]),
+                                                               [undefined, Closer]) end),
+                   %% It monitors a keeper as soon as it knows what the keeper owns.
+                   handover_ct:until(fun() -> call(P, handover_ct_work, watched_keeper_count, []) =:= 1 end),
+                   ?assertEqual(1, call(P, handover_ct_work, kill_keepers, []))
+               end || P <- [A, B]],
+              ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+              handover_ct:await_no_nodes(B),
+              handover_ct:await_own_fds(A, FdsA),
+              handover_ct:await_own_fds(B, FdsB)
+      end).
 
 %% A new carrier gets copies of the existing links. It closes a copy when the BEAM has closed the link, and shuts the
 %% links down when the BEAM ends.
 links_of_an_earlier_carrier(Config) ->
     both_directions([{proto, "handover_tcp"} | Config],
-              fun(A, B, [FdsA, _]) ->
-                      [begin
-                           ?assertMatch([_], copies(P)),
-                           Carrier = handover_ct:carrier_os_pid(P),
-                           handover_ct:signal(Carrier, "KILL"),
-                           handover_ct:until(fun() -> is_integer(new_carrier(P, Carrier)) end),
-                           handover_ct:until(fun() -> length(copies(P)) =:= 1 end)
-                       end || P <- [A, B]],
-                      ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
-                      handover_ct:await_no_nodes(B),
-                      [handover_ct:until(fun() -> copies(P) =:= [] end) || P <- [A, B]],
-                      handover_ct:await_own_fds(A, FdsA),
-                      handover_ct:connect(A, B),
-                      result_or_exit(fun() -> call(B, erlang, halt, []) end),
-                      handover_ct:await_no_nodes(A)
-              end).
+      fun(A, B, [FdsA, _]) ->
+              [begin
+                   ?assertMatch([_], copies(P)),
+                   Carrier = handover_ct:carrier_os_pid(P),
+                   handover_ct:signal(Carrier, "KILL"),
+                   handover_ct:until(fun() -> is_integer(new_carrier(P, Carrier)) end),
+                   handover_ct:until(fun() -> length(copies(P)) =:= 1 end)
+               end || P <- [A, B]],
+              ?assertEqual(true, call(A, erlang, disconnect_node, [name(B)])),
+              handover_ct:await_no_nodes(B),
+              [handover_ct:until(fun() -> copies(P) =:= [] end) || P <- [A, B]],
+              handover_ct:await_own_fds(A, FdsA),
+              handover_ct:connect(A, B),
+              result_or_exit(fun() -> call(B, erlang, halt, []) end),
+              handover_ct:await_no_nodes(A)
+      end).
 
 %% The sockets that both the BEAM and its carrier have.
 copies(Peer) ->

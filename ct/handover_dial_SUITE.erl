@@ -14,7 +14,8 @@ suite() -> [{timetrap, {minutes, 2}}].
 all() ->
     [dial_maps, bad_dial_maps, patterns, other_address, other_port, no_fallback_at_another_port, dial_module, dns,
      alias, address_is_used_once, relay, alias_of_a_linked_node, alias_while_the_node_connects,
-     namesake_connects_meanwhile, stale_link, node_with_a_false_name, bad_names_in_challenge, names_without_host, both_families].
+     namesake_connects_meanwhile, stale_link, node_with_a_false_name, bad_names_in_challenge, names_without_host,
+     both_families].
 
 init_per_testcase(_, Config) -> [{epmd_port, handover_ct:free_port()} | Config].
 end_per_testcase(_, _) -> ok.

@@ -49,7 +49,8 @@ this_host(Config) ->
     with_cluster(handover, [a, b], Config,
          fun(A, B) ->
                  assert_finds({ok, handover},
-                              ["✔ handshake", "it is b@127.0.0.1, ", "b@127.0.0.1 can be reached by handover."], A, name(B)),
+                              ["✔ handshake", "it is b@127.0.0.1, ", "b@127.0.0.1 can be reached by handover."],
+                              A, name(B)),
                  assert_finds({ok, handover}, [], A, name(A)),
                  assert_finds({error, registered},
                               ["✘ registered", "EPMD has no node c; it has b, a\n", "- handshake\n"], A, 'c@127.0.0.1'),
@@ -129,9 +130,8 @@ carrier_stopped(Config) ->
                                fun() -> assert_finds({error, registered}, [], A, 'c@127.0.0.1') end),
                  Carrier = handover_ct:carrier_os_pid(B),
                  [begin
-                      while_stopped(Carrier, fun() ->
-                                                     assert_finds({error, handover}, [Text, "for its carrier"], A, name(B))
-                                             end),
+                      Texts = [Text, "for its carrier"],
+                      while_stopped(Carrier, fun() -> assert_finds({error, handover}, Texts, A, name(B)) end),
                       handover_ct:until(fun() -> element(1, call(A, ?MODULE, doctor, [name(B)])) =:= {ok, handover} end)
                   end || Text <- ["✘ handover", "no answer in time"]]
          end).
@@ -141,7 +141,8 @@ beam_stopped(Config) ->
          fun(A, B) ->
                  Node = name(B),
                  Texts = ["✔ handover", "VM does not answer"],
-                 while_stopped(handover_ct:beam_os_pid(B), fun() -> assert_finds({error, handshake}, Texts, A, Node) end)
+                 while_stopped(handover_ct:beam_os_pid(B),
+                               fun() -> assert_finds({error, handshake}, Texts, A, Node) end)
          end).
 
 no_program(Config) ->

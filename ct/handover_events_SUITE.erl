@@ -239,7 +239,8 @@ telemetry(Config) ->
                  Node = handover_ct:connect(A, B),
                  {error, _} = call(A, handover, connect, ['x@127.0.0.1']),
                  Passed = fun(Event) ->
-                                  [{M, D} || {[handover, E], M, D} <- call(A, handover_ct_telemetry, events, []), E =:= Event]
+                                  Events = call(A, handover_ct_telemetry, events, []),
+                                  [{M, D} || {[handover, E], M, D} <- Events, E =:= Event]
                           end,
                  handover_ct:until(fun() -> Passed(connected) =/= [] andalso Passed(setup_failed) =/= [] end),
                  ?assertMatch([{#{count := 1, duration := _}, #{node := Node, via := handover, peer := {_, _}}}],

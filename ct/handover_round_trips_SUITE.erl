@@ -49,7 +49,7 @@ end_per_suite(_) -> ok.
 init_per_testcase(Case, Config) ->
     Prefix = lists:concat(["hfl", os:getpid(), "-", erlang:phash2(Case, 100)]),
     Namespaces = [Prefix ++ "-a", Prefix ++ "-b"],
-    [begin "" = os:cmd("ip netns add " ++ Ns), "" = os:cmd("ip -n " ++ Ns ++ " link set lo up") end || Ns <- Namespaces],
+    ["" = os:cmd("ip netns add " ++ Ns ++ " && ip -n " ++ Ns ++ " link set lo up") || Ns <- Namespaces],
     Line = start_delayline(Namespaces, Config),
     [{namespaces, Namespaces}, {line, Line} | Config].
 

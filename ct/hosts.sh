@@ -16,16 +16,16 @@
 #   hosts.sh check          prints the reason and fails if this machine or user cannot create hosts
 #
 # PREFIX consists of 1 to 20 of a-z, 0-9 and -, and must be unique. The addresses need not be unique: each pair of hosts
-# has a network of its own. Exit status: 0 done, 1 failed (the reason is on stderr), 2 wrong usage. Needs root, iproute2 and
-# nftables.
+# has a network of its own. Needs root, iproute2 and nftables.
+# Exit status: 0 done, 1 failed (the reason is on stderr), 2 wrong usage.
 #
 # A command on a host:     ip netns exec PREFIX-host1 erl -name n1@host1.handover.test …
 #   /etc/hosts on both hosts has the names with IPv4 and IPv6 addresses, long and short: host1.handover.test, host1.
 # To accept another port:  ip netns exec PREFIX-host2 nft add rule inet handover input tcp dport 9100 accept
 # To accept everything:    ip netns exec PREFIX-host2 nft flush ruleset
 #
-# If HANDOVER_HOSTS_LIST names a file, `up` first appends PREFIX to it. ct/run.sh uses this to remove all hosts when a run
-# is interrupted.
+# If HANDOVER_HOSTS_LIST names a file, `up` first appends PREFIX to it. ct/run.sh uses this to remove all hosts when a
+# run is interrupted.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 

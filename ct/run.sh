@@ -4,8 +4,8 @@
 #   ct/run.sh [REPORT [ARGUMENT OF rebar3 ct …]]     e.g.  ct/run.sh /dev/stdout --suite ct/handover_fd_SUITE
 #
 # Writes one line for each case to REPORT (default: stdout): `ok|skip|FAIL Suite:Case [Reason]`. The exit status is 1 if
-# anything failed. It is also a failure if no case ran, if the run was aborted, if a suite was left out, or if a suite left
-# a process behind. Such processes are killed, and hosts (ct/hosts.sh) are removed, also if the run is interrupted.
+# anything failed. It is also a failure if no case ran, if the run was aborted, if a suite was left out, or if a suite
+# left a process behind. Such processes are killed, and hosts (ct/hosts.sh) are removed, also if the run is interrupted.
 set -eu
 cd "$(dirname "$0")/.."
 [ -t 1 ] || export TERM=dumb # no colours in a log
