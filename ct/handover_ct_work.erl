@@ -97,7 +97,7 @@ packets_taken_and_disconnect(Node) ->
 
 %% The process that closes the fd of the newest connection made from here sleeps as long as the node lives.
 suspend_newest_keeper() ->
-    Keeper = lists:max([P || P <- processes(), process_info(P, initial_call) =:= {initial_call, {handover_link, init_setup, 2}}]),
+    Keeper = lists:max([P || P <- processes(), process_info(P, initial_call) =:= {initial_call, {handover_keeper, init_dial, 2}}]),
     Self = self(),
     Suspender = spawn(fun() ->
                               true = erlang:suspend_process(Keeper),
@@ -271,7 +271,7 @@ log(#{msg := Message}, _) ->
 
 %% Has everything been loaded that is loaded when the node is up?
 is_preloaded() ->
-    is_tuple(code:is_loaded(handover_watch)) andalso preloaders() =:= [].
+    is_tuple(code:is_loaded(handover_reporter)) andalso preloaders() =:= [].
 
 preloaders() ->
     [P || P <- processes(), started_by(P) =:= {handover_dist, preload, 0}].
@@ -321,5 +321,5 @@ watched() ->
     {monitors, Monitors} = process_info(whereis(handover_closer), monitors),
     length(Monitors).
 
-is_keeper([{current_function, {erlang, hibernate, 3}}, {initial_call, {handover_link, _, _}}]) -> true;
+is_keeper([{current_function, {erlang, hibernate, 3}}, {initial_call, {handover_keeper, _, _}}]) -> true;
 is_keeper(_) -> false.

@@ -64,7 +64,7 @@ acceptance_failed(Config) ->
                  #{via := handover, peer := {{127,0,0,1}, _}, reason := Reason} = Report = event(Logs, acceptance_failed),
                  ?assertMatch({recv_challenge_reply_failed, bad_cookie}, Reason),
                  ?assertMatch({match, _}, re:run(text(Report), "^handover: a connection to this node, handed over, 127.0.0.1:\\d+, "
-                                                               "ended before the handshake was done \\(.*bad_cookie")),
+                                                               "ended during the handshake \\(.*bad_cookie")),
                  ?assertEqual(#{acceptance_failed => 1}, counters(B)),
                  ?assertEqual(#{setup_failed => 1}, counters(A))
          end).
@@ -201,7 +201,7 @@ floods(Config) ->
                  Repeated = fun(Pattern) -> [T || T <- [text(R) || R <- Reports(repeated)], re:run(T, Pattern) =/= nomatch] end,
                  [handover_ct:until(fun() -> length(Repeated(Pattern)) =:= 1 end)
                   || Pattern <- ["^handover: no connection to x@127.0.0.1: .* \\(29 more like this within a minute\\)$",
-                                 "^handover: the carrier program ended .* \\(2 more like this within a minute\\)$",
+                                 "^handover: the carrier ended .* \\(2 more like this within a minute\\)$",
                                  "^handover: a connection to this node, .* \\(9 more like this within a minute\\)$"]],
                  %% And the next one is logged again.
                  {error, {no_such_node, _}} = call(A, handover, connect, ['x@127.0.0.1']),

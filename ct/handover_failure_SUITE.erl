@@ -145,7 +145,7 @@ code_reloaded(Config) ->
                  Node = handover_ct:connect(A, B),
                  Link = handover_ct:dist_port(A, Node),
                  Modules = call(A, handover_ct_work, modules, []),
-                 ?assert(lists:member(handover_link, Modules)),
+                 ?assert(lists:member(handover_keeper, Modules)),
                  [?assertEqual({module, M}, call(P, handover_ct_work, reload, [M]))
                   || _ <- [1, 2], P <- [A, B], M <- Modules],
                  ?assertEqual(Link, handover_ct:dist_port(A, Node)),

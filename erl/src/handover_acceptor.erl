@@ -95,7 +95,7 @@ now_ms() ->
 accept(Kernel, Driver, Listener) ->
     case Driver:accept(Listener) of
         {ok, Socket} ->
-            Kernel ! {accept, self(), Socket, Driver:family(), handover_dist:protocol()},
+            Kernel ! {accept, self(), Socket, Driver:family(), handover_socket:protocol()},
             controller(Kernel, Driver, Socket),
             accept(Kernel, Driver, Listener);
         {error, Reason} ->

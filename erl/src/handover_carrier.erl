@@ -4,7 +4,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/3, register/2, keep/2, connect/2, accept/2, closed/3, stop/1]).
+-export([start_link/3, register/2, keep/2, connect/2, accept/2, stop/1]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(HELLO_MS, 5000).
@@ -30,7 +30,8 @@
              last_register_error = none :: atom(),               % why that failed last: each reason is logged once
              asked = #{} :: #{pos_integer() => #asked{}}}).
 
-%% @doc Starts the program. Guard is told with handover_guard:ready/3 when both have said hello.
+%% @doc Starts the program. Guard is cast `{ready, Worker, OsPid}' when both have said hello, `{epmd, handover | stock | down}' when
+%% the registration has changed, and `{handed_over, Fd, Connection}' for each connection before {@link accept/2}.
 -spec start_link(pid(), none | map(), none | pid()) -> {ok, pid()} | {error, term()}.
 start_link(Guard, Registration, Kernel) ->
     gen_server:start_link(?MODULE, {Guard, Registration, Kernel}, []).
@@ -54,11 +55,6 @@ connect(Worker, #{timeout := Timeout} = Request) ->
 accept(Worker, Kernel) ->
     gen_server:cast(Worker, {accept, Kernel}).
 
-%% @doc Tells the program that this node has closed a connection, so that it closes its copy.
--spec closed(pid(), handover_proto:kind(), non_neg_integer()) -> ok.
-closed(Worker, Kind, Id) ->
-    gen_server:cast(Worker, {closed, Kind, Id}).
-
 %% @doc Unregisters the node and ends the program, in less than net_sup's patience.
 -spec stop(pid()) -> ok.
 stop(Worker) ->
@@ -75,7 +71,7 @@ init({Guard, Registration, Kernel}) ->
 handle_continue(hello, #st{guard = Guard} = S) ->
     case hello(S) of
         {ok, #st{os_pid = OsPid} = Ready} ->
-            handover_guard:ready(Guard, self(), OsPid),
+            gen_server:cast(Guard, {ready, self(), OsPid}),
             {noreply, receive_fds(register_again(copy_links(Ready)))};
         {error, Reason, Failed} ->
             {stop, {shutdown, Reason}, Failed}
@@ -213,11 +209,11 @@ command(Command, #st{port = Port}) ->
 %% internal: what the carrier says
 
 event({registered, Id, _Creation, Kind}, #st{register = Id} = S) ->
-    registered(Kind),
+    registered(Kind, S),
     handover_event:emit(notice, epmd_up, #{kind => Kind}),
     S#st{register = none, last_register_error = none};
 event({registered, Id, Creation, Kind}, S) ->
-    registered(Kind),
+    registered(Kind, S),
     answer(Id, {ok, Creation, Kind}, S);
 event({error, Id, Reason, Detail}, #st{register = Id, last_register_error = LastError} = S) ->
     Reason =:= LastError orelse handover_event:emit(warning, epmd_down, #{detail => [atom_to_list(Reason), ": ", Detail]}),
@@ -226,11 +222,11 @@ event({error, Id, Reason, Detail}, #st{register = Id, last_register_error = Last
 event({error, Id, Reason, Detail}, S) ->
     answer(Id, {error, Reason, Detail}, S);
 event({epmd, up, Kind}, S) ->
-    registered(Kind),
+    registered(Kind, S),
     handover_event:emit(notice, epmd_up, #{kind => Kind}),
     S;
-event({epmd, down, Detail}, S) ->
-    handover_guard:registration_changed(down),
+event({epmd, down, Detail}, #st{guard = Guard} = S) ->
+    gen_server:cast(Guard, {epmd, down}),
     handover_event:emit(warning, epmd_down, #{detail => Detail}),
     S;
 event({log, Level, Text, Fields}, S) ->
@@ -240,9 +236,9 @@ event(Other, S) ->
     handover_event:emit(error, bad_message, #{message => Other}),
     S.
 
-registered(Kind) ->
+registered(Kind, #st{guard = Guard}) ->
     Kind =:= stock andalso handover_event:emit(warning, stock_epmd, #{port => handover_config:epmd_port()}),
-    handover_guard:registration_changed(Kind).
+    gen_server:cast(Guard, {epmd, Kind}).
 
 log(Level, Text, Fields) ->
     handover_event:emit(Level, carrier_log, #{text => Text, fields => Fields}).
@@ -266,29 +262,35 @@ receive_fds(#st{fds = Fds} = S) ->
         {no_fd, Header} ->
             handover_event:emit(error, bad_fd, #{reason => emfile}),
             receive_fds(lost(parse(Header), S));
+        {fds, Header, Several} ->
+            lists:foreach(fun(Fd) -> handover_closer:close(Fd, #{}) end, Several),
+            end_later({fds, length(Several), Header}, S);
         select ->
             S;
         {error, closed} ->
             self() ! fds_closed,
             S;
         {error, Reason} ->
-            handover_event:emit(error, bad_fd, #{reason => Reason}),
-            self() ! fds_closed,
-            S
+            end_later(Reason, S)
     end.
 
-%% Whoever closes the fd tells this process, whose program keeps a copy.
+end_later(Reason, S) ->
+    handover_event:emit(error, bad_fd, #{reason => Reason}),
+    self() ! fds_closed,
+    S.
+
+%% handover_closer tells this process when the fd is closed, since the program keeps a copy.
 parse(Header) ->
     case handover_proto:connection(Header) of
         {ok, Connection} -> {ok, Connection#{carrier => self()}};
         {error, _} = Error -> Error
     end.
 
-connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = none} = S) ->
-    handover_guard:handed_over(Fd, Connection),
+connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = none, guard = Guard} = S) ->
+    gen_server:cast(Guard, {handed_over, Fd, Connection}),
     S;
 connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = Kernel} = S) ->
-    handover_link:accept(Kernel, Fd, Connection),
+    handover_keeper:accept(Kernel, Fd, Connection),
     S;
 connection({ok, #{kind := asked, id := Id} = Connection}, Fd, #st{asked = Asked} = S) when is_map_key(Id, Asked) ->
     answer(Id, {ok, Fd, Connection}, S);

@@ -6,12 +6,13 @@
 %% is killed, the keepers and handover_carrier start it again and tell it what they had told the last one.
 -module(handover_closer).
 
--export([start/0, watch/3, watch_again/4, carrier/3, close/2]).
+-export([start/0, watch/4, carrier/3, close/2]).
 -export([init/1, loop/1]).
 
 -type fd() :: non_neg_integer().
 -type connection() :: handover_proto:connection() | #{}.    % #{}: of no carrier
--type watched() :: #{Keeper :: pid() => {Monitor :: reference(), Socket :: port(), fd(), connection()}}.
+-type inherit() :: fun((Socket :: port(), fd(), connection()) -> ok).
+-type watched() :: #{Keeper :: pid() => {Monitor :: reference(), Socket :: port(), fd(), connection(), inherit()}}.
 
 -record(st, {watched = #{} :: watched(),
              carrier = none :: none | {pid(), FdSocket :: socket:socket()},
@@ -35,23 +36,17 @@ start() ->
         error:system_limit -> receive after ?LIMIT_MS -> ok end      % whoever needs it tries again
     end.
 
-%% @doc Watches the calling process, which keeps Fd until the end of Socket. If it ends before it has called {@link close/2},
-%% {@link handover_link:inherit/3} starts another keeper. `{copied, Fd, Connection}' tells the keeper
-%% what Connection is from then on. The monitor that is returned tells the keeper to call
-%% {@link watch_again/4}.
--spec watch(port(), fd(), connection()) -> reference().
-watch(Socket, Fd, Connection) ->
-    tell({watch, self(), Socket, Fd, Connection}),
+%% @doc Watches the calling process, a keeper, which keeps Fd until the end of Socket. If the keeper ends before it has called
+%% {@link close/2}, Inherit starts another. `{copied, Fd, Connection}' tells the keeper what Connection is from then on. The
+%% monitor that is returned tells the keeper to call this again.
+-spec watch(port(), fd(), connection(), inherit()) -> reference().
+watch(Socket, Fd, Connection, Inherit) ->
+    tell({watch, self(), Socket, Fd, Connection, Inherit}),
     monitor(process, ?MODULE).
 
-%% @doc As watch/3, after the monitor's DOWN.
--spec watch_again(reference(), port(), fd(), connection()) -> reference().
-watch_again(Monitor, Socket, Fd, Connection) ->
-    demonitor(Monitor, [flush]),
-    watch(Socket, Fd, Connection).
-
 %% @doc From now on Worker's program, with which Fds is connected, keeps copies of what is watched, and has a lifeline to this process:
-%% not to Worker, which may end while this node goes on. The monitor that is returned tells Worker to call this again.
+%% not to Worker, which may end while this node goes on. Worker is cast `{closed, Kind, Id}' for each copy that the program is
+%% to close. The monitor that is returned tells Worker to call this again.
 -spec carrier(pid(), socket:socket(), Name :: binary()) -> reference().
 carrier(Worker, Fds, Name) ->
     tell({carrier, Worker, Fds, Name}),
@@ -84,8 +79,9 @@ init(Starter) ->
 -spec loop(#st{}) -> no_return().
 loop(#st{watched = Watched} = S) ->
     receive
-        {watch, Keeper, Socket, Fd, Connection} ->
-            ?MODULE:loop(copy(Keeper, S#st{watched = Watched#{Keeper => {monitor(process, Keeper), Socket, Fd, Connection}}}));
+        {watch, Keeper, Socket, Fd, Connection, Inherit} ->
+            Entry = {monitor(process, Keeper), Socket, Fd, Connection, Inherit},
+            ?MODULE:loop(copy(Keeper, S#st{watched = Watched#{Keeper => Entry}}));
         {carrier, Worker, Fds, Name} ->
             ?MODULE:loop(lists:foldl(fun copy/2, lifeline(Name, S#st{carrier = {Worker, Fds}}), maps:keys(Watched)));
         {close, Keeper, Fd, Connection} ->
@@ -112,15 +108,15 @@ lifeline(Name, #st{lifeline = Old} = S) ->
 %% open) the connections go without: the far end then sees a halt of this node later.
 copy(Keeper, #st{watched = Watched, carrier = {Worker, Fds}} = S) ->
     case Watched of
-        #{Keeper := {_, _, _, #{carrier := Worker}}} ->
+        #{Keeper := {_, _, _, #{carrier := Worker}, _}} ->
             S;
-        #{Keeper := {Monitor, Socket, Fd, Connection}} ->
+        #{Keeper := {Monitor, Socket, Fd, Connection, Inherit}} ->
             Id = erlang:unique_integer([positive]),
             case handover_fd:send(Fds, handover_proto:keep(Id), Fd) of
                 ok ->
                     Copied = Connection#{carrier => Worker, kind => kept, id => Id},
                     Keeper ! {copied, Fd, Copied},
-                    S#st{watched = Watched#{Keeper := {Monitor, Socket, Fd, Copied}}};
+                    S#st{watched = Watched#{Keeper := {Monitor, Socket, Fd, Copied, Inherit}}};
                 {error, _} ->
                     S#st{carrier = none}
             end
@@ -130,13 +126,13 @@ copy(_, S) ->
 
 unwatch(Keeper, Fd, Connection, Watched) ->
     case maps:take(Keeper, Watched) of
-        {{Monitor, _, Fd, Latest}, Rest} -> demonitor(Monitor, [flush]), {Latest, Rest};
+        {{Monitor, _, Fd, Latest, _}, Rest} -> demonitor(Monitor, [flush]), {Latest, Rest};
         _ -> {Connection, Watched}
     end.
 
 close_now(Fd, Connection) ->
     case Connection of
-        #{carrier := Carrier, kind := Kind, id := Id} -> handover_carrier:closed(Carrier, Kind, Id);
+        #{carrier := Worker, kind := Kind, id := Id} -> gen_server:cast(Worker, {closed, Kind, Id});
         #{} -> ok
     end,
     handover_fd:close(Fd).
@@ -144,8 +140,8 @@ close_now(Fd, Connection) ->
 %% A node at its limit of processes may have room later.
 keeper_died(Keeper, Watched) ->
     case maps:take(Keeper, Watched) of
-        {{_, Socket, Fd, Connection}, Rest} ->
-            try handover_link:inherit(Socket, Fd, Connection) of
+        {{_, Socket, Fd, Connection, Inherit}, Rest} ->
+            try Inherit(Socket, Fd, Connection) of
                 ok -> Rest
             catch
                 error:system_limit ->

@@ -2,8 +2,8 @@
 -module(handover_dist).
 
 -export([childspecs/1, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
--export([preload/0, preload_later/0, registration/1, drivers/1, is_address/2, address/4, uses_epmd/0, has_node_port/2, listener/1, protocol/0,
-         epmd_call/2, socket_options/2]).
+-export([preload/0, preload_later/0, registration/1, drivers/1, is_address/2, address/4, uses_epmd/0, has_node_port/2, listener/1,
+         epmd_call/2]).
 
 -export_type([listen/0]).
 
@@ -14,8 +14,6 @@
                  registration = none :: none | map()}).      % none: EPMD does not know the node
 
 -opaque listen() :: #listen{}.
-
--define(PROTOCOL, handover_tcp).
 
 %% A dist version below 6 is of OTP 22 and older, which this library does not run on.
 -define(HIGHEST, 6).
@@ -56,7 +54,7 @@ maybe_listen({error, _} = Error, _, _, _) ->
 -spec address(module()) -> tuple().
 address(Driver) ->
     {ok, Host} = inet:gethostname(),
-    #net_address{host = Host, protocol = ?PROTOCOL, family = Driver:family()}.
+    #net_address{host = Host, protocol = handover_socket:protocol(), family = Driver:family()}.
 
 -spec close(listen()) -> ok.
 close(#listen{socket = none}) -> ok;
@@ -84,17 +82,17 @@ other(inet_tcp) -> inet6_tcp;
 other(inet6_tcp) -> inet_tcp.
 
 %% net_kernel:setopts(new, ...) comes here first; what it changes for handed-over connections it leaves in kernel's
-%% environment, where socket_options/2 finds it.
+%% environment, where handover_socket:options/1 finds it.
 -spec setopts(listen() | port() | undefined, list()) -> ok | {error, term()}.
 setopts(Listen, Options) ->
-    case [O || {Key, _} = O <- Options, lists:member(Key, [active, deliver, packet])] of
-        [] -> on_socket(Listen, fun(Socket) -> inet:setopts(Socket, Options) end, ok);
-        Bad -> {error, {badopts, Bad}}
-    end.
+    handover_socket:setopts(socket(Listen), Options).
 
 -spec getopts(listen() | port() | undefined, list()) -> {ok, list()} | {error, term()}.
 getopts(Listen, Options) ->
-    on_socket(Listen, fun(Socket) -> inet:getopts(Socket, Options) end, {ok, []}).
+    handover_socket:getopts(socket(Listen), Options).
+
+socket(#listen{socket = Socket}) -> Socket;
+socket(Socket) -> Socket.
 
 -spec is_node_name(term()) -> boolean().
 is_node_name(Node) ->
@@ -183,10 +181,6 @@ has_node_port(Name, Host) ->
 -spec listener(listen()) -> {module(), port() | none}.
 listener(#listen{driver = Driver, socket = Socket}) -> {Driver, Socket}.
 
-%% @doc What net_kernel matches accepts by, beside the family. An atom of our own: several protocols may run.
--spec protocol() -> atom().
-protocol() -> ?PROTOCOL.
-
 %% @doc Calls the module that `-epmd_module' names, or erl_epmd where that lacks the function.
 -spec epmd_call(atom(), list()) -> term().
 epmd_call(Function, Args) ->
@@ -197,27 +191,7 @@ epmd_call(Function, Args) ->
         false -> apply(erl_epmd, Function, Args)
     end.
 
-%% @doc What inet_dist_listen_options or inet_dist_connect_options ask of a connection that already stands: all but what
-%% only makes sense before bind, listen or connect, and what the distribution itself decides.
--spec socket_options(inet_dist_listen_options | inet_dist_connect_options, [term()]) -> [term()].
-socket_options(Key, Forced) ->
-    Options = case application:get_env(kernel, Key) of
-                  {ok, List} when is_list(List) -> List;
-                  _ -> []
-              end,
-    [O || O <- Options, is_socket_option(O)] ++ Forced.
-
 %% internal
-
-is_socket_option({Key, _}) ->
-    not lists:member(Key, [active, deliver, packet, mode, header, ip, ifaddr, port, fd, backlog, reuseaddr, reuseport,
-                           reuseport_lb, exclusiveaddruse, ipv6_v6only, netns, bind_to_device, tcp_module, inet_backend]);
-is_socket_option({raw, _, _, _}) -> true;
-is_socket_option(_) -> false.
-
-on_socket(#listen{socket = Socket}, Fun, _) when is_port(Socket) -> Fun(Socket);
-on_socket(Socket, Fun, _) when is_port(Socket) -> Fun(Socket);
-on_socket(_, _, Default) -> Default.
 
 open(Driver, Name, Host) ->
     Address = address(Driver),

@@ -1,8 +1,8 @@
 %% @doc From a Unix socket to an fd, from an fd to a distribution socket, and the end of the fd.
 %%
-%% Who closes: {@link recv/1} gives the fd to its caller, who closes it with {@link handover_closer:close/2}, or makes it a
-%% socket with {@link adopt/3}, waits for the end of the port ({@link await_port_end/2}), ends the connection
-%% ({@link shutdown/1}) and closes the fd then.
+%% Who closes: {@link recv/1} gives the fd to its caller, who closes it, or makes it a socket with {@link adopt/3}, waits for the
+%% end of the port ({@link await_port_end/2}), ends the connection ({@link shutdown/1}) and closes the fd then. Only
+%% handover_closer calls {@link close/1}.
 -module(handover_fd).
 
 -export([connect/2, lifeline/1, recv/1, send/3, adopt/3, await_port_end/2, shutdown/1, shutdown_and_end/1, close/1]).
@@ -50,8 +50,9 @@ connect_checked(Socket, Name, OsPid) ->
 lifeline(Name) ->
     gen_tcp:connect({local, <<0, Name/binary>>}, 0, [{active, false}], ?SEND_MS).
 
-%% @doc The next message, if one is there. After `select' a message `{'$socket', Socket, select, _}' says when to come back.
--spec recv(socket:socket()) -> {ok, Header :: binary(), fd()} | {no_fd, Header :: binary()} | select | {error, closed | term()}.
+%% @doc The next message, if one is there, with its fd. Several fds are none of the carrier's, and the caller's to close. After `select' a message `{'$socket', Socket, select, _}' says when to come back.
+-spec recv(socket:socket()) -> {ok, Header :: binary(), fd()} | {no_fd, Header :: binary()}
+          | {fds, Header :: binary(), [fd()]} | select | {error, closed | term()}.
 recv(Socket) ->
     case socket:recvmsg(Socket, ?MESSAGE_SIZE, ?CONTROL_SIZE, [cmsg_cloexec], nowait) of
         {ok, #{iov := [<<>>], ctrl := []}} -> {error, closed};
@@ -65,8 +66,7 @@ one_fd(Header, [Fd]) ->
 one_fd(Header, []) ->
     {no_fd, Header};                 % this node has too many files open: the kernel dropped it
 one_fd(Header, Fds) ->
-    lists:foreach(fun(Fd) -> handover_closer:close(Fd, #{}) end, Fds),
-    {error, {fds, length(Fds), Header}}.
+    {fds, Header, Fds}.
 
 fds(Control) ->
     [Fd || #{level := socket, type := rights, data := Data} <- Control, <<Fd:32/native>> <= Data].
@@ -178,7 +178,7 @@ with_own_dup(Fd, Fun) ->
     end.
 
 %% @doc Closes a number. The file driver is the one part of OTP that closes a number it is given. That is a job for a dirty
-%% scheduler, which may take as long as a hung file system, so {@link handover_closer} alone calls this.
+%% scheduler, which may take as long as a hung file system, so handover_closer alone calls this.
 -spec close(fd()) -> ok.
 close(Fd) ->
     {ok, File} = prim_file:file_desc_to_ref(Fd, [read]),

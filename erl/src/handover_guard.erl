@@ -10,7 +10,6 @@
 -behaviour(gen_server).
 
 -export([child_spec/0, start_link/0, register/1, accept/2, connect/1, failed/3, last_failure/2, failure/1, info/0]).
--export([ready/3, handed_over/2, registration_changed/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(BACKOFF_FIRST_MS, 50).
@@ -103,20 +102,6 @@ failure(Node) ->
 info() ->
     ask(info, info(#st{})).
 
-%% from handover_carrier
-
-%% @private
--spec ready(pid(), pid(), OsPid :: pos_integer()) -> ok.
-ready(Guard, Worker, OsPid) -> gen_server:cast(Guard, {ready, Worker, OsPid}).
-
-%% @private
--spec handed_over(non_neg_integer(), handover_proto:connection()) -> ok.
-handed_over(Fd, Connection) -> gen_server:cast(?MODULE, {handed_over, Fd, Connection}).
-
-%% @private
--spec registration_changed(handover | stock | down) -> ok.
-registration_changed(Epmd) -> gen_server:cast(?MODULE, {epmd, Epmd}).
-
 %% callbacks
 
 %% @private
@@ -135,7 +120,7 @@ handle_call(worker, From, #st{worker = none, waiting = Waiting} = S) ->
 handle_call(worker, _From, #st{worker = Worker} = S) ->
     {reply, {ok, Worker}, S};
 handle_call({accept, Kernel, Registration}, _From, #st{early = Early} = S) ->
-    lists:foreach(fun({Fd, Connection}) -> handover_link:accept(Kernel, Fd, Connection) end, lists:reverse(Early)),
+    lists:foreach(fun({Fd, Connection}) -> handover_keeper:accept(Kernel, Fd, Connection) end, lists:reverse(Early)),
     lists:foreach(fun(Worker) -> handover_carrier:accept(Worker, Kernel) end, workers(S)),
     {reply, ok, keep(Registration, S#st{kernel = Kernel, early = []})};
 handle_call({keep, Registration, Kind, Worker}, _From, #st{worker = Worker} = S) ->
@@ -151,6 +136,7 @@ handle_call(info, _From, S) ->
 handle_call(_, _From, S) ->
     {reply, {error, unknown_call}, S}.
 
+%% What handover_carrier:start_link/3 lists, and failed/3.
 %% @private
 handle_cast({ready, Worker, OsPid}, #st{starting = Worker, waiting = Waiting} = S) ->
     lists:foreach(fun(From) -> gen_server:reply(From, {ok, Worker}) end, Waiting),
@@ -252,7 +238,7 @@ now_ms() ->
 %% internal: connections
 
 take(Fd, Connection, #st{kernel = Kernel} = S) when is_pid(Kernel) ->
-    handover_link:accept(Kernel, Fd, Connection),
+    handover_keeper:accept(Kernel, Fd, Connection),
     S;
 take(Fd, Connection, #st{early = Early} = S) when length(Early) < ?MAX_EARLY ->
     S#st{early = [{Fd, Connection} | Early]};

@@ -4,7 +4,7 @@
 %% mf_ functions are external, so that a link of years does not hold old code of this application.
 -module(handover_handshake).
 
--export([accept/6, start/1, peer/1]).
+-export([accept/6, start/1]).
 -export([init_accept/7, tick/1, getstat/1, setopts/2, getopts/2]).
 
 -export_type([outgoing/0]).
@@ -42,7 +42,7 @@ init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
               {Acceptor, controller, How} -> demonitor(Monitor, [flush]), How;
               {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)     % it gave up: this node was busy for too long
           end,
-    Watch = handover_watch:start(Socket, Via),
+    Reporter = handover_reporter:start_incoming(Socket, Via),
     Timer = dist_util:start_timer(SetupTime),
     ok = check_ip(Driver, Socket),
     dist_util:handshake_other_started(
@@ -50,7 +50,7 @@ init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
                                f_send = fun Driver:send/2,
                                f_recv = fun Driver:recv/3,
                                f_address = fun remote_address/2,
-                               f_handshake_complete = fun(_, Node, _) -> handover_watch:up(Watch, Node) end}).
+                               f_handshake_complete = fun(_, Node, _) -> handover_reporter:accepted(Reporter, Node) end}).
 
 %% @doc The handshake that we start, in the calling process, which becomes the link's. Does not return.
 -spec start(outgoing()) -> no_return().
@@ -59,7 +59,7 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
     {Send, Recv} = transport(Via, Driver, Answer),
     Up = maps:get(f_up, O),
     Node = maps:get(node, O),
-    Crossing = {peer(Socket), nodes(connected), maps:get(given, O)},
+    Crossing = {handover_socket:peer(Socket), nodes(connected), maps:get(given, O)},
     dist_util:handshake_we_started(
       (common(Socket, Via, out, []))#hs_data{kernel_pid = maps:get(kernel, O), other_node = Node,
                                this_node = maps:get(my_node, O), timer = maps:get(timer, O),
@@ -69,14 +69,6 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
                                f_address = address(maps:get(host, O)),
                                f_handshake_complete = fun(_, _, _) -> Up(Socket) end}).
 
-%% @doc The address of the far end.
--spec peer(port()) -> {inet:ip_address(), inet:port_number()} | unknown.
-peer(Socket) ->
-    case inet:peername(Socket) of
-        {ok, Peer} -> Peer;
-        {error, _} -> unknown
-    end.
-
 %% internal
 
 %% More: that OTP sets binary mode on the connections it accepts and not on those it makes.
@@ -85,7 +77,7 @@ common(Socket, Via, Direction, More) ->
              this_flags = 0,
              f_setopts_pre_nodeup =
                  fun(S) ->
-                         handover_stats:link(#{via => Via, direction => Direction, peer => peer(S),
+                         handover_stats:link(#{via => Via, direction => Direction, peer => handover_socket:peer(S),
                                                since => erlang:system_time(second)}),
                          inet:setopts(S, [{active, false}, {packet, 4}, nodelay()])
                  end,
@@ -212,7 +204,7 @@ remote_address(Socket, Node) ->
     end.
 
 net_address(Address, Host, Family) ->
-    #net_address{address = Address, host = Host, protocol = handover_dist:protocol(), family = Family}.
+    #net_address{address = Address, host = Host, protocol = handover_socket:protocol(), family = Family}.
 
 family(Ip) when tuple_size(Ip) =:= 4 -> inet;
 family(Ip) when tuple_size(Ip) =:= 8 -> inet6.
@@ -255,8 +247,8 @@ getstat(Socket) ->
 
 %% @private
 -spec setopts(port(), list()) -> ok | {error, term()}.
-setopts(Socket, Options) -> handover_dist:setopts(Socket, Options).
+setopts(Socket, Options) -> handover_socket:setopts(Socket, Options).
 
 %% @private
 -spec getopts(port(), list()) -> {ok, list()} | {error, term()}.
-getopts(Socket, Options) -> handover_dist:getopts(Socket, Options).
+getopts(Socket, Options) -> handover_socket:getopts(Socket, Options).

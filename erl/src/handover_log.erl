@@ -16,7 +16,7 @@ sentence(Report) ->
         {Format, Args} = format(Report),
         text(io_lib:format(Format, Args))
     catch
-        _:_ -> <<"handover: an event that could not be printed">>
+        _:_ -> <<"handover: an event that could not be formatted">>
     end.
 
 %% @doc The sentence of a report, as format and arguments: the report_cb of logger.
@@ -30,40 +30,40 @@ words(#{label := {handover, connected}, node := Node, via := Via, peer := Peer, 
 words(#{label := {handover, accepted}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
     {"handover: ~ts connected to this node, ~ts, in ~b ms", [name(Node), via(Via, Peer), ms(Duration)]};
 words(#{label := {handover, acceptance_failed}, via := Via, peer := Peer, reason := Reason}) ->
-    {"handover: a connection to this node, ~ts, ended before the handshake was done (~ts)", [via(Via, Peer), term(Reason)]};
+    {"handover: a connection to this node, ~ts, ended during the handshake (~ts)", [via(Via, Peer), term(Reason)]};
 words(#{label := {handover, other_name}, node := Node, name := Name, peer := Peer}) ->
     {"handover: no connection to ~ts: the node at ~ts calls itself ~ts. Connect to that name, or add it to dial_map",
      [name(Node), address(Peer), name(Name)]};
 words(#{label := {handover, telemetry_failed}, module := Module, reason := Reason}) ->
-    {"handover: ~ts, which `telemetry' names, failed (~ts); further failures are counted only", [term(Module), term(Reason)]};
+    {"handover: the telemetry module ~ts failed (~ts); further failures are only counted", [term(Module), term(Reason)]};
 words(#{label := {handover, setup_failed}, node := Node, reason := Reason, detail := Detail}) ->
     {"handover: no connection to ~ts: ~ts~ts", [name(Node), explain(Reason), detail(Detail)]};
 words(#{label := {handover, fell_back}, node := Node, reason := Reason}) ->
-    {"handover: ~ts is dialled directly: ~ts", [name(Node), explain(Reason)]};
+    {"handover: connecting to ~ts at its own port: ~ts", [name(Node), explain(Reason)]};
 words(#{label := {handover, carrier_ended}, reason := Reason, restart_ms := Ms}) ->
-    {"handover: the carrier program ended (~ts); it is started again in ~b ms, live links are not touched", [term(Reason), Ms]};
+    {"handover: the carrier ended (~ts); it restarts in ~b ms. Existing links are not affected", [term(Reason), Ms]};
 words(#{label := {handover, carrier_log}, text := Text, fields := Fields}) ->
     {"handover: ~ts~ts", [Text, [[" ", field(Key, Value)] || {Key, Value} <- Fields]]};
 words(#{label := {handover, directory_gone}}) ->
-    {"handover: this node's working directory has been removed, and OTP starts no program in such a directory; it is / now", []};
+    {"handover: this node's working directory was removed. OTP cannot start programs there, so the directory is now /", []};
 words(#{label := {handover, repeated}, text := Text, count := Count}) ->
     {"~ts (~b more like this within a minute)", [Text, Count]};
 words(#{label := {handover, stock_epmd}, port := Port}) ->
-    {"handover: the EPMD at port ~b of this host is not handover's: nobody can be handed over to this node, others "
-     "reach it at its own listen port only. Stop that epmd and start ~ts in its place",
+    {"handover: the EPMD on port ~b of this host is not handover's. No connection can be handed over to this node; other nodes "
+     "can reach it only at its own listen port. Stop that epmd and start ~ts instead",
      [Port, handover_config:program("epmd")]};
 words(#{label := {handover, epmd_down}, detail := Detail}) ->
-    {"handover: lost EPMD (~ts); this node registers again when one is back, live links are not touched", [Detail]};
+    {"handover: lost the connection to EPMD (~ts); this node registers again when EPMD is back. Existing links are not affected", [Detail]};
 words(#{label := {handover, epmd_up}, kind := Kind}) ->
     {"handover: registered with EPMD again (~ts)", [term(Kind)]};
 words(#{label := {handover, not_registered}, name := Name, reason := Reason}) ->
-    {"handover: ~ts is not registered with EPMD, so nobody can be handed over to it: ~ts", [name(Name), explain(Reason)]};
+    {"handover: ~ts is not registered with EPMD, so no connection can be handed over to it: ~ts", [name(Name), explain(Reason)]};
 words(#{label := {handover, bad_message}, message := Message}) ->
-    {"handover: the carrier program said what this version does not know: ~ts", [term(Message)]};
+    {"handover: unknown message from the carrier: ~ts. Is it of another version of handover?", [term(Message)]};
 words(#{label := {handover, bad_fd}, reason := Reason}) ->
-    {"handover: a connection could not be taken over: ~ts", [term(Reason)]};
+    {"handover: cannot use a connection that was handed over: ~ts", [term(Reason)]};
 words(#{label := {handover, unsupported_option}, option := Option, reason := Reason}) ->
-    {"handover: socket option ~ts can't be set on a connection that stands: ~ts", [term(Option), term(Reason)]}.
+    {"handover: socket option ~ts cannot be set on a connected socket: ~ts", [term(Option), term(Reason)]}.
 
 %% @doc A text for people that comes from anywhere, without what could move a cursor or begin another line.
 -spec text(term()) -> binary().
@@ -138,7 +138,7 @@ via(direct, Peer) -> ["directly, ", address(Peer)].
 
 address({Ip, Port}) when tuple_size(Ip) =:= 8 -> io_lib:format("[~ts]:~b", [inet:ntoa(Ip), Port]);
 address({Ip, Port}) -> io_lib:format("~ts:~b", [inet:ntoa(Ip), Port]);
-address(unknown) -> "from an address unknown".
+address(unknown) -> "unknown address".
 
 ms(Duration) -> erlang:convert_time_unit(Duration, native, millisecond).
 
@@ -149,22 +149,22 @@ detail(Detail) ->
     end.
 
 %% What an operator can do something with, for each reason of handover:connect/1.
-explain(bad_route) -> "dial_module did not say where it is";
+explain(bad_route) -> "dial_module returned no usable address";
 explain(other_name) -> "the node there has another name";
 explain(bad_name) -> "the name is not of the form name@host, or its host does not fit -name or -sname";
 explain(unknown_host) -> "its host name has no address here";
-explain(no_such_node) -> "its EPMD knows no node of that name";
-explain(no_handover) -> "it is registered but takes no handovers; is it started with -proto_dist handover_tcp?";
+explain(no_such_node) -> "its EPMD has no node of that name";
+explain(no_handover) -> "it is registered but takes no handovers: it runs without -proto_dist handover_tcp, or its log says why";
 explain(no_answer) -> "the node did not answer its EPMD in time";
-explain(refused) -> "its EPMD or the node refuses this connection";
-explain(overloaded) -> "its EPMD has too many handovers at once; try again";
-explain(cannot_pass) -> "its EPMD cannot bring connections to it; the log of that EPMD says why";
+explain(refused) -> "its EPMD or the node refused the connection";
+explain(overloaded) -> "its EPMD has too many handovers in progress; try again";
+explain(cannot_pass) -> "its EPMD cannot pass connections to it; the log of that EPMD says why";
 explain(stock_epmd) -> "its EPMD is not handover's";
-explain(bad_answer) -> "what listens on its EPMD port does not speak EPMD";
-explain(closed) -> "it closed the connection before the handshake was done";
-explain(epmd_unreachable) -> "its EPMD can't be reached";
-explain(direct_failed) -> "neither handover nor the node's own port reaches it";
+explain(bad_answer) -> "the program on its EPMD port is not an EPMD";
+explain(closed) -> "it closed the connection during the handshake";
+explain(epmd_unreachable) -> "its EPMD cannot be reached";
+explain(direct_failed) -> "it can be reached neither by handover nor at its own port";
 explain(timeout) -> "no answer within net_setuptime";
 explain(handshake) -> "the distribution handshake failed";
-explain(carrier_down) -> "the carrier program of this node is not running";
+explain(carrier_down) -> "the carrier of this node is not running";
 explain(Other) -> text(Other).

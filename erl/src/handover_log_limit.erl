@@ -7,7 +7,7 @@
 
 -export_type([key/0]).
 
--type key() :: {handover_event:event(), term(), term()}.
+-type key() :: {Event :: atom(), term(), term()}.
 
 -define(TABLE, ?MODULE).
 -define(WINDOW_MS, 60000).

@@ -10,7 +10,7 @@
 -include_lib("kernel/include/dist_util.hrl").
 
 -record(st, {driver :: module(), kernel :: pid(), node :: node(), type :: normal | hidden, my_node :: node(),
-             timer :: pid(), setup_time :: timeout(), link :: pid(), name :: string(), host :: string(),
+             timer :: pid(), setup_time :: timeout(), reporter :: pid(), name :: string(), host :: string(),
              epmd_port = none :: inet:port_number() | none,   % none: no EPMD is asked
              given = false :: boolean(),         % the address is one that handover:connect/1 gives
              redials = 3 :: non_neg_integer(),
@@ -30,9 +30,9 @@ start(Driver, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
 %% @private
 -spec init(module(), pid(), node(), normal | hidden, node(), longnames | shortnames, timeout()) -> no_return().
 init(Driver, Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
-    Link = handover_link:start(Node),
-    {Name, Host} = split(Driver, Node, LongOrShortNames, Link),
-    resolve(#st{driver = Driver, kernel = Kernel, node = Node, type = Type, my_node = MyNode, link = Link, name = Name,
+    Reporter = handover_reporter:start_outgoing(Node),
+    {Name, Host} = split(Driver, Node, LongOrShortNames, Reporter),
+    resolve(#st{driver = Driver, kernel = Kernel, node = Node, type = Type, my_node = MyNode, reporter = Reporter, name = Name,
                 host = Host, setup_time = SetupTime, timer = dist_util:start_timer(SetupTime)}).
 
 resolve(#st{driver = Driver, node = Node} = S) ->
@@ -78,10 +78,11 @@ if_known(#st{name = Name, ip = Ip} = S) ->
 
 %% through EPMD
 
-handover(#st{link = Link, timer = Timer} = S) ->
+handover(#st{timer = Timer} = S) ->
     stage(dialling_epmd, S),
     dist_util:reset_timer(Timer),
-    case handover_link:dial(Link, request(S)) of
+    Request = request(S),
+    case handover_keeper:dial(fun() -> handover_guard:connect(Request) end) of
         {ok, Socket} -> handshake(handover, ?VERSION, S#st{socket = Socket});
         {error, Reason, Detail} when Reason =:= carrier_down -> direct_or_fail(Reason, Detail, S);
         {error, Reason, Detail} -> fail(Reason, Detail, S)
@@ -102,13 +103,13 @@ bind() ->
         [] -> <<>>
     end.
 
-handshake(Via, Version, #st{link = Link} = S) ->
+handshake(Via, Version, #st{reporter = Reporter} = S) ->
     stage(handshake, S),
     handover_handshake:start(
       #{kernel => S#st.kernel, node => S#st.node, my_node => S#st.my_node, socket => S#st.socket,
         driver => S#st.driver, timer => S#st.timer, type => S#st.type, version => Version, host => S#st.host, via => Via,
         given => S#st.given andalso S#st.redials > 0,
-        f_up => fun(Socket) -> handover_link:up(Link, Socket, Via) end,
+        f_up => fun(Socket) -> handover_reporter:connected(Reporter, Socket, Via) end,
         f_answer => fun(Answer) -> leave_handshake(Answer, S) end}).
 
 %% Called deep inside dist_util's handshake, which would go on to end this process. The way out of there that leaves no
@@ -202,15 +203,17 @@ dial_direct(Ip, Port, Version, #st{driver = Driver, timer = Timer} = S) ->
 
 %% names
 
-split(Driver, Node, LongOrShortNames, Link) ->
+split(Driver, Node, LongOrShortNames, Reporter) ->
     case dist_util:split_node(Node) of
-        {node, Name, Host} -> check(fits(Driver, Host, LongOrShortNames), Name, Host, LongOrShortNames, Link);
-        _ -> bad_name("no name@host", Link)
+        {node, Name, Host} -> check(fits(Driver, Host, LongOrShortNames), Name, Host, LongOrShortNames, Reporter);
+        _ -> bad_name("no name@host", Reporter)
     end.
 
 check(true, Name, Host, _, _) -> {Name, Host};
-check(false, _, Host, longnames, Link) -> bad_name([Host, " is not fully qualified, and this node runs with -name"], Link);
-check(false, _, Host, shortnames, Link) -> bad_name([Host, " is fully qualified, and this node runs with -sname"], Link).
+check(false, _, Host, longnames, Reporter) ->
+    bad_name([Host, " is not fully qualified, and this node runs with -name"], Reporter);
+check(false, _, Host, shortnames, Reporter) ->
+    bad_name([Host, " is fully qualified, and this node runs with -sname"], Reporter).
 
 fits(Driver, Host, longnames) ->
     lists:member($., Host) orelse lists:any(fun(D) -> handover_dist:is_address(D, Host) end, handover_dist:drivers(Driver));
@@ -218,8 +221,8 @@ fits(_Driver, Host, shortnames) ->
     not lists:member($., Host).
 
 -spec bad_name(iodata(), pid()) -> no_return().
-bad_name(Detail, Link) ->
-    handover_link:failed(Link, bad_name, Detail),
+bad_name(Detail, Reporter) ->
+    handover_reporter:failed(Reporter, bad_name, Detail),
     ?shutdown(bad_name).
 
 %% internal
@@ -228,10 +231,10 @@ text(Ip) when is_tuple(Ip) -> inet:ntoa(Ip);
 text(Text) when is_list(Text) -> Text;
 text(Term) -> io_lib:format("~0tp", [Term]).
 
-stage(Stage, #st{link = Link}) ->
-    handover_link:stage(Link, Stage).
+stage(Stage, #st{reporter = Reporter}) ->
+    handover_reporter:stage(Reporter, Stage).
 
 -spec fail(atom(), term(), #st{}) -> no_return().
-fail(Reason, Detail, #st{link = Link, node = Node}) ->
-    handover_link:failed(Link, Reason, Detail),
+fail(Reason, Detail, #st{reporter = Reporter, node = Node}) ->
+    handover_reporter:failed(Reporter, Reason, Detail),
     ?shutdown(Node).

@@ -53,7 +53,7 @@ send(Node, Size) ->
     Term = {parts, [rand:bytes(?MIB) || _ <- lists:seq(1, Size)]},
     Digest = digest(Term),
     {Took, Digest} = timer:tc(erpc, call, [Node, ?MODULE, digest, [Term], 60000]),
-    say("~b MiB sent to '~s' in ~.1f s; SHA-256 there as here, ~s...",
+    say("~b MiB sent to '~s' in ~.1f s; SHA-256 matches, ~s...",
         [Size, Node, Took / 1000000, string:lowercase(binary:encode_hex(binary:part(Digest, 0, 8)))]).
 
 say(Format, Args) ->
