@@ -46,14 +46,14 @@ refused() {
 
 case_prebuilt() {
     rm -rf "$work/built" && mkdir "$work/built"
-    refused "$work/nowhere" "HANDOVER_PREBUILT=$work/nowhere is no directory"
-    refused relative 'has to be an absolute path'
+    refused "$work/nowhere" "HANDOVER_PREBUILT=$work/nowhere is not a directory"
+    refused relative 'must be an absolute path'
     refused "$work/built" 'has no program epmd'
     cp "$repository/priv/epmd" "$repository/priv/handover" "$work/built"
     chmod -x "$work/built/handover"
     refused "$work/built" "$work/built/handover is not executable"
     printf '#!/bin/sh\necho handover 0.0.1\n' >"$work/built/handover" && chmod +x "$work/built/handover"
-    refused "$work/built" 'says "handover 0.0.1", not'
+    refused "$work/built" 'prints "handover 0.0.1", not'
     cp "$repository/priv/handover" "$work/built"
     cp "$(type -P epmd)" "$work/built/epmd" # OTP's
     refused "$work/built" "is not handover's epmd"
