@@ -30,7 +30,7 @@
              closer :: reference() | undefined,         % monitor of handover_closer
              next_id = 1 :: pos_integer(),
              register_id = none :: none | pos_integer(), % Id of a registration without a waiting caller
-             last_register_error = none :: atom(),      % its last error; repetitions are not logged
+             last_register_error = none :: atom(),      % last error of such a registration; repetitions are not logged
              requests = #{} :: #{pos_integer() => #request{}}}).
 
 %% @doc Starts the process and the program. If Registration is not `none', the node is registered with it. Handed-over
@@ -211,8 +211,8 @@ handle_hello({ok, {refused, Reason, Detail}}, S) ->
 handle_hello({_, Other}, S) ->
     {error, {bad_hello, Other}, S}.
 
-%% If the program does not read its input, nosuspend keeps this process from being suspended too. The
-%% program is then treated as one that has ended.
+%% If the program does not read its input, nosuspend keeps this process from being suspended too. The program is then
+%% treated as one that has ended.
 send_command(Command, #st{port = Port}) ->
     try port_command(Port, handover_proto:encode(Command), [nosuspend]) of
         true -> ok;
