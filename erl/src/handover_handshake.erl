@@ -109,10 +109,10 @@ nodelay() ->
 send_and_recv(direct, Driver, _) ->
     {fun Driver:send/2, fun Driver:recv/3};
 send_and_recv(handover, Driver, Abort) ->
-    {fun(Socket, Data) -> send(packet(Socket), Driver, Socket, Data) end,
-     fun(Socket, Length, Timeout) -> recv(packet(Socket), Driver, Socket, Length, Timeout, Abort) end}.
+    {fun(Socket, Data) -> send(packet_mode(Socket), Driver, Socket, Data) end,
+     fun(Socket, Length, Timeout) -> recv(packet_mode(Socket), Driver, Socket, Length, Timeout, Abort) end}.
 
-packet(Socket) ->
+packet_mode(Socket) ->
     case inet:getopts(Socket, [packet]) of
         {ok, [{packet, 0}]} -> raw;
         {ok, [{packet, raw}]} -> raw;
