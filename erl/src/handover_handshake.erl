@@ -28,7 +28,7 @@
 
 %% How long to wait for the answers of linked nodes with the same alive name.
 -define(ALIAS_MS, 1000).
-%% How long to wait for the node's own connection to this node.
+%% How often to look whether the node's own connection to this node is up.
 -define(NOK_WAIT_MS, 1000).
 
 %% HANDOVER_RESP's opcode.
@@ -158,10 +158,11 @@ check_version({error, Reason}) -> {error, Reason}.
 %% dist_util's answer would end it. So this function finds the true name: it asks each linked node with the same alive
 %% name whether a connection of this node is pending there.
 %%
-%% The status `nok' means that the node is connecting to this node at the same time. dist_util then waits until
+%% The status `nok' means that the node is connecting to this node at the same time. dist_util would then wait until
 %% net_kernel ends this process in favour of that connection. But if that connection has another name, net_kernel does
-%% not do so. So after a wait, a node with the same alive name that has connected from the address that was dialled must
-%% be the node. The alive name alone does not suffice, because in many clusters all nodes have the same.
+%% not do so. So this function waits instead, and looks from time to time: a node with the same alive name that has
+%% connected from the address that was dialled must be the node. The alive name alone does not suffice, because in many
+%% clusters all nodes have the same.
 check_packet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | Rest]} = Packet, Node, Abort, _) ->
     check_name(lists:sublist(Rest, L1 * 256 + L0), Node, Packet, Abort);
 check_packet({ok, [$n, _, _, _, _, _, _, _, _, _, _ | Name]} = Packet, Node, Abort, _) ->
@@ -174,19 +175,19 @@ check_packet({ok, "salive"} = Packet, Node, Abort, _) ->
         [Name | _] -> Abort({other_name, atom_to_list(Name)});
         [] -> Packet
     end;
-check_packet({ok, "snok"} = Packet, Node, Abort, Context) ->
-    receive after ?NOK_WAIT_MS -> after_nok(Packet, Node, Abort, Context) end;
+check_packet({ok, "snok"}, Node, Abort, Context) ->
+    after_nok(Node, Abort, Context);
 check_packet(Other, _, _, _) ->
     Other.
 
 %% May redial: this node dialled the node by another name a moment ago, so the node may not have noticed the end of that
 %% connection yet.
-after_nok(_, _, Abort, {_, _, true}) ->
-    Abort(redial);
-after_nok(Packet, Node, Abort, {Peer, Before, false}) ->
+after_nok(Node, Abort, {Peer, Before, MayRedial} = Context) ->
+    receive after ?NOK_WAIT_MS -> ok end,
+    MayRedial andalso Abort(redial),
     case [N || N <- nodes(connected) -- Before, is_alias(Node, N), is_linked_to(N, Peer)] of
         [Name] -> Abort({other_name, atom_to_list(Name)});
-        _ -> Packet
+        _ -> after_nok(Node, Abort, Context)
     end.
 
 is_linked_to(Node, {Ip, _}) ->
