@@ -176,8 +176,11 @@ start_program(S) ->
         error:Reason -> {error, {Program, Reason}, S}
     end.
 
-exchange_hello(#st{port = Port} = S) ->
+exchange_hello(S) ->
     send_command({hello, handover_proto:version(), hello_options()}, S),
+    await_hello(S).
+
+await_hello(#st{port = Port} = S) ->
     receive
         {Port, {data, Frame}} -> handle_hello(handover_proto:decode(Frame), S);
         {Port, {exit_status, Status}} -> {error, {exit_status, Status}, S#st{port = none}};
@@ -201,11 +204,9 @@ handle_hello({ok, {hello, Version, #{fd_socket := Name}}}, #st{os_pid = OsPid} =
         {error, Reason} -> {error, {fd_socket, Reason}, S};
         false -> {error, {unknown_version, Version}, S}
     end;
-handle_hello({ok, {log, Level, Text, Fields}}, #st{port = Port} = S) ->
+handle_hello({ok, {log, Level, Text, Fields}}, S) ->
     log(Level, Text, Fields),
-    receive {Port, {data, Frame}} -> handle_hello(handover_proto:decode(Frame), S)
-    after ?HELLO_MS -> {error, no_hello, S}
-    end;
+    await_hello(S);
 handle_hello({ok, {refused, Reason, Detail}}, S) ->
     {error, {refused, Reason, Detail}, S};
 handle_hello({_, Other}, S) ->
