@@ -68,7 +68,7 @@ message(#{label := {handover, bad_message}, message := Message}) ->
 message(#{label := {handover, bad_fd}, reason := Reason}) ->
     {"handover: cannot use a connection that was handed over: ~ts", [term(Reason)]};
 message(#{label := {handover, unsupported_option}, option := Option, reason := Reason}) ->
-    {"handover: socket option ~ts cannot be set on a connected socket: ~ts", [term(Option), term(Reason)]}.
+    {"handover: socket option ~ts has no effect: ~ts", [term(Option), term(Reason)]}.
 
 %% @doc Escapes a text from any source: control characters, invisible characters, and those that change the direction of
 %% writing.
