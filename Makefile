@@ -1,4 +1,4 @@
-# Every target is a line here and a script elsewhere: the recipes hold no logic, so that any make will do.
+# Each recipe calls a script and has no logic of its own, so any make works.
 .POSIX:
 .PHONY: help deps go build test check stress packages deb dist demo journeys bench matrix conformance soak fuzz install uninstall clean
 
@@ -8,58 +8,58 @@ DESTDIR =
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-deps: ## install what is missing (Debian and its kin: by apt; elsewhere: says what to install)
+deps: ## install what building and testing need (with apt; on a system without apt: print what is missing)
 	@scripts/deps.sh
 
 go: ## build the programs priv/epmd and priv/handover
 	@scripts/build-go.sh
 
-build: ## build the application, _build/default/lib/handover, and the programs
+build: ## build the programs and the application (_build/default/lib/handover)
 	@QUIET=1 rebar3 compile
 
-test: deps build ## everything on a fresh machine: installs, builds, runs all tests; ends with "N passed, N failed"
+test: deps build ## install what is missing, build, run all tests; the last line is "N passed, N failed"
 	@scripts/test.sh go ct
 
-check: deps build ## the gates (gofmt, vet, staticcheck, govulncheck, xref, dialyzer, shellcheck) and all tests
+check: deps build ## static checks (gofmt, vet, staticcheck, govulncheck, xref, dialyzer, shellcheck), all tests, journeys
 	@scripts/test.sh gates go ct journeys
 
-stress: deps build ## all tests three times, next to four busy loops; ends with "N passed, N failed"
+stress: deps build ## run all tests three times next to four busy loops (half an hour or more)
 	@test/long/stress.sh
 
-demo: deps build ## two hosts, a firewall that lets nothing but port 4369 through, three nodes
+demo: deps build ## show three nodes on two hosts, with a firewall that opens port 4369 only
 	@examples/two_hosts/demo.sh
 
-journeys: deps build ## rebar3, Elixir and RabbitMQ users' ways, each in a folder of its own (of what is committed)
+journeys: deps build ## do what users of rebar3, Elixir and RabbitMQ do, with the committed state as a dependency
 	@scripts/test.sh journeys
 
-bench: deps build ## measure beside inet_tcp, inet_tls and OTP's epmd: bench/RESULTS.md (some 20 minutes)
+bench: deps build ## compare with inet_tcp, inet_tls and OTP's epmd; writes bench/RESULTS.md (about 20 minutes)
 	@scripts/deps.sh openssl=openssl && bench/run.sh
 
-matrix: deps build ## build and test on OTP 27 and 29, in Debian chroots under a cache folder
+matrix: deps build ## build and test on OTP 27 and 29, in Debian chroots (root)
 	@test/long/matrix.sh
 
-conformance: deps build ## OTP's own suites on its epmd and inet_tcp, and on priv/epmd and handover: no case may be worse (hours)
+conformance: deps build ## run OTP's own suites without and with handover; fails if a case is worse with it (root; hours)
 	@test/long/conformance.sh
 
-soak: deps build ## what takes too long for the tests, SOAKTIME=3m a part: prints what was held under load; SEED=N repeats a run
+soak: deps build ## run under load for SOAKTIME=3m a part; SEED=N repeats the random choices of a run
 	@test/long/soak.sh
 
-fuzz: ## every fuzz target for FUZZTIME=60s, one worker each
+fuzz: ## run each fuzz target for FUZZTIME=60s
 	@test/long/fuzz.sh
 
-install: ## what is built, under PREFIX=/usr/local (and DESTDIR=): programs, application, units, man pages, documents
+install: ## install what was built under PREFIX=/usr/local (and DESTDIR=)
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install.sh install
 
-uninstall: ## remove what install has put there
+uninstall: ## remove what `make install` installed
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install.sh uninstall
 
-deb: deps ## the Debian package for this release and processor, in dist/
+deb: deps ## build the Debian package for this release and architecture, in dist/
 	@scripts/deps.sh dh=debhelper dpkg-buildpackage=dpkg-dev /usr/share/build-essential/list=build-essential && scripts/deb.sh
 
-dist: deps ## tarballs for Linux on amd64 and arm64, in dist/
+dist: deps ## build tarballs for Linux on amd64 and arm64, in dist/
 	@scripts/dist.sh
 
-packages: deps ## build and try both, in temporary folders; ends with "N passed, N failed"
+packages: deps ## build the package and the tarballs, and test them in copies of this machine
 	@scripts/test.sh deb dist
 
 clean: ## remove what was built

@@ -1,4 +1,5 @@
-// The programs of make bench. The path begins with handover/go, so that epmdbench may import go/internal.
+// The programs of make bench, in a module of their own because of the plotting library. The module path begins with
+// handover/go, so epmdbench may import go/internal.
 module handover/go/bench
 
 go 1.26.0

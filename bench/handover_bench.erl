@@ -1,8 +1,8 @@
-%% `make bench`: every measure of handover beside its rival's, in one run, in turns. bench/run.sh starts it with the folder
-%% where programs and results are; it writes results.json there.
+%% `make bench`: measures handover and its rivals alternately in one run. bench/run.sh starts it with the directory that contains
+%% the programs; it writes results.json there.
 %%
-%% A row holds what each round measured, for the rival and for handover, and the ratios of the pairs: a noisy machine moves
-%% both of a pair. Rounds alternate who goes first.
+%% A row contains the values of each round, for the rival and for handover, and the ratio of each round. Other load on the machine
+%% affects both measurements of a round. The order of the two alternates from round to round.
 -module(handover_bench).
 
 -export([main/1]).
@@ -18,16 +18,16 @@
 -define(MESH_HOST, 20).
 -define(MESH_ROUNDS, 3).
 
-%% Of all parts the results are written; the rows of some are only printed.
+%% With all parts it writes the results to a file; otherwise it only prints the ratios.
 main([Dir]) ->
-    Rows = lists:append([part(Part, Dir) || Part <- ["path", "connect", "ends", "mesh", "epmd", "handovers", "rest"]]),
+    Rows = lists:append([run_part(Part, Dir) || Part <- ["path", "connect", "ends", "mesh", "epmd", "handovers", "rest"]]),
     ok = file:write_file(filename:join(Dir, "results.json"), [json(#{machine => machine(), rows => Rows}), "\n"]),
     halt();
 main([Dir | Parts]) ->
-    [print_ratio(Row) || Part <- Parts, Row <- part(Part, Dir)],
+    [print_ratio(Row) || Part <- Parts, Row <- run_part(Part, Dir)],
     halt().
 
-part(Part, Dir) ->
+run_part(Part, Dir) ->
     io:format("~ts~n", [Part]),
     case Part of
         "path" -> data_path(Dir);
@@ -42,7 +42,7 @@ part(Part, Dir) ->
 print_ratio(#{ratio := []}) -> ok;
 print_ratio(#{title := Title, ratio := Ratio}) -> io:format("  ~ts: ratio ~.2f~n", [Title, median(Ratio)]).
 
-%% Rounds of Stock and Ours in turns.
+%% Calls Stock and Ours once in each round, and returns the two lists of results.
 pairs(Rounds, Stock, Ours) ->
     lists:unzip([case N rem 2 of
                      0 -> S = Stock(), {S, Ours()};
@@ -54,19 +54,19 @@ row(Id, Title, Unit, {Stock, Ours}, Target) ->
     #{id => Id, title => Title, unit => Unit, stock => Stock, handover => Ours,
       ratio => [O / max(S, 0.001) || {S, O} <- lists:zip(Stock, Ours)], target => Target}.
 
-%% A measure with no rival.
-alone(Id, Title, Unit, Ours, Target) ->
+%% A row for a measure without a rival.
+row_without_rival(Id, Title, Unit, Ours, Target) ->
     io:format("  ~ts: ~.1f ~ts~n", [Title, float(median(Ours)), Unit]),
     #{id => Id, title => Title, unit => Unit, stock => [], handover => [float(X) || X <- Ours], ratio => [], target => Target}.
 
 median(List) -> lists:nth((length(List) + 1) div 2, lists:sort(List)).
-at(Q, List) -> lists:nth(max(1, round(Q * length(List))), lists:sort(List)).
+quantile(Q, List) -> lists:nth(max(1, round(Q * length(List))), lists:sort(List)).
 
 %% (a) data path
 
-%% Where the kernel puts a BEAM's threads it mostly leaves them, and that moves a pair of nodes by more than its protocol
-%% does. So each round starts pairs of its own, a processor for each node. What is left of luck shows in the rows that
-%% have a second pair of inet_tcp in handover's place: those ratios should be 1.
+%% Where the kernel puts the threads of a BEAM changes the result of a pair of nodes more than the protocol does, and the kernel
+%% seldom moves them. So each round starts new pairs, with one processor for each node. The remaining chance is measured too: the
+%% rows that compare two pairs with inet_tcp should have a ratio of 1.
 data_path(Dir) ->
     Rounds = [path_round(N) || N <- lists:seq(1, ?PATH_ROUNDS)],
     Of = fun(Kind, Key) -> [maps:get(Key, maps:get(Kind, Round)) || Round <- Rounds] end,
@@ -80,10 +80,10 @@ data_path(Dir) ->
                 {rpc50, "rpc, median", "us", #{le => 1.02}},
                 {rpc99, "rpc, 99th percentile", "us", #{le => 1.2}}],
     [Row(M, ours, "", "") || M <- Measures]
-        ++ [Row(setelement(4, M, none), again, "again_", "; a second pair of inet_tcp in place of handover") || M <- Measures]
+        ++ [Row(setelement(4, M, none), again, "again_", ": inet_tcp compared with inet_tcp") || M <- Measures]
         ++ tls_rows(Dir).
 
-%% What each of three pairs gives, measured in turns: the median of as many measures.
+%% Measures three pairs of nodes in turns, and returns the median of the turns for each pair.
 path_round(N) ->
     Kinds = case N rem 3 of
                 0 -> [stock, ours, again];
@@ -91,7 +91,7 @@ path_round(N) ->
                 2 -> [again, stock, ours]
             end,
     with_pairs([{K, []} || K <- Kinds], [], fun(Pairs) ->
-        _ = [on(P, small, [20000]) || {_, P} <- Pairs],
+        _ = [call_a(P, small, [20000]) || {_, P} <- Pairs],
         Turns = [[{K, measure_path(P)} || {K, P} <- Pairs] || _ <- lists:seq(1, ?PATH_TURNS)],
         maps:from_list([{K, medians([M || Turn <- Turns, {Kind, M} <- Turn, Kind =:= K])} || K <- Kinds])
     end).
@@ -102,31 +102,31 @@ medians([First | _] = Maps) ->
 measure_path({A, B} = P) ->
     Cpu = fun() -> lists:sum([cpu_us(handover_ct:call(X, os, getpid, [])) || X <- [A, B]]) end,
     Before = Cpu(),
-    Small = on(P, small, [?MESSAGES]),
+    Small = call_a(P, small, [?MESSAGES]),
     After = Cpu(),
-    {Rpc50, Rpc99} = on(P, rpc, [1500]),
-    #{small => Small, small_cpu => (After - Before) * 1000 / ?MESSAGES, mib => on(P, terms, [1 bsl 20, 200]),
-      mib64 => on(P, terms, [64 bsl 20, 4]), rpc50 => Rpc50, rpc99 => Rpc99}.
+    {Rpc50, Rpc99} = call_a(P, rpc, [1500]),
+    #{small => Small, small_cpu => (After - Before) * 1000 / ?MESSAGES, mib => call_a(P, terms, [1 bsl 20, 200]),
+      mib64 => call_a(P, terms, [64 bsl 20, 4]), rpc50 => Rpc50, rpc99 => Rpc99}.
 
-%% inet_tls needs some fifty times as long, which no placement explains: one set of pairs will do.
+%% inet_tls takes several times as long, much more than the placement of threads explains, so one set of pairs is enough.
 tls_rows(Dir) ->
-    with_pairs([{stock, []}, {ours, []}, {tls, tls(Dir)}], [], fun(Pairs) ->
-        Load = fun(Kind, F, Args) -> fun() -> on(proplists:get_value(Kind, Pairs), F, Args) end end,
+    with_pairs([{stock, []}, {ours, []}, {tls, tls_args(Dir)}], [], fun(Pairs) ->
+        Load = fun(Kind, F, Args) -> fun() -> call_a(proplists:get_value(Kind, Pairs), F, Args) end end,
         Row = fun(Id, Title, Unit, F, Args) ->
-                      row(Id, Title ++ ", inet_tls in place of inet_tcp", Unit, pairs(3, Load(tls, F, Args), Load(ours, F, Args)), none)
+                      row(Id, Title ++ ": handover compared with inet_tls", Unit, pairs(3, Load(tls, F, Args), Load(ours, F, Args)), none)
               end,
         [Row(tls_small, "small messages", "msg/s", small, [100000]),
          Row(tls_mib, "1 MiB terms", "MB/s", terms, [1 bsl 20, 50])]
     end).
 
-%% Connected pairs of nodes, each with an EPMD of its own and, where there are two, a processor for each node.
+%% Calls Fun with connected pairs of nodes. Each pair has its own EPMD and, if the machine has two processors, one for each node.
 with_pairs([], Pairs, Fun) ->
     Fun(lists:reverse(Pairs));
 with_pairs([{Kind, Args} | Kinds], Pairs, Fun) ->
-    [A, B] = [#{args => Args, exec => bound_to(N)} || N <- ["0", "1"]],
+    [A, B] = [#{args => Args, exec => erl_on_processor(N)} || N <- ["0", "1"]],
     with_pair(Kind, A, B, fun(Pair) -> with_pairs(Kinds, [{Kind, Pair} | Pairs], Fun) end).
 
-bound_to(Processor) ->
+erl_on_processor(Processor) ->
     Erl = os:find_executable("erl"),
     case os:cmd("taskset -c 0,1 true") of
         "" -> {os:find_executable("taskset"), ["-c", Processor, Erl]};
@@ -143,9 +143,10 @@ protocol(ours) -> {"handover_tcp", handover};
 protocol(tls) -> {"inet_tls", stock};
 protocol(_) -> {"inet_tcp", stock}.
 
-on({A, B}, F, Args) -> handover_ct:call(A, ?MODULE, F, [handover_ct:name(B) | Args], 120000).
+%% Calls F on A, with B's name as the first argument.
+call_a({A, B}, F, Args) -> handover_ct:call(A, ?MODULE, F, [handover_ct:name(B) | Args], 120000).
 
-tls(Dir) ->
+tls_args(Dir) ->
     Pem = filename:join(Dir, "tls.pem"),
     ["-ssl_dist_opt", "server_certfile", Pem, "server_keyfile", Pem, "server_verify", "verify_none", "client_verify", "verify_none"].
 
@@ -173,75 +174,77 @@ echo(From) ->
 
 rpc(Node, Count) ->
     Took = [element(1, timer:tc(fun() -> Node = erpc:call(Node, erlang, node, []) end)) || _ <- lists:seq(1, Count)],
-    {float(at(0.5, Took)), float(at(0.99, Took))}.
+    {float(quantile(0.5, Took)), float(quantile(0.99, Took))}.
 
 %% (b) connect
 
-%% Hidden nodes: global sends nothing that would connect them again. New pairs for each round, as for the data path; but the
-%% carriers and EPMD are to run where the kernel wants them.
+%% The nodes are hidden, so that global does not connect them again. Each round has new pairs, as for the data path, but they are
+%% not bound to a processor, because carriers and EPMD take part.
 loopback_connect() ->
     Hidden = #{args => ["-hidden"]},
-    Round = fun(Kind) -> fun() -> with_pair(Kind, Hidden, Hidden, fun(P) -> connects(P, 30) end) end end,
+    Round = fun(Kind) -> fun() -> with_pair(Kind, Hidden, Hidden, fun(P) -> median_connect_us(P, 30) end) end end,
     [row(connect, "connect on loopback, median", "us", pairs(?PATH_ROUNDS, Round(stock), Round(ours)), #{le => 1.0})].
 
-%% The median of so many connects, in us. A connect waits until the other end has seen the disconnect before.
-connects({A, B}, Count) ->
+%% The median time of Count connects, in us. Before each, both ends must have seen the disconnect.
+median_connect_us({A, B}, Count) ->
     Node = handover_ct:name(B),
     float(median([begin
-                      handover_ct:until(fun() -> is_disconnected(A, B, Node) end),
+                      handover_ct:until(fun() -> disconnect(A, B, Node) end),
                       connect_us(A, Node)
                   end || _ <- lists:seq(1, Count)])).
 
-%% Of some thousands that follow a disconnect at once one gets no answer and fails at net_setuptime, with inet_tcp as with
-%% handover: the next one counts.
+%% One of some thousands of connects directly after a disconnect gets no answer and fails after net_setuptime, with inet_tcp and
+%% with handover. It is tried again, and the second attempt counts.
 connect_us(A, Node) ->
     case handover_ct:call(A, timer, tc, [net_kernel, connect_node, [Node]]) of
         {Us, true} -> Us;
-        {_, false} -> io:format("  a connect without an answer, tried again~n"), connect_us(A, Node)
+        {_, false} -> io:format("  a connect got no answer; trying again~n"), connect_us(A, Node)
     end.
 
-is_disconnected(A, B, Node) ->
+%% Disconnects A from Node, which is B, and tells whether both have no connection any more.
+disconnect(A, B, Node) ->
     _ = handover_ct:call(A, erlang, disconnect_node, [Node]),
     lists:all(fun(P) -> handover_ct:call(P, erlang, nodes, [connected]) =:= [] end, [A, B]).
 
 delayed_connects(Dir) ->
     case os:cmd(filename:join([handover_ct:root(), "ct", "hosts.sh"]) ++ " check") of
         "" ->
-            Points = [{Ms, delayed(Dir, Ms)} || Ms <- [0, 10, 50, 200]],
+            Points = [{Ms, connects_over_delay(Dir, Ms)} || Ms <- [0, 10, 50, 200]],
             [row(list_to_atom(lists:concat([rtt, Ms])), lists:concat(["connect at ", Ms, " ms round trip, median"]), "us", P, none)
              || {Ms, P} <- Points]
-                ++ [slope(Points)];
+                ++ [slope_row(Points)];
         Reason ->
-            io:format("  left out: connects by delay: ~ts", [Reason]),
+            io:format("  skipped connects over a delay: ~ts", [Reason]),
             []
     end.
 
-%% Least squares, for each round: ms of connect by ms of round trip is the number of round trips.
-slope(Points) ->
+%% A least-squares fit for each round. The slope, ms of connect per ms of round trip, is the number of round trips.
+slope_row(Points) ->
     Rounds = length(element(1, element(2, hd(Points)))),
-    Slopes = fun(Which) -> [slope(N, [{Ms, element(Which, P)} || {Ms, P} <- Points]) || N <- lists:seq(1, Rounds)] end,
+    Slopes = fun(Which) -> [fit_slope(N, [{Ms, element(Which, P)} || {Ms, P} <- Points]) || N <- lists:seq(1, Rounds)] end,
     row(slope, "round trips of a connect (slope)", "round trips", {Slopes(1), Slopes(2)}, #{value_ge => 2.95, value_le => 3.1}).
 
-slope(Round, Points) ->
+fit_slope(Round, Points) ->
     Xs = [Ms * 1000.0 || {Ms, _} <- Points],
     Ys = [lists:nth(Round, Us) || {_, Us} <- Points],
     {Mx, My} = {lists:sum(Xs) / length(Xs), lists:sum(Ys) / length(Ys)},
     lists:sum([(X - Mx) * (Y - My) || {X, Y} <- lists:zip(Xs, Ys)]) / lists:sum([(X - Mx) * (X - Mx) || X <- Xs]).
 
-delayed(Dir, Ms) ->
-    on_hosts(Dir, Ms, fun(NsA, NsB) ->
+connects_over_delay(Dir, Ms) ->
+    with_hosts(Dir, Ms, fun(NsA, NsB) ->
         Ports = [{"inet_tcp", 4369}, {"handover_tcp", 4370}],
-        [[SA, SB], [OA, OB]] = [[in_host(Name, Ip, Ns, Proto, Port) || {Name, Ip, Ns} <- [{a, "198.18.0.1", NsA},
+        [[SA, SB], [OA, OB]] = [[start_node_on_host(Name, Ip, Ns, Proto, Port) || {Name, Ip, Ns} <- [{a, "198.18.0.1", NsA},
                                                                                        {b, "198.18.0.2", NsB}]]
                                 || {Proto, Port} <- Ports],
-        Connects = fun(P) -> fun() -> connects(P, 3) end end,
+        Connects = fun(P) -> fun() -> median_connect_us(P, 3) end end,
         Result = pairs(5, Connects({SA, SB}), Connects({OA, OB})),
         _ = [handover_ct:stop_node(P) || P <- [SA, SB, OA, OB]],
         Result
     end).
 
-%% Two hosts with that round trip between them, stock EPMDs at the usual port and ours at 4370.
-on_hosts(Dir, Ms, Fun) ->
+%% Calls Fun with two hosts that have a round trip of Ms between them. On each, the stock epmd runs on port 4369 and handover's on
+%% port 4370.
+with_hosts(Dir, Ms, Fun) ->
     [NsA, NsB] = Names = [os:getenv("HANDOVER_BENCH_HOSTS") ++ X || X <- ["-host1", "-host2"]],
     _ = [begin "" = os:cmd("ip netns add " ++ N), "" = os:cmd("ip -n " ++ N ++ " link set lo up") end || N <- Names],
     Delay = io_lib:format("~pus", [Ms * 500]),
@@ -258,52 +261,53 @@ on_hosts(Dir, Ms, Fun) ->
         _ = [begin _ = os:cmd("ip netns pids " ++ N ++ " | xargs -r kill -KILL"), os:cmd("ip netns del " ++ N) end || N <- Names]
     end.
 
-in_host(Name, Ip, Ns, Proto, Port) ->
+start_node_on_host(Name, Ip, Ns, Proto, Port) ->
     handover_ct:start_node(Name, #{epmd_port => Port, proto => Proto, host => Ip, args => ["-hidden"],
                                    exec => {os:find_executable("ip"), ["netns", "exec", Ns, os:find_executable("erl")]}}).
 
 %% the end of a link
 
-%% From what ends a link at one node to nodedown at the other, on one clock. B holds memory, which a halt and a kill have the
-%% kernel free; with inet_tcp too.
+%% The time from the end of node B, or of its link, to nodedown on node A, by one clock. For halt and kill, B holds memory, which
+%% the kernel has to free, with inet_tcp too.
 ends(Dir) ->
     Round = fun(Kind, How) ->
-                    fun() -> with_pair(Kind, #{args => ["-hidden"]}, #{args => ["-hidden"]}, fun(P) -> end_us(How, P, Dir) end) end
+                    fun() -> with_pair(Kind, #{args => ["-hidden"]}, #{args => ["-hidden"]}, fun(P) -> nodedown_us(How, P, Dir) end) end
             end,
     [row(Id, Title, "us", pairs(?END_ROUNDS, Round(stock, How), Round(ours, How)), #{le => 1.2})
      || {Id, Title, How} <- [{end_halt, "nodedown after halt with 1 GiB of memory", halt_at},
                              {end_kill, "nodedown after SIGKILL with 1 GiB of memory", kill},
                              {end_disconnect, "nodedown after disconnect_node, median of 20", disconnect_at}]].
 
-end_us(kill, {A, B}, Dir) ->
-    OsPid = held(B),
-    float(seen_after(A, B, fun() ->
+nodedown_us(kill, {A, B}, Dir) ->
+    OsPid = fill_memory(B),
+    float(us_until_nodedown(A, B, fun() ->
                                    list_to_integer(string:trim(os:cmd(lists:concat([Dir, "/epmdbench kill -pid ", OsPid]))))
                        end));
-end_us(halt_at, {A, B}, _) ->
-    _ = held(B),
-    float(seen_after(A, B, at(B, halt_at, [])));
-end_us(disconnect_at, {A, B}, _) ->
+nodedown_us(halt_at, {A, B}, _) ->
+    _ = fill_memory(B),
+    float(us_until_nodedown(A, B, schedule_at(B, halt_at, [])));
+nodedown_us(disconnect_at, {A, B}, _) ->
     Node = handover_ct:name(A),
     float(median([begin
                       handover_ct:until(fun() -> handover_ct:call(A, net_kernel, connect_node, [handover_ct:name(B)]) end),
-                      seen_after(A, B, at(B, disconnect_at, [Node]))
+                      us_until_nodedown(A, B, schedule_at(B, disconnect_at, [Node]))
                   end || _ <- lists:seq(1, 20)])).
 
-held(B) ->
+%% Lets B hold memory, and returns its operating system pid.
+fill_memory(B) ->
     ok = handover_ct:call(B, ?MODULE, hold_memory, [?END_MEMORY], 120000),
     list_to_integer(handover_ct:call(B, os, getpid, [])).
 
-%% How long after End A sees that B is down. End ends the link and tells when, in Unix microseconds.
-seen_after(A, B, End) ->
+%% The time from End to nodedown of B on A, in us. End() ends the link and returns when, in Unix microseconds.
+us_until_nodedown(A, B, End) ->
     Self = self(),
     Waiter = spawn_link(fun() -> Self ! {self(), handover_ct:call(A, ?MODULE, await_nodedown, [handover_ct:name(B), watching])} end),
     handover_ct:until(fun() -> is_pid(handover_ct:call(A, erlang, whereis, [watching])) end),
     Ended = End(),
     receive {Waiter, Seen} -> Seen - Ended end.
 
-%% B does it at a time that is some ms away: then everything else is at rest.
-at(B, Function, Args) ->
+%% A fun for us_until_nodedown: B calls Function in 50 ms, when everything else is at rest.
+schedule_at(B, Function, Args) ->
     fun() ->
             Time = os:system_time(microsecond) + 50000,
             _ = handover_ct:call(B, erlang, spawn, [?MODULE, Function, Args ++ [Time]]),
@@ -338,14 +342,14 @@ disconnect_at(Node, Time) -> wait_until(Time), erlang:disconnect_node(Node).
 
 %% a mesh
 
-%% Each node connects to all others at once; measured until all have all.
+%% All nodes connect to all others at the same time. Measured until every node is connected to every other.
 meshes(Dir) ->
     case os:cmd(filename:join([handover_ct:root(), "ct", "hosts.sh"]) ++ " check") of
         "" ->
             [row(list_to_atom(lists:concat([mesh, Ms])), lists:concat([2 * ?MESH_HOST, " nodes on two hosts form a full mesh, ", Ms, " ms delay"]),
-                 "ms", on_hosts(Dir, Ms, fun mesh_rounds/2), #{le => 1.0}) || Ms <- [0, 50]];
+                 "ms", with_hosts(Dir, Ms, fun mesh_rounds/2), #{le => 1.0}) || Ms <- [0, 50]];
         Reason ->
-            io:format("  left out: meshes: ~ts", [Reason]),
+            io:format("  skipped meshes: ~ts", [Reason]),
             []
     end.
 
@@ -355,7 +359,7 @@ mesh_rounds(NsA, NsB) ->
 
 mesh_ms(NsA, NsB, Proto, Port) ->
     Hosts = [{"198.18.0.1", NsA}, {"198.18.0.2", NsB}],
-    Nodes = [in_host(lists:concat([n, N]), Ip, Ns, Proto, Port) || N <- lists:seq(1, ?MESH_HOST), {Ip, Ns} <- Hosts],
+    Nodes = [start_node_on_host(lists:concat([n, N]), Ip, Ns, Proto, Port) || N <- lists:seq(1, ?MESH_HOST), {Ip, Ns} <- Hosts],
     try
         Names = [handover_ct:name(P) || P <- Nodes],
         Self = self(),
@@ -379,27 +383,27 @@ mesh(Names) ->
 
 %% (c), (e) EPMD
 
-%% {PerSecond, P50, P99}: us.
+%% Runs epmdbench. Returns {PerSecond, P50, P99}, the last two in us.
 load(Dir, What, Port, More) ->
-    {_, PerSecond, P50, P99} = measured(Dir, What, Port, More),
+    {_, PerSecond, P50, P99} = run_epmdbench(Dir, What, Port, More),
     {PerSecond, P50, P99}.
 
-%% {PerSecond, P50, P99, Cpu}: what Epmd needed of the processor for each, in us. It is the one number that the load's own
-%% need of two processors does not weigh down.
+%% Also returns the processor time of Epmd for each request, in us. Only this value is not affected by the processor time that the
+%% load itself needs.
 load(Dir, What, Port, More, Epmd) ->
     OsPid = handover_ct:epmd_os_pid(Epmd),
     Before = cpu_us(OsPid),
-    {Count, PerSecond, P50, P99} = measured(Dir, What, Port, More),
+    {Count, PerSecond, P50, P99} = run_epmdbench(Dir, What, Port, More),
     {PerSecond, P50, P99, (cpu_us(OsPid) - Before) / Count}.
 
-measured(Dir, What, Port, More) ->
+run_epmdbench(Dir, What, Port, More) ->
     Output = os:cmd(lists:concat([filename:join(Dir, "epmdbench"), " ", What, " -port ", Port, " ", More])),
     case re:run(Output, "[:]([0-9.e+]+)", [global, {capture, all_but_first, list}]) of
         {match, [_, _, _, _] = Numbers} -> list_to_tuple([number(N) || [N] <- Numbers]);
         _ -> error({load_failed, What, Output})
     end.
 
-%% What all threads have had of the processors.
+%% The processor time of all threads of a process, in us.
 cpu_us(OsPid) ->
     lists:sum([list_to_integer(hd(string:lexemes(binary_to_list(Text), " ")))
                || F <- filelib:wildcard(lists:concat(["/proc/", OsPid, "/task/*/schedstat"])), {ok, Text} <- [file:read_file(F)]]) / 1000.
@@ -420,12 +424,12 @@ with_epmds(Fun) ->
 
 lookups(Dir) ->
     with_epmds(fun({Stock, P1}, {Ours, P2}) ->
-      Holds = [hold(Dir, P, 10) || P <- [P1, P2]],
+      Holds = [hold_names(Dir, P, 10) || P <- [P1, P2]],
       Rows = [begin
                   More = lists:concat(["-name n00003 -duration 1s -clients ", Clients]),
                   {S, O} = pairs(?ROUNDS, fun() -> load(Dir, "lookups", P1, More, Stock) end, fun() -> load(Dir, "lookups", P2, More, Ours) end),
                   Id = fun(What) -> list_to_atom(lists:concat([lookups, What, Clients])) end,
-                  Title = fun(What) -> lists:concat([What, ", ", Clients, " clients"]) end,
+                  Title = fun(What) -> lists:concat([What, ", ", Clients, case Clients of 1 -> " client"; _ -> " clients" end]) end,
                   Nth = fun(N) -> {[element(N, X) || X <- S], [element(N, X) || X <- O]} end,
                   [row(Id(""), Title("lookups"), "/s", Nth(1), target(Clients, #{ge => 1.3})),
                    row(Id(p50_), Title("lookup, median"), "us", Nth(2), none),
@@ -439,7 +443,8 @@ lookups(Dir) ->
 target(32, Target) -> Target;
 target(_, _) -> none.
 
-hold(Dir, Port, Count) ->
+%% Registers Count names until the port is closed.
+hold_names(Dir, Port, Count) ->
     Hold = open_port({spawn_executable, filename:join(Dir, "epmdbench")},
                      [{args, ["register", "-hold", "-port", integer_to_list(Port), "-count", integer_to_list(Count)]}, {line, 200}]),
     receive {Hold, {data, {eol, _}}} -> Hold after 60000 -> error({no_names, Port, Count}) end.
@@ -450,42 +455,45 @@ registrations(Dir) ->
       [row(registrations, "registrations, one after another", "/s", {[element(1, X) || X <- S], [element(1, X) || X <- O]}, none)]
     end).
 
-%% Two of ours at once, one with ten names. The stock EPMD takes some 1,017 names, so it is no rival here.
+%% Two of handover's EPMDs at the same time, one of them with ten names. The stock epmd is no rival here, because it holds only
+%% about 1,017 names.
 many_names(Dir) ->
-    lists:append([names(Dir, Count) || Count <- [1000, 10000]]).
+    lists:append([name_rows(Dir, Count) || Count <- [1000, 10000]]).
 
-names(Dir, Count) ->
+name_rows(Dir, Count) ->
     Ports = [P1, P2] = [handover_ct:free_port(), handover_ct:free_port()],
     Epmds = [E1, E2] = [handover_ct:start_epmd(handover, P) || P <- Ports],
-    Holds = [hold(Dir, P1, 10), hold(Dir, P2, Count)],
+    Holds = [hold_names(Dir, P1, 10), hold_names(Dir, P2, Count)],
     Load = fun(P, E) -> fun() -> load(Dir, "lookups", P, "-name n00003 -duration 1s -clients 8", E) end end,
     {Few, Many} = pairs(?ROUNDS, Load(P1, E1), Load(P2, E2)),
     lists:foreach(fun port_close/1, Holds),
     lists:foreach(fun handover_ct:stop_epmd/1, Epmds),
-    [row(list_to_atom(lists:concat([Id, Count])), lists:concat([Title, " with ", Count, " names; rival: ours with 10"]), Unit,
+    [row(list_to_atom(lists:concat([Id, Count])),
+         lists:concat([Title, " with ", Count, " names; rival: handover's EPMD with 10 names"]), Unit,
          {[element(N, X) || X <- Few], [element(N, X) || X <- Many]}, Target)
      || {Id, Title, Unit, N, Target} <- [{names, "lookups", "/s", 1, #{ge => 0.85}},
                                          {names_cpu, "EPMD's processor time for a lookup", "us", 4, none}]].
 
 %% (d) handovers
 
-%% The rival is what stock needs to get a connection to a node: a lookup and a dial. Of a BEAM: until its challenge is there.
+%% The rival is what a node without handover does to connect: a lookup and a dial. Connections to a BEAM are measured until its
+%% challenge arrives.
 handovers(Dir) ->
-    [through_programs(Dir), to_a_beam(Dir)].
+    [handovers_to_programs(Dir), handovers_to_beams(Dir)].
 
-through_programs(Dir) ->
+handovers_to_programs(Dir) ->
     with_epmds(fun({_, P1}, {_, P2}) ->
-      Nodes = [node(Dir, Kind, P) || {Kind, P} <- [{"listener", P1}, {"carrier", P2}]],
+      Nodes = [start_program(Dir, Kind, P) || {Kind, P} <- [{"listener", P1}, {"carrier", P2}]],
       Pairs = connections(Dir, P1, P2, ""),
       lists:foreach(fun port_close/1, Nodes),
-      row(chain, "handovers through epmd and carrier; stock: lookup and dial", "/s", Pairs, #{ge => 1.0})
+      row(chain, "handovers through EPMD and carrier; rival: lookup and dial", "/s", Pairs, #{ge => 1.0})
     end).
 
-to_a_beam(Dir) ->
+handovers_to_beams(Dir) ->
     with_epmds(fun({_, P1}, {_, P2}) ->
       handover_ct:with_nodes([{n, #{proto => "inet_tcp", epmd_port => P1}}, {n, #{proto => "handover_tcp", epmd_port => P2}}], P1,
         fun(_, _) ->
-          row(beam, "connections to a BEAM, until its challenge", "/s", connections(Dir, P1, P2, "-handshake "), #{ge => 0.95})
+          row(beam, "connections to a BEAM, until its challenge arrives", "/s", connections(Dir, P1, P2, "-handshake "), #{ge => 0.95})
         end)
     end).
 
@@ -493,7 +501,8 @@ connections(Dir, P1, P2, More) ->
     Load = fun(What, Port) -> fun() -> element(1, load(Dir, What, Port, More ++ "-name n -duration 1s -clients 16")) end end,
     pairs(?ROUNDS, Load("dials", P1), Load("handovers", P2)).
 
-node(Dir, Kind, Port) ->
+%% Starts epmdbench in the place of a node.
+start_program(Dir, Kind, Port) ->
     Node = open_port({spawn_executable, filename:join(Dir, "epmdbench")},
                      [{args, [Kind, "-name", "n", "-port", integer_to_list(Port), "-program", handover_ct:program("handover")]}, {line, 200}]),
     receive {Node, {data, {eol, "ready"}}} -> Node after 15000 -> error({no_node, Kind}) end.
@@ -502,13 +511,13 @@ node(Dir, Kind, Port) ->
 
 boot() ->
     with_epmds(fun({_, P1}, {_, P2}) ->
-      {S, O} = pairs(15, fun() -> boots("inet_tcp", P1) end, fun() -> boots("handover_tcp", P2) end),
-      Over = [Y - X || {X, Y} <- lists:zip(S, O)],
+      {S, O} = pairs(15, fun() -> boot_ms("inet_tcp", P1) end, fun() -> boot_ms("handover_tcp", P2) end),
+      Extra = [Y - X || {X, Y} <- lists:zip(S, O)],
       [row(boot, "boot of a node", "ms", {S, O}, none),
-       alone(boot_over, "boot over stock's", "ms", [median(Over)], #{value_le => 30})]
+       row_without_rival(boot_over, "boot of a node, more than with inet_tcp", "ms", [median(Extra)], #{value_le => 30})]
     end).
 
-boots(Proto, Port) ->
+boot_ms(Proto, Port) ->
     Start = erlang:monotonic_time(microsecond),
     _ = handover_ct:run_node("boot", Port, [], ["-eval", "halt()."], Proto),
     (erlang:monotonic_time(microsecond) - Start) / 1000.
@@ -519,12 +528,13 @@ at_rest() ->
     A = handover_ct:start_node(a, #{epmd_port => Port}),
     try
         Rows = [begin
-                    timer:sleep(3000), % Go's runtime ends what it does after work
-                    Before = switches(OsPid),
+                    timer:sleep(3000), % until the background work of Go's runtime ends
+                    Before = context_switches(OsPid),
                     timer:sleep(10000),
-                    [alone(list_to_atom(Name ++ "_rss"), Name ++ " at rest, RSS", "MB", [rss(OsPid)], #{value_le => 12}),
-                     alone(list_to_atom(Name ++ "_wakeups"), Name ++ " at rest, context switches in 10 s", "times", [switches(OsPid) - Before],
-                           #{value_le => 0})]
+                    [row_without_rival(list_to_atom(Name ++ "_rss"), Name ++ " at rest, RSS", "MB", [rss_mb(OsPid)],
+                                       #{value_le => 12}),
+                     row_without_rival(list_to_atom(Name ++ "_wakeups"), Name ++ " at rest, context switches in 10 s", "times",
+                                       [context_switches(OsPid) - Before], #{value_le => 0})]
                 end || {Name, OsPid} <- [{"epmd", handover_ct:epmd_os_pid(Epmd)},
                                          {"carrier", handover_ct:carrier_os_pid(A)}]],
         lists:append(Rows)
@@ -533,11 +543,11 @@ at_rest() ->
         handover_ct:stop_epmd(Epmd)
     end.
 
-rss(OsPid) -> sum(["/proc/" ++ integer_to_list(OsPid) ++ "/status"], "VmRSS:\\s+([0-9]+)") / 1024.
+rss_mb(OsPid) -> sum_matches(["/proc/" ++ integer_to_list(OsPid) ++ "/status"], "VmRSS:\\s+([0-9]+)") / 1024.
 
-switches(OsPid) -> sum(filelib:wildcard(lists:concat(["/proc/", OsPid, "/task/*/status"])), "ctxt_switches:\\s+([0-9]+)").
+context_switches(OsPid) -> sum_matches(filelib:wildcard(lists:concat(["/proc/", OsPid, "/task/*/status"])), "ctxt_switches:\\s+([0-9]+)").
 
-sum(Files, Pattern) ->
+sum_matches(Files, Pattern) ->
     lists:sum([list_to_integer(N) || F <- Files, {ok, Text} <- [file:read_file(F)],
                                      {match, Ms} <- [re:run(Text, Pattern, [global, {capture, all_but_first, list}])], [N] <- Ms]).
 

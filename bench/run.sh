@@ -1,8 +1,8 @@
 #!/bin/sh
-# Measures handover beside its rivals: OTP's inet_tcp, inet_tls and epmd, in the same run, in turns. Some 20 minutes.
-#   bench/run.sh [PART …]      PART: path, connect, ends, mesh, epmd, handovers or rest; the rows of some parts are only printed
-# Writes bench/results.json, bench/RESULTS.md and the plots in docs/img. As root it also measures over a delay line.
-# Everything that it started is ended, and the hosts are removed, also when it is interrupted.
+# Measures handover next to its rivals, OTP's inet_tcp, inet_tls and epmd, alternately in one run. Takes about 20 minutes.
+#   bench/run.sh [PART …]      PART: path, connect, ends, mesh, epmd, handovers or rest; default: all
+# With all parts, it writes bench/results.json, bench/RESULTS.md and the plots in docs/img; otherwise it only prints the results.
+# As root it also measures over a delay line. At the end, also after an interrupt, it ends everything that it started.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -16,7 +16,7 @@ finish() {
     [ -z "$beam" ] || kill -KILL "$beam" 2>/dev/null || true
     mark=HANDOVER_BENCH_HOSTS=$HANDOVER_BENCH_HOSTS
     hosts=$HANDOVER_BENCH_HOSTS
-    unset HANDOVER_BENCH_HOSTS # or grep and cut would find themselves
+    unset HANDOVER_BENCH_HOSTS # otherwise grep would find itself
     grep -lsF "$mark" /proc/[0-9]*/environ | cut -d / -f 3 | while read -r pid; do
         kill -KILL "$pid" 2>/dev/null || true
     done
@@ -33,7 +33,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
     -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
 cat "$work/cert.pem" "$work/key.pem" >"$work/tls.pem"
 
-# in the background, so that a signal is heard at once
+# in the background, so that the shell handles a signal at once
 erl -noinput -pa "$work" _build/default/lib/handover/ebin -run handover_bench main "$work" "$@" &
 beam=$!
 wait "$beam"

@@ -232,12 +232,12 @@ address_is_used_once(Config) ->
                  Address = {{127,0,0,1}, ?config(epmd_port, Config)},
                  Take = fun(Row) ->
                                 true = call(A, ets, insert, [handover_dial, Row]),
-                                call(A, handover_dial, take_route, [name(B)])
+                                call(A, handover_dial, route_for_setup, [name(B)])
                         end,
                  Living = call(A, erlang, whereis, [init]),
                  Dead = call(A, erlang, spawn, [erlang, node, []]),
-                 ?assertMatch({ok, {given, {127,0,0,3}, 7}}, Take({name(B), Living, {127,0,0,3}, 7})),
-                 ?assertMatch({ok, {name, "b.invalid", _}}, call(A, handover_dial, take_route, [name(B)])),
+                 ?assertMatch({ok, {one_time, {127,0,0,3}, 7}}, Take({name(B), Living, {127,0,0,3}, 7})),
+                 ?assertMatch({ok, {name, "b.invalid", _}}, call(A, handover_dial, route_for_setup, [name(B)])),
                  handover_ct:until(fun() -> not call(A, erlang, is_process_alive, [Dead]) end),
                  ?assertMatch({ok, {name, "b.invalid", _}}, Take({name(B), Dead, {127,0,0,3}, 7})),
                  set(A, dial_map, [{name(B), Address}]),

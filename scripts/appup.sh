@@ -1,9 +1,10 @@
 #!/bin/sh
-# Writes handover.appup beside each handover.app that rebar3 has just built here, for releases that are upgraded while they
-# run (`rebar3 relup`): from and to any version 0.x. rebar3 itself does nothing for appup files.
+# Writes handover.appup next to each handover.app that rebar3 has just built here, so that a running release can be upgraded
+# (`rebar3 relup`) from and to any version 0.x. rebar3 itself does not handle appup files.
 #
-# All there is to do is to load the modules: no process of handover's stays in its code, but for the acceptor, which
-# net_kernel starts again when it ends. soft_purge: should another one be in old code after all, it is a link's, and lives.
+# The appup only loads the modules, because no process of handover stays in old code except the acceptor. brutal_purge ends
+# the acceptor, and net_kernel starts it again. soft_purge for all other modules: if a process of a link should be in old code,
+# it must not be killed.
 set -eu
 cd "$(dirname "$0")/.."
 vsn=$(sed -n 's/.*{vsn, *"\(.*\)"}.*/\1/p' erl/src/handover.app.src)

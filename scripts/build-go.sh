@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds priv/epmd and priv/handover, static and free of paths. Does nothing where both are newer than every source, so a
-# machine that has the programs needs no Go. rebar3 and mix call it before they compile.
-#   HANDOVER_PREBUILT=/dir    takes the programs from there instead of building them
+# Builds priv/epmd and priv/handover: static, and without paths of this machine in them. Does nothing if both are newer than
+# every source, so a machine that has the programs needs no Go. rebar3 and mix call this script before they compile.
+#   HANDOVER_PREBUILT=/dir    copy the programs from /dir instead of building them
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,17 +19,17 @@ current() {
 find_go() {
     command -v go && return
     [ -x /usr/local/go/bin/go ] && echo /usr/local/go/bin/go && return
-    refuse 'go was not found. Its two programs, priv/epmd and priv/handover, are written in Go.
-Install Go 1.26 or newer (https://go.dev/dl) and have go in the PATH, or set HANDOVER_PREBUILT=/dir to a directory
-that has both programs, built on another machine: after a build they are in priv/ of handover.'
+    refuse 'go was not found. The programs priv/epmd and priv/handover are written in Go.
+Install Go 1.26 or newer (https://go.dev/dl) and add it to the PATH. Or build them on another machine, where they are
+in the directory priv/ of handover, copy both to a directory here, and set HANDOVER_PREBUILT=/dir to it.'
 }
 
-# from_prebuilt DIR: the programs there must be handover's, run on this machine, and be of the application's version
+# from_prebuilt DIR: copies the programs. They must be handover's, run on this machine, and have the application's version.
 from_prebuilt() {
     dir=$1
     case $dir in
-    /*) [ -d "$dir" ] || refuse "HANDOVER_PREBUILT=$dir is no directory" ;;
-    *) refuse "HANDOVER_PREBUILT=$dir has to be an absolute path" ;;
+    /*) [ -d "$dir" ] || refuse "HANDOVER_PREBUILT=$dir is not a directory" ;;
+    *) refuse "HANDOVER_PREBUILT=$dir must be an absolute path" ;;
     esac
     for program in epmd handover; do
         [ -f "$dir/$program" ] || refuse "HANDOVER_PREBUILT=$dir has no program $program"
@@ -37,15 +37,15 @@ from_prebuilt() {
     done
     wanted="handover $(sed -n 's/.*{vsn, *"\(.*\)"}.*/\1/p' erl/src/handover.app.src)"
     found=$("$dir/handover" version 2>&1) || refuse "$dir/handover does not run here: $found"
-    [ "$found" = "$wanted" ] || refuse "$dir/handover is of another version: \`handover version\` says \"$found\", not \"$wanted\""
-    # only handover's has -upgrade in its usage, which a wrong option prints
+    [ "$found" = "$wanted" ] || refuse "$dir/handover has the wrong version: \`handover version\` prints \"$found\", not \"$wanted\""
+    # only handover's epmd has -upgrade in its usage text, which an unknown option prints
     case $("$dir/epmd" -help 2>&1) in
     *-upgrade*) ;;
     *) refuse "$dir/epmd is not handover's epmd, or does not run here" ;;
     esac
     for program in epmd handover; do
         cmp -s "$dir/$program" "priv/$program" && continue
-        echo "handover: taking priv/$program from $dir"
+        echo "handover: copying priv/$program from $dir"
         install -m 755 "$dir/$program" "priv/$program"
     done
     touch priv/epmd priv/handover

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the Debian package for this machine's release and architecture, from a copy of the repository without its history.
-#   scripts/deb.sh [DIRECTORY]      where the package goes; default: dist
+#   scripts/deb.sh [DIRECTORY]      writes the package to DIRECTORY, by default dist
 set -eu
 cd "$(dirname "$0")/.."
 to=${1:-dist}

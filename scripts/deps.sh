@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what building and testing need and this machine lacks: by apt, as root or with sudo. Says what it does; says
-# nothing where nothing is missing. Without apt it names what to install and fails.
-#   deps.sh            what the build, the tests and the demo need
-#   deps.sh CMD=PKG …  these commands, and the packages that they are in
+# Installs what this machine lacks for building and testing, with apt, as root or with sudo. It prints nothing if nothing is
+# missing. Without apt it prints what is missing and fails.
+#   deps.sh            installs what the build, the tests and the demo need
+#   deps.sh CMD=PKG …  installs each package PKG whose command or file CMD is missing
 set -eu
 
 # command=package, and erl/library=package for a library of Erlang/OTP
@@ -13,7 +13,7 @@ libraries='erl/crypto=erlang-crypto erl/ssl=erlang-ssl erl/common_test=erlang-co
     erl/dialyzer=erlang-dialyzer erl/tools=erlang-tools erl/parsetools=erlang-parsetools'
 files='/usr/include/stdlib.h=libc6-dev /etc/ssl/certs/ca-certificates.crt=ca-certificates'
 
-# nft and ip live where a plain user's PATH does not look
+# nft and ip are in directories that are not in an ordinary user's PATH
 PATH=$PATH:/usr/sbin:/sbin
 
 otp_lib=
@@ -39,24 +39,24 @@ missing_packages() {
 check_go() {
     PATH=$PATH:/usr/local/go/bin
     if command -v go >/dev/null; then return; fi
-    echo 'deps: go was not found. Install Go 1.26 or newer from https://go.dev/dl and have it in the PATH.' >&2
+    echo 'deps: go was not found. Install Go 1.26 or newer (https://go.dev/dl) and add it to the PATH.' >&2
     exit 1
 }
 
 install() {
     if ! command -v apt-get >/dev/null; then
-        echo "deps: this machine lacks what these Debian packages hold; install your system's own: $*" >&2
+        echo "deps: there is no apt here. Install what these Debian packages contain with the tools of your system: $*" >&2
         exit 1
     fi
     sudo=
     if [ "$(id -u)" -ne 0 ]; then
         sudo='sudo'
         if ! command -v sudo >/dev/null; then
-            echo "deps: not root and no sudo. As root: apt-get install --no-install-recommends $*" >&2
+            echo "deps: installing packages needs root or sudo. Run as root: apt-get install --no-install-recommends $*" >&2
             exit 1
         fi
     fi
-    echo "deps: installing by apt: $*"
+    echo "deps: installing with apt: $*"
     $sudo apt-get -qq update
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "$@" >/dev/null
 }

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Builds the tarballs for other machines: handover-VERSION-linux-ARCHITECTURE-otpRELEASE.tar.gz, and SHA256SUMS. RELEASE is
-# the OTP that compiled the application; it runs there and on the two releases after it.
+# the OTP release that compiled the application; it runs on that release and on the two after it.
 #   scripts/dist.sh [DIRECTORY [ARCHITECTURE …]]      default: dist amd64 arm64
-# Each is what `make install` puts below a PREFIX, whose units say /usr/local. Its bin/ can be HANDOVER_PREBUILT of another
-# build. The same sources, Go and OTP make the same bytes: it is built from a copy without history, and has the time of the
-# last commit (or SOURCE_DATE_EPOCH).
+# A tarball contains what `make install` installs below PREFIX=/usr/local. Its bin/ can be the HANDOVER_PREBUILT of another
+# build. The same sources, Go and OTP give the same bytes: the script builds a copy without history, and all files have the
+# time of the last commit (or SOURCE_DATE_EPOCH).
 set -eu
 cd "$(dirname "$0")/.."
 to=${1:-dist}
@@ -22,8 +22,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
 
-# sums DIRECTORY: of its files, in their order
-sums() {
+# print_sums DIRECTORY: the SHA-256 sums of its files, sorted by path
+print_sums() {
     (cd "$1" && find . -type f | LC_ALL=C sort | sed 's,^\./,,' | xargs -d '\n' sha256sum)
 }
 
@@ -40,7 +40,7 @@ for arch in "$@"; do
     mv "$work/$arch/usr/local" "$work/$name"
     doc=$work/$name/share/doc/handover
     install -m 644 "$work/NOTICES" "$doc"
-    sums "$work/$name" >"$work/SHA256SUMS"
+    print_sums "$work/$name" >"$work/SHA256SUMS"
     install -m 644 "$work/SHA256SUMS" "$doc"
     tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf "$work/$name.tar" "$name"
     gzip -n9 <"$work/$name.tar" >"$to/$name.tar.gz"

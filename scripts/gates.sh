@@ -1,7 +1,7 @@
 #!/bin/sh
-# The gates beside the tests: form, static analysis, other systems' builds.
+# Runs the checks that are not tests: formatting, static analysis, builds for other systems.
 #   scripts/gates.sh [REPORT]
-# REPORT (default: stdout): a line a gate, `ok|skip|FAIL gate [Reason]`. Exit status 1 if a gate failed.
+# Writes a line for each check to REPORT (default: stdout): `ok|skip|FAIL check [Reason]`. Exit status 1 if a check failed.
 set -eu
 cd "$(dirname "$0")/.."
 # shellcheck source=test/lib.sh
@@ -15,7 +15,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
 
-# gate NAME COMMAND …
+# gate NAME COMMAND …: runs one check, for at most 10 minutes
 gate() {
     name=$1
     shift
@@ -26,9 +26,9 @@ shell_scripts() {
     git ls-files -co --exclude-standard '*.sh' '*.bash' .ci/run packaging/debian/handover.p* packaging/completions/bash
 }
 
-# govulncheck asks a server that some machines cannot reach. Then this gate is skipped, with the reason.
+# govulncheck needs a server. If this machine cannot reach it, the check is skipped, with the reason.
 # shellcheck disable=SC2317 # try calls it
-vulnerabilities() {
+check_vulnerabilities() {
     if go run "$govulncheck" ./... >"$work/found" 2>&1; then return; fi
     if grep -m1 'fetching vulnerabilities' "$work/found"; then return 77; fi
     cat "$work/found"
@@ -46,7 +46,7 @@ gate 'go build (darwin)' env GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go build -o 
 gate 'go vet (freebsd)' env GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 go vet ./...
 gate 'go build (freebsd)' env GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 go build -o "$work/" ./go/cmd/epmd ./go/cmd/handover
 gate 'go vet (soak)' go vet -tags soak ./...
-try govulncheck vulnerabilities
+try govulncheck check_vulnerabilities
 # shellcheck disable=SC2046 # a list of files
 gate shellcheck shellcheck $(shell_scripts)
 gate mandoc mandoc -T lint -W warning packaging/man/epmd.1 packaging/man/handover.1

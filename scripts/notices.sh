@@ -1,11 +1,11 @@
 #!/bin/sh
-# Prints the copyright notices and licenses of what the programs are linked with: the Go library and its modules. Whoever
-# passes the programs on passes these on too.
+# Prints the copyright notices and licenses of everything that the programs are linked with: Go's standard library and the
+# modules. They must be distributed together with the programs.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/go/bin
 
-# "NAME FOLDER" for each
+# prints a line "NAME VERSION DIRECTORY" for each
 linked() {
     echo "Go $(go env GOVERSION) $(go env GOROOT)"
     go list -mod=readonly -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' \

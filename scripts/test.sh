@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the named parts and sums them up; the last line is `N passed, N failed`.
+# Runs the named parts of the tests. The last line is `N passed, N failed` for all of them.
 #   scripts/test.sh PART …     PART: gates, go, ct, journeys, deb or dist
-# Fails if anything failed and if a part ran nothing. What was skipped is listed with its reason.
+# Exit status 1 if a test failed or a part ran no test. Skipped tests are listed with the reason.
 set -eu
 cd "$(dirname "$0")/.."
 total=$(mktemp)
@@ -9,7 +9,7 @@ part=$(mktemp)
 trap 'rm -f "$total" "$part"' EXIT
 trap 'exit 130' INT TERM HUP
 
-script() {
+script_of() {
     case $1 in
     gates) echo scripts/gates.sh ;;
     go) echo test/go.sh ;;
@@ -17,18 +17,18 @@ script() {
     journeys) echo test/journeys/run.sh ;;
     deb) echo test/packages/deb-check.sh ;;
     dist) echo test/packages/dist-check.sh ;;
-    *) echo "test.sh: no part $1: gates, go, ct, journeys, deb or dist" >&2 && return 1 ;;
+    *) echo "test.sh: unknown part $1; the parts are gates, go, ct, journeys, deb and dist" >&2 && return 1 ;;
     esac
 }
 
 for name in "$@"; do
-    program=$(script "$name")
+    program=$(script_of "$name")
     echo "== $name"
     : >"$part"
     started=$(date +%s)
     status=0
     "$program" "$part" || status=$?
-    grep -q '^\(ok\|FAIL\) ' "$part" || echo "FAIL $name ran nothing" >>"$part"
+    grep -q '^\(ok\|FAIL\) ' "$part" || echo "FAIL $name: no test ran" >>"$part"
     [ "$status" -eq 0 ] || grep -q '^FAIL ' "$part" || echo "FAIL $name ended with status $status" >>"$part"
     awk -v name="$name" -v took="$(($(date +%s) - started))" '{n[$1]++} END {
         printf "-- %s: %d ok, %d failed, %d skipped, %d s\n", name, n["ok"], n["FAIL"], n["skip"], took}' "$part"

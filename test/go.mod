@@ -1,5 +1,5 @@
-// What the tests of the tree need beside the product, whose go.mod lists what its programs link. The path begins with
-// handover/go, so that these packages may import go/internal.
+// The tests of the repository. They are a module of their own because the product's go.mod lists only what the shipped
+// programs link. The module path begins with handover/go, so these packages may import go/internal.
 module handover/go/test
 
 go 1.26.0

@@ -11,10 +11,10 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// distFlags are those of an OTP 25 node.
+// distFlags are the distribution flags of an OTP 25 node.
 const distFlags = 0x0d07df7fbc
 
-// lookup asks for the port of the node and reads until EPMD closes, as OTP's nodes do.
+// lookup asks EPMD for the port of the node, and reads until EPMD closes the connection, as OTP's nodes do.
 func (l load) lookup() (port int, err error) {
 	fd, err := dial(l.port)
 	if err != nil {
@@ -41,8 +41,9 @@ func (l load) lookup() (port int, err error) {
 	}
 }
 
-// handover asks for the node, and with -handshake sends the first packet right behind, as the product does.
-func (l load) handover(client, turn int) error {
+// requestHandover asks EPMD to hand its connection over to the node. With -handshake it sends the first packet of the handshake
+// directly after the request, as handover's nodes do.
+func (l load) requestHandover(client, turn int) error {
 	request, err := epmdproto.AppendHandoverReq(nil, l.name)
 	if err != nil {
 		return err
@@ -65,9 +66,10 @@ func (l load) handover(client, turn int) error {
 	if answer[0] != 'i' || answer[1] != 0 {
 		return fmt.Errorf("HANDOVER_RESP % x", answer)
 	}
-	return l.end(fd)
+	return l.finish(fd)
 }
 
+// lookUpAndDial does what a node without handover does: it asks EPMD for the port of the node, and dials it.
 func (l load) lookUpAndDial(client, turn int) error {
 	port, err := l.lookup()
 	if err != nil {
@@ -82,18 +84,18 @@ func (l load) lookUpAndDial(client, turn int) error {
 		if _, err := unix.Write(fd, appendName(nil, client, turn)); err != nil {
 			return fmt.Errorf("write: %w", err)
 		}
-		return l.end(fd)
+		return l.finish(fd)
 	}
-	var answer [4]byte // the node's: it has the connection
+	var answer [4]byte // the node sends it when it has accepted the connection
 	if err := readFull(fd, answer[:]); err != nil {
-		return fmt.Errorf("from the node: %w", err)
+		return fmt.Errorf("answer of the node: %w", err)
 	}
-	return l.end(fd)
+	return l.finish(fd)
 }
 
-// end reads the node's part of a handshake if there is one, and resets: that leaves no TIME_WAIT, and the ports of one
-// address are soon used up.
-func (l load) end(fd int) error {
+// finish reads the node's status and challenge if -handshake is set. It makes close reset the connection, because TIME_WAIT would
+// soon use up all ports of the address.
+func (l load) finish(fd int) error {
 	for i := 0; l.handshake && i < 2; i++ { // status, challenge
 		var buf [512]byte
 		if err := readFull(fd, buf[:2]); err != nil {
@@ -110,8 +112,8 @@ func (l load) end(fd int) error {
 	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 }
 
-// appendName adds the first packet of a handshake. A client has 64 names in turn, so that the node is done with one
-// before it comes again.
+// appendName appends the first packet of a handshake. Each client uses 64 names in turn, so that the node has finished with a
+// name before it is used again.
 func appendName(b []byte, client, turn int) []byte {
 	name := fmt.Sprintf("c%d-%d@127.0.0.1", client, turn%64)
 	be := binary.BigEndian

@@ -1,17 +1,24 @@
-// Command epmdbench loads an EPMD on this host's loopback and prints what it measured as one JSON object.
+// Command epmdbench puts load on an EPMD on the loopback of this host, or helps a benchmark to do so. bench/run.sh calls it.
 //
-//	epmdbench lookups   -port P -name NAME -clients N -duration D   PORT_PLEASE2, a connection each, as OTP's nodes ask
+// These commands print their result as one JSON object. The exit status is 1 if any request failed.
+//
+//	epmdbench lookups   -port P -name NAME -clients N -duration D   PORT_PLEASE2_REQ, each on a new connection, like OTP's nodes
 //	epmdbench handovers -port P -name NAME -clients N -duration D   HANDOVER_REQ until HANDOVER_RESP, then a reset
-//	epmdbench dials     -port P -name NAME -clients N -duration D   what stands for it in stock: PORT_PLEASE2, dial, reset
-//	    -handshake: and in both the distribution handshake until the node's challenge
-//	epmdbench register  -port P -count N [-hold]                    ALIVE2 one after another; -hold: until stdin ends
-//	epmdbench carrier   -port P -name NAME -program FILE            a carrier and a BEAM that closes what it gets
-//	epmdbench listener  -port P -name NAME                          a stock node that closes what it accepts
-//	    both until stdin ends; a line on stdout says that they are ready
-//	epmdbench kill      -pid N                                      SIGKILL; prints when, in Unix microseconds
+//	epmdbench dials     -port P -name NAME -clients N -duration D   the same without handover: PORT_PLEASE2_REQ, dial, reset
+//	    -handshake: handovers and dials continue with the distribution handshake until the node's challenge
+//	epmdbench register  -port P -count N [-hold]                    ALIVE2_REQ, one after another; -hold: keep the names until
+//	                                                                end of file on stdin
 //
-// Clients are goroutines with plain blocking sockets, so that little of the processor goes to the load itself. Exit status 1
-// when a single request failed. bench/run.sh calls it.
+// These commands play a node, print a line when they are ready, and run until end of file on stdin:
+//
+//	epmdbench carrier   -port P -name NAME -program FILE            a carrier, with a BEAM that closes each passed connection
+//	epmdbench listener  -port P -name NAME                          a node without handover that closes each accepted connection
+//
+// This command sends SIGKILL to a process and prints the time, in Unix microseconds:
+//
+//	epmdbench kill      -pid N
+//
+// Each client is a goroutine with a blocking socket, so that the load itself needs little processor time.
 package main
 
 import (
@@ -31,9 +38,10 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// patience is how long the last answers may take.
-const patience = 15 * time.Second
+// answerTimeout is how long the last answers may take.
+const answerTimeout = 15 * time.Second
 
+// load is the load that the flags describe.
 type load struct {
 	port, clients, count int
 	pid                  int
@@ -42,6 +50,7 @@ type load struct {
 	hold, handshake      bool
 }
 
+// result is what a load prints.
 type result struct {
 	Count     int     `json:"count"`
 	PerSecond float64 `json:"per_second"`
@@ -57,60 +66,60 @@ func main() {
 	var l load
 	flags := flag.NewFlagSet("epmdbench", flag.ExitOnError)
 	flags.IntVar(&l.port, "port", 4369, "EPMD's `port` on 127.0.0.1")
-	flags.IntVar(&l.clients, "clients", 1, "at once")
-	flags.IntVar(&l.count, "count", 1, "names to register")
-	flags.IntVar(&l.pid, "pid", 0, "the process to kill")
-	flags.StringVar(&l.name, "name", "", "alive name")
-	flags.DurationVar(&l.duration, "duration", time.Second, "of the load")
+	flags.IntVar(&l.clients, "clients", 1, "`number` of clients at the same time")
+	flags.IntVar(&l.count, "count", 1, "`number` of names to register")
+	flags.IntVar(&l.pid, "pid", 0, "`pid` of the process to kill")
+	flags.StringVar(&l.name, "name", "", "alive `name` of the node")
+	flags.DurationVar(&l.duration, "duration", time.Second, "`duration` of the load")
 	flags.BoolVar(&l.hold, "hold", false, "keep the registrations until stdin ends")
-	flags.BoolVar(&l.handshake, "handshake", false, "begin the distribution handshake too")
+	flags.BoolVar(&l.handshake, "handshake", false, "continue with the distribution handshake")
 	flags.StringVar(&l.program, "program", "priv/handover", "the carrier's `file`")
 	_ = flags.Parse(os.Args[2:])
-	if err := l.run(os.Args[1]); err != nil {
+	if err := l.runCommand(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "epmdbench:", err)
 		os.Exit(1)
 	}
 }
 
-func (l load) run(what string) error {
-	runtime.GOMAXPROCS(l.clients + 2) // a client that waits in the kernel has a thread of its own, and nothing to schedule
-	switch what {
+func (l load) runCommand(command string) error {
+	runtime.GOMAXPROCS(l.clients + 2) // a client that waits in a system call occupies a thread
+	switch command {
 	case "lookups":
-		return l.many(func(int, int) error { _, err := l.lookup(); return err })
+		return l.runClients(func(int, int) error { _, err := l.lookup(); return err })
 	case "handovers":
-		return l.many(l.handover)
+		return l.runClients(l.requestHandover)
 	case "dials":
-		return l.many(l.lookUpAndDial)
+		return l.runClients(l.lookUpAndDial)
 	case "carrier":
-		return l.carrier()
+		return l.runCarrier()
 	case "listener":
-		return l.listener()
+		return l.runListener()
 	case "register":
-		return l.register()
+		return l.registerNames()
 	case "kill":
 		now := time.Now().UnixMicro()
 		fmt.Println(now)
 		return unix.Kill(l.pid, unix.SIGKILL)
 	}
-	return fmt.Errorf("no load %q", what)
+	return fmt.Errorf("unknown command %q", command)
 }
 
-// many runs one from all clients until the time is over.
-func (l load) many(one func(client, turn int) error) error {
+// runClients calls request from all clients until the duration is over, and prints the result.
+func (l load) runClients(request func(client, turn int) error) error {
 	var wg sync.WaitGroup
 	took := make([][]time.Duration, l.clients)
 	errs := make([]error, l.clients)
 	start := time.Now()
 	end := start.Add(l.duration)
-	late := time.AfterFunc(l.duration+patience, func() {
-		fmt.Fprintf(os.Stderr, "epmdbench: no answer within %v\n", patience)
+	timeout := time.AfterFunc(l.duration+answerTimeout, func() {
+		fmt.Fprintf(os.Stderr, "epmdbench: no answer within %v\n", answerTimeout)
 		os.Exit(1)
 	})
-	defer late.Stop()
+	defer timeout.Stop()
 	for i := range l.clients {
 		wg.Go(func() {
 			for begin := time.Now(); begin.Before(end); {
-				if errs[i] = one(i, len(took[i])); errs[i] != nil {
+				if errs[i] = request(i, len(took[i])); errs[i] != nil {
 					return
 				}
 				now := time.Now()
@@ -124,22 +133,22 @@ func (l load) many(one func(client, turn int) error) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return report(slices.Concat(took...), elapsed)
+	return printResult(slices.Concat(took...), elapsed)
 }
 
-func report(took []time.Duration, elapsed time.Duration) error {
+func printResult(took []time.Duration, elapsed time.Duration) error {
 	if len(took) == 0 {
-		return fmt.Errorf("no request came to its end within %v", elapsed)
+		return fmt.Errorf("no request was answered within %v", elapsed)
 	}
 	slices.Sort(took)
-	at := func(q float64) float64 { return float64(took[int(q*float64(len(took)-1))].Nanoseconds()) / 1000 }
+	quantile := func(q float64) float64 { return float64(took[int(q*float64(len(took)-1))].Nanoseconds()) / 1000 }
 	return json.NewEncoder(os.Stdout).Encode(result{
-		Count: len(took), PerSecond: float64(len(took)) / elapsed.Seconds(), P50: at(0.5), P99: at(0.99),
+		Count: len(took), PerSecond: float64(len(took)) / elapsed.Seconds(), P50: quantile(0.5), P99: quantile(0.99),
 	})
 }
 
-// dial gives a blocking socket. SO_RCVTIMEO would make reads fail at each signal of Go's scheduler, so the deadline is the
-// load's as a whole.
+// dial returns a blocking socket that is connected to the port. It sets no SO_RCVTIMEO, because reads would then fail at each
+// signal of Go's scheduler; runClients has a deadline for the whole load.
 func dial(port int) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {
@@ -152,7 +161,8 @@ func dial(port int) (int, error) {
 	return fd, nil
 }
 
-func (l load) register() error {
+// registerNames registers names one after another, each on a connection of its own, and prints the result.
+func (l load) registerNames() error {
 	var fds []int
 	defer func() {
 		for _, fd := range fds {
@@ -163,21 +173,22 @@ func (l load) register() error {
 	start := time.Now()
 	for i := range l.count {
 		begin := time.Now()
-		fd, err := l.registerOne(fmt.Sprintf("%sn%05d", l.name, i), 1)
+		fd, err := l.registerName(fmt.Sprintf("%sn%05d", l.name, i), 1)
 		if err != nil {
 			return err
 		}
 		fds = append(fds, fd)
 		took = append(took, time.Since(begin))
 	}
-	if err := report(took, time.Since(start)); err != nil || !l.hold {
+	if err := printResult(took, time.Since(start)); err != nil || !l.hold {
 		return err
 	}
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
 
-func (l load) registerOne(name string, port uint16) (int, error) {
+// registerName registers one name and returns the connection, which the caller must close. The name is registered until then.
+func (l load) registerName(name string, port uint16) (int, error) {
 	request, err := epmdproto.Alive2Req{Port: port, NodeType: 77, Highest: 6, Lowest: 5, Name: name}.Append(nil)
 	if err != nil {
 		return -1, err

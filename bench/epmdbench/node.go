@@ -17,8 +17,8 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// carrier plays the BEAM of a carrier: it registers, and closes each connection that is handed over to it.
-func (l load) carrier() error {
+// runCarrier starts a carrier and plays its BEAM: it registers, and closes each connection that is handed over.
+func (l load) runCarrier() error {
 	cmd := exec.Command(l.program, "port")
 	cmd.Stderr = os.Stderr
 	stdin, err1 := cmd.StdinPipe()
@@ -29,20 +29,20 @@ func (l load) carrier() error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	fds, err := l.greet(stdin, bufio.NewReader(stdout))
+	fds, err := l.registerCarrier(stdin, bufio.NewReader(stdout))
 	if err == nil {
-		go closeAll(fds, stdin)
+		go closeConnections(fds, stdin)
 		fmt.Println("ready")
 		_, err = io.Copy(io.Discard, os.Stdin)
 	}
-	_ = stdin.Close() // the carrier ends
+	_ = stdin.Close() // this ends the carrier
 	return errors.Join(err, cmd.Wait())
 }
 
-// greet says hello, connects the fd socket and registers.
-func (l load) greet(w io.Writer, r *bufio.Reader) (*net.UnixConn, error) {
+// registerCarrier exchanges hello with the carrier, connects to the fd socket and registers the name. It returns the fd socket.
+func (l load) registerCarrier(w io.Writer, r *bufio.Reader) (*net.UnixConn, error) {
 	var hello portproto.HelloReply
-	if err := ask(w, r, portproto.Hello{OSPid: int32(os.Getpid()), LogLevel: "error"}, &hello); err != nil {
+	if err := sendCommand(w, r, portproto.Hello{OSPid: int32(os.Getpid()), LogLevel: "error"}, &hello); err != nil {
 		return nil, err
 	}
 	fds, err := fdpass.Dial(hello.FDSocket)
@@ -50,14 +50,14 @@ func (l load) greet(w io.Writer, r *bufio.Reader) (*net.UnixConn, error) {
 		return nil, err
 	}
 	var registered portproto.Registered
-	return fds, ask(w, r, portproto.Register{
+	return fds, sendCommand(w, r, portproto.Register{
 		ID: 1, Name: l.name, EPMD: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(l.port)), Highest: 6,
 		Lowest: 5, NodeType: 77, Extra: []byte(epmdproto.Extra),
 	}, &registered)
 }
 
-// ask sends a command and waits for its answer; the log is passed over.
-func ask[E portproto.Event](w io.Writer, r *bufio.Reader, c portproto.Command, answer *E) error {
+// sendCommand sends a command to the carrier and waits for the answer. It ignores log messages.
+func sendCommand[E portproto.Event](w io.Writer, r *bufio.Reader, c portproto.Command, answer *E) error {
 	frame, err := portproto.AppendFrame(nil, c)
 	if err != nil {
 		return err
@@ -85,8 +85,8 @@ func ask[E portproto.Event](w io.Writer, r *bufio.Reader, c portproto.Command, a
 	}
 }
 
-// closeAll closes each connection and tells the carrier.
-func closeAll(fds *net.UnixConn, stdin io.Writer) {
+// closeConnections closes each connection that the carrier passes, and tells the carrier so.
+func closeConnections(fds *net.UnixConn, stdin io.Writer) {
 	var buf [64]byte
 	var frame []byte
 	for {
@@ -108,8 +108,9 @@ func closeAll(fds *net.UnixConn, stdin io.Writer) {
 	}
 }
 
-// listener registers a port where it takes each connection, says four bytes as HANDOVER_RESP has, and closes.
-func (l load) listener() error {
+// runListener plays a node without handover. It accepts each connection, sends four bytes, as many as HANDOVER_RESP has, and
+// closes the connection.
+func (l load) runListener() error {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -120,11 +121,11 @@ func (l load) listener() error {
 			if err != nil {
 				return
 			}
-			_, _ = c.Write([]byte{'i', 0, 0, 6}) // the client says what went wrong
+			_, _ = c.Write([]byte{'i', 0, 0, 6}) // the client reports an error
 			_ = c.Close()
 		}
 	}()
-	fd, err := l.registerOne(l.name, uint16(listener.Addr().(*net.TCPAddr).Port))
+	fd, err := l.registerName(l.name, uint16(listener.Addr().(*net.TCPAddr).Port))
 	if err != nil {
 		return err
 	}

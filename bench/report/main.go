@@ -1,8 +1,6 @@
-// Command report makes the table and the plots of a benchmark's results:
+// Command report writes the table and the plots for the results of a benchmark:
 //
 //	report results.json RESULTS.md PLOTS_FOLDER
-//
-// It is a module of its own, so that the plotting library is no dependency of the programs.
 package main
 
 import (
@@ -19,6 +17,7 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
+// A row is one measure: its rounds, and the ratio handover/stock of each.
 type row struct {
 	ID       string          `json:"id"`
 	Title    string          `json:"title"`
@@ -39,13 +38,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: report results.json RESULTS.md PLOTS_FOLDER")
 		os.Exit(2)
 	}
-	if err := report(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	if err := writeReport(os.Args[1], os.Args[2], os.Args[3]); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(1)
 	}
 }
 
-func report(in, table, plots string) error {
+func writeReport(in, table, plots string) error {
 	text, err := os.ReadFile(in)
 	if err != nil {
 		return err
@@ -60,18 +59,18 @@ func report(in, table, plots string) error {
 	if err := os.MkdirAll(plots, 0o755); err != nil {
 		return err
 	}
-	if err := r.connects(filepath.Join(plots, "connect.svg")); err != nil {
+	if err := r.drawConnects(filepath.Join(plots, "connect.svg")); err != nil {
 		return err
 	}
-	if err := r.lookups(filepath.Join(plots, "lookups.svg")); err != nil {
+	if err := r.drawLookups(filepath.Join(plots, "lookups.svg")); err != nil {
 		return err
 	}
-	return r.ratios(filepath.Join(plots, "ratios.svg"))
+	return r.drawRatios(filepath.Join(plots, "ratios.svg"))
 }
 
 func median(values []float64) float64 { return quantile(values, 0.5) }
 
-// quantile goes straight from one value to the next.
+// quantile interpolates linearly between the values.
 func quantile(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	at := q * float64(len(sorted)-1)
@@ -80,42 +79,46 @@ func quantile(values []float64, q float64) float64 {
 	return sorted[low] + (sorted[high]-sorted[low])*(at-float64(low))
 }
 
+// markdown returns the text of RESULTS.md.
 func (r results) markdown() string {
 	var b strings.Builder
 	m := r.Machine
-	fmt.Fprintf(&b, "# Results\n\n`make bench` on %v, %v cores, %v GiB, %v, OTP %v, %v, %v. Each pair was measured in turns in the same run; "+
-		"the ratio is handover's by the rival's, pair by pair: the median, and between which the middle half of the pairs is. A target is "+
-		"met (✔) or missed (✘) by the median; ? says that its bound is within the middle half, so that another run may say otherwise.\n\n", m["cpu"], m["cores"],
+	fmt.Fprintf(&b, "# Results\n\n`make bench` on %v, %v cores, %v GiB, %v, OTP %v, %v, %v. Each round "+
+		"measured handover and its rival one right after the other. The ratio is handover's value divided by the rival's: the median of "+
+		"the rounds. The spread contains the middle half of the ratios. The median decides whether a target is met (✔) or missed (✘). "+
+		"? means that the target lies within the spread, so another run may give the other result.\n\n", m["cpu"], m["cores"],
 		m["memory_gib"], m["kernel"], m["otp"], m["go"], m["date"])
 	b.WriteString("| measure | rival | handover | unit | ratio | spread | target | |\n|---|---|---|---|---|---|---|---|\n")
 	for _, x := range r.Rows {
 		stock, ratio, spread := "", "", ""
 		if len(x.Ratio) > 0 {
-			stock = number(median(x.Stock))
+			stock = formatNumber(median(x.Stock))
 			ratio = fmt.Sprintf("%.2f", median(x.Ratio))
 			spread = fmt.Sprintf("%.2f to %.2f", quantile(x.Ratio, 0.25), quantile(x.Ratio, 0.75))
 		}
 		target, verdict := x.verdict()
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", x.Title, stock, number(median(x.Handover)), x.Unit, ratio, spread,
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", x.Title, stock, formatNumber(median(x.Handover)), x.Unit, ratio, spread,
 			target, verdict)
 	}
 	return b.String()
 }
 
-func number(x float64) string {
+// formatNumber returns x with two decimals if it is less than 100, and without decimals otherwise.
+func formatNumber(x float64) string {
 	if x >= 100 {
 		return fmt.Sprintf("%.0f", x)
 	}
 	return fmt.Sprintf("%.2f", x)
 }
 
-// verdict compares the median ratio (ge, le) or the median value (value_ge, value_le) with the target.
+// verdict compares the median ratio (ge, le) or the median value (value_ge, value_le) with the target. It returns the target as
+// text, and whether it was met.
 func (x row) verdict() (target, verdict string) {
 	var t map[string]float64
 	if json.Unmarshal(x.Target, &t) != nil || len(t) == 0 {
 		return "", ""
 	}
-	met, sure := true, true
+	met, certain := true, true
 	var texts []string
 	for _, key := range []string{"ge", "le", "value_ge", "value_le"} {
 		bound, ok := t[key]
@@ -127,7 +130,7 @@ func (x row) verdict() (target, verdict string) {
 			values = x.Ratio
 		}
 		value := median(values)
-		sure = sure && (len(values) == 1 || bound < quantile(values, 0.25) || bound > quantile(values, 0.75) || value == bound)
+		certain = certain && (len(values) == 1 || bound < quantile(values, 0.25) || bound > quantile(values, 0.75) || value == bound)
 		sign := "≥"
 		if strings.HasSuffix(key, "ge") {
 			met = met && value >= bound
@@ -141,7 +144,7 @@ func (x row) verdict() (target, verdict string) {
 	if met {
 		verdict = "✔"
 	}
-	if !sure {
+	if !certain {
 		verdict += " ?"
 	}
 	return strings.Join(texts, ", "), verdict
@@ -152,7 +155,7 @@ var (
 	handoverColor = color.RGBA{R: 0x1e, G: 0x7f, B: 0xb8, A: 0xff}
 )
 
-// series plots prefix+N for each N of xs, in the unit that scale makes of the row's.
+// series returns the points of the rows prefix+N for each N of xs. It multiplies their values by scale.
 func (r results) series(xs []int, prefix string, scale float64) (stock, handover plotter.XYs) {
 	for _, n := range xs {
 		for _, x := range r.Rows {
@@ -165,19 +168,20 @@ func (r results) series(xs []int, prefix string, scale float64) (stock, handover
 	return stock, handover
 }
 
-func (r results) connects(path string) error {
+func (r results) drawConnects(path string) error {
 	stock, handover := r.series([]int{0, 10, 50, 200}, "rtt", 0.001)
-	return draw(path, "Connecting two nodes", "round trip of the network, ms", "connect, ms", stock, handover)
+	return drawLines(path, "Connecting two nodes", "round trip of the network, ms", "connect, ms", stock, handover)
 }
 
-func (r results) lookups(path string) error {
+func (r results) drawLookups(path string) error {
 	stock, handover := r.series([]int{1, 8, 32, 64}, "lookups", 0.001)
-	return draw(path, "EPMD lookups", "clients at once", "thousand lookups a second", stock, handover)
+	return drawLines(path, "EPMD lookups", "clients at once", "thousand lookups a second", stock, handover)
 }
 
-func draw(path, title, x, y string, stock, handover plotter.XYs) error {
+// drawLines plots stock and handover. It is a no-op if they have no points.
+func drawLines(path, title, x, y string, stock, handover plotter.XYs) error {
 	if len(stock) == 0 {
-		return nil // not measured: no root
+		return nil // not measured, because that needs root
 	}
 	p := plot.New()
 	p.BackgroundColor = color.White
@@ -201,11 +205,11 @@ func draw(path, title, x, y string, stock, handover plotter.XYs) error {
 	return p.Save(5*vg.Inch, 3.2*vg.Inch, path)
 }
 
-// ratios draws the data path's beside inet_tcp: a box is the middle half of the pairs, the whiskers reach to the others.
-func (r results) ratios(path string) error {
+// drawRatios plots the ratios of the data path. A box is the middle half of the ratios; the whiskers show the others.
+func (r results) drawRatios(path string) error {
 	p := plot.New()
 	p.BackgroundColor = color.White
-	p.Title.Text, p.Y.Label.Text = "Data path: handover by inet_tcp", "ratio"
+	p.Title.Text, p.Y.Label.Text = "Data path: handover divided by inet_tcp", "ratio"
 	var names []string
 	for _, x := range r.Rows {
 		if name, ok := map[string]string{"small": "small messages/s", "mib": "1 MiB, MB/s", "mib64": "64 MiB, MB/s",

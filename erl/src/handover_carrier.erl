@@ -1,114 +1,127 @@
-%% @doc The worker: owns the carrier program and the fd socket, speaks the control protocol, matches answers to questions
-%% by Id. It ends when the program ends or says what this version does not know; handover_guard starts another.
+%% @doc Owns the carrier program and the fd socket: starts the program, sends it requests, and returns its answers and
+%% the descriptors that it passes to this node.
+%%
+%% The process ends if the program ends, hangs, or sends a message that cannot be decoded. handover_guard then starts
+%% another one.
 -module(handover_carrier).
 
 -behaviour(gen_server).
 
--export([start_link/3, register/2, keep/2, connect/2, accept/2, stop/1]).
+-export([start_link/3, register/2, keep_registered/2, connect/2, set_net_kernel/2, stop/1]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(HELLO_MS, 5000).
 -define(STOP_MS, 300).
 -define(REGISTER_MS, 12000).
 -define(ANSWER_MARGIN_MS, 1000).
--define(AGAIN_MS, 500).
+-define(REGISTER_RETRY_MS, 500).
 
--record(asked, {from :: gen_server:from(),
-                monitor :: reference(),       % of the asking process
-                timer :: reference()}).
+-record(request, {from :: gen_server:from(),
+                  monitor :: reference(),     % of the calling process
+                  timer :: reference()}).
 
 -record(st, {guard :: pid(),
-             registration :: none | map(),     % to register again after a restart of ours
-             kernel :: none | pid(),           % who takes connections that are handed over; none: the guard keeps them
+             registration :: none | map(),              % what the node registers with EPMD
+             net_kernel :: none | pid(),                % receives handed-over connections; none: the guard stores them
              port = none :: none | port(),
              os_pid = 0 :: non_neg_integer(),
-             fds = none :: none | socket:socket(),
-             name = <<>> :: binary(),                   % of the fd socket and the lifeline
+             fd_socket = none :: none | socket:socket(),
+             fd_socket_name = <<>> :: binary(),         % of the fd socket and the lifeline
              closer :: reference() | undefined,         % monitor of handover_closer
-             next = 1 :: pos_integer(),
-             register = none :: none | pos_integer(),   % Id of a registration that nobody waits for
-             last_register_error = none :: atom(),               % why that failed last: each reason is logged once
-             asked = #{} :: #{pos_integer() => #asked{}}}).
+             next_id = 1 :: pos_integer(),
+             register_id = none :: none | pos_integer(), % Id of a registration without a waiting caller
+             last_register_error = none :: atom(),      % last error of such a registration; repetitions are not logged
+             requests = #{} :: #{pos_integer() => #request{}}}).
 
-%% @doc Starts the program. Guard is cast `{ready, Worker, OsPid}' when both have said hello, `{epmd, handover | stock | down}' when
-%% the registration has changed, and `{handed_over, Fd, Connection}' for each connection before {@link accept/2}.
+%% @doc Starts the process and the program. If Registration is not `none', the node is registered with it. Handed-over
+%% connections go to Kernel, the pid of net_kernel.
+%%
+%% Guard receives these casts: `{ready, Carrier, OsPid}' when the program is ready, `{epmd, handover | stock | down}'
+%% when the registration changes, and `{handed_over, Fd, Connection}' for each connection that arrives while
+%% net_kernel's pid is not known. The receiver must close Fd with handover_closer.
 -spec start_link(pid(), none | map(), none | pid()) -> {ok, pid()} | {error, term()}.
 start_link(Guard, Registration, Kernel) ->
     gen_server:start_link(?MODULE, {Guard, Registration, Kernel}, []).
 
+%% @doc Registers the node with EPMD and returns its creation and the kind of EPMD. Waits up to 12 s. The reasons of
+%% errors are those of handover_proto. Exits if the process ends before it answers.
 -spec register(pid(), map()) -> {ok, integer(), handover | stock} | {error, atom(), binary()}.
-register(Worker, Registration) ->
-    gen_server:call(Worker, {register, Registration, ?REGISTER_MS}, infinity).
+register(Carrier, Registration) ->
+    gen_server:call(Carrier, {register, Registration, ?REGISTER_MS}, infinity).
 
-%% @doc Registers the node when it can, and again whenever that becomes necessary; nobody waits for it.
--spec keep(pid(), map()) -> ok.
-keep(Worker, Registration) ->
-    gen_server:cast(Worker, {keep, Registration}).
+%% @doc Registers the node in the background. If that fails, it is tried again every 500 ms until it succeeds.
+-spec keep_registered(pid(), map()) -> ok.
+keep_registered(Carrier, Registration) ->
+    gen_server:cast(Carrier, {keep_registered, Registration}).
 
-%% @doc The fd is the caller's to close. When the caller dies first, it is closed here.
+%% @doc Has the carrier connect to an EPMD and send HANDOVER_REQ. The caller must close the fd with
+%% handover_closer:close/2. If the caller ends before it has the fd, the request is cancelled and the fd is closed.
+%% Waits 1 s longer than `timeout' of the request (ms), then returns `{error, timeout, _}'. Exits if the process ends
+%% before it answers.
 -spec connect(pid(), map()) -> {ok, non_neg_integer(), handover_proto:connection()} | {error, atom(), binary()}.
-connect(Worker, #{timeout := Timeout} = Request) ->
-    gen_server:call(Worker, {connect, Request, Timeout + ?ANSWER_MARGIN_MS}, infinity).
+connect(Carrier, #{timeout := Timeout} = Request) ->
+    gen_server:call(Carrier, {connect, Request, Timeout + ?ANSWER_MARGIN_MS}, infinity).
 
-%% @doc From now on connections that are handed over go to Kernel.
--spec accept(pid(), pid()) -> ok.
-accept(Worker, Kernel) ->
-    gen_server:cast(Worker, {accept, Kernel}).
+%% @doc Sets the pid of net_kernel, which receives the connections that are handed over from now on.
+-spec set_net_kernel(pid(), pid()) -> ok.
+set_net_kernel(Carrier, Kernel) ->
+    gen_server:cast(Carrier, {set_net_kernel, Kernel}).
 
-%% @doc Unregisters the node and ends the program, in less than net_sup's patience.
+%% @doc Unregisters the node and stops the program. Returns after at most 600 ms, because net_sup waits only 900 ms for
+%% the guard.
 -spec stop(pid()) -> ok.
-stop(Worker) ->
-    try gen_server:stop(Worker, shutdown, 2 * ?STOP_MS) catch exit:_ -> ok end.
+stop(Carrier) ->
+    try gen_server:stop(Carrier, shutdown, 2 * ?STOP_MS) catch exit:_ -> ok end.
 
 %% callbacks
 
 %% @private
 init({Guard, Registration, Kernel}) ->
     process_flag(trap_exit, true),
-    {ok, #st{guard = Guard, registration = Registration, kernel = Kernel}, {continue, hello}}.
+    {ok, #st{guard = Guard, registration = Registration, net_kernel = Kernel}, {continue, hello}}.
 
 %% @private
 handle_continue(hello, #st{guard = Guard} = S) ->
-    case hello(S) of
+    case start_program(S) of
         {ok, #st{os_pid = OsPid} = Ready} ->
             gen_server:cast(Guard, {ready, self(), OsPid}),
-            {noreply, receive_fds(register_again(copy_links(Ready)))};
+            {noreply, receive_fds(register_node(attach_to_closer(Ready)))};
         {error, Reason, Failed} ->
             {stop, {shutdown, Reason}, Failed}
     end.
 
 %% @private
-handle_call({Command, Request, Timeout}, {Pid, _} = From, #st{next = Id, asked = Asked} = S)
+handle_call({Command, Request, Timeout}, {Pid, _} = From, #st{next_id = Id, requests = Requests} = S)
   when Command =:= register; Command =:= connect ->
-    command({Command, Id, Request}, S),
-    Question = #asked{from = From, monitor = monitor(process, Pid),
-                      timer = erlang:start_timer(Timeout, self(), {late, Id})},
-    {noreply, S#st{next = Id + 1, asked = Asked#{Id => Question}}};
+    send_command({Command, Id, Request}, S),
+    Pending = #request{from = From, monitor = monitor(process, Pid),
+                       timer = erlang:start_timer(Timeout, self(), {request_timeout, Id})},
+    {noreply, S#st{next_id = Id + 1, requests = Requests#{Id => Pending}}};
 handle_call(_, _From, S) ->
     {reply, {error, unknown_call}, S}.
 
 %% @private
-handle_cast({accept, Kernel}, S) ->
-    {noreply, S#st{kernel = Kernel}};
+handle_cast({set_net_kernel, Kernel}, S) ->
+    {noreply, S#st{net_kernel = Kernel}};
 handle_cast({closed, Kind, Id}, S) ->
-    command({closed, Kind, Id}, S),
+    send_command({closed, Kind, Id}, S),
     {noreply, S};
-handle_cast({keep, Registration}, S) ->
-    {noreply, register_again(S#st{registration = Registration})};
+handle_cast({keep_registered, Registration}, S) ->
+    {noreply, register_node(S#st{registration = Registration})};
 handle_cast(_, S) ->
     {noreply, S}.
 
 %% @private
 handle_info({Port, {data, Frame}}, #st{port = Port} = S) ->
     case handover_proto:decode(Frame) of
-        {ok, Event} -> {noreply, event(Event, S)};
+        {ok, Event} -> {noreply, handle_event(Event, S)};
         {error, {bad_message, Message}} ->
             handover_event:emit(error, bad_message, #{message => Message}),
             {stop, {shutdown, bad_message}, S}
     end;
-handle_info({'$socket', Fds, select, _}, #st{fds = Fds} = S) ->
+handle_info({'$socket', FdSocket, select, _}, #st{fd_socket = FdSocket} = S) ->
     {noreply, receive_fds(S)};
-handle_info(fds_closed, S) ->
+handle_info(fd_socket_closed, S) ->
     {stop, {shutdown, fd_socket_closed}, S};
 handle_info({Port, hangs}, #st{port = Port} = S) ->
     {stop, {shutdown, hangs}, S};
@@ -118,14 +131,14 @@ handle_info({'EXIT', Port, Reason}, #st{port = Port} = S) ->
     {stop, {shutdown, Reason}, S#st{port = none}};
 handle_info({'EXIT', Guard, Reason}, #st{guard = Guard} = S) ->
     {stop, Reason, S};
-handle_info({timeout, _, {late, Id}}, S) ->
-    {noreply, answer(Id, {error, timeout, <<"no answer from the carrier program">>}, cancel(Id, S))};
+handle_info({timeout, _, {request_timeout, Id}}, S) ->
+    {noreply, answer(Id, {error, timeout, <<"the carrier did not answer">>}, cancel_request(Id, S))};
 handle_info({'DOWN', Monitor, process, _, _}, #st{closer = Monitor} = S) ->
-    {noreply, copy_links(S)};
-handle_info({'DOWN', Monitor, process, _, _}, #st{asked = Asked} = S) ->
-    {noreply, asker_gone([Id || {Id, #asked{monitor = M}} <- maps:to_list(Asked), M =:= Monitor], S)};
-handle_info(register_again, S) ->
-    {noreply, register_again(S)};
+    {noreply, attach_to_closer(S)};
+handle_info({'DOWN', Monitor, process, _, _}, #st{requests = Requests} = S) ->
+    {noreply, caller_gone([Id || {Id, #request{monitor = M}} <- maps:to_list(Requests), M =:= Monitor], S)};
+handle_info(register_node, S) ->
+    {noreply, register_node(S)};
 handle_info(_, S) ->
     {noreply, S}.
 
@@ -133,12 +146,13 @@ handle_info(_, S) ->
 terminate(_Reason, #st{port = none}) ->
     ok;
 terminate(_Reason, #st{port = Port, os_pid = OsPid} = S) ->
-    command(stop, S),
+    send_command(stop, S),
     receive
         {Port, {exit_status, _}} -> ok;
         {'EXIT', Port, _} -> ok
     after ?STOP_MS ->
-            %% It hangs, and would keep the name: the port is open, so the number is still this program's.
+            %% The program hangs, and its registration would keep the node's name. The OS pid is still its own: the port
+            %% is open.
             OsPid > 0 andalso kill(OsPid),
             ok
     end.
@@ -152,20 +166,23 @@ kill(OsPid) ->
 
 %% internal: start
 
-hello(S) ->
+start_program(S) ->
     Program = handover_config:program("handover"),
     try handover_program:open(Program, [{args, ["port"]}, {packet, 4}, binary, exit_status, use_stdio]) of
         Port ->
             {os_pid, OsPid} = erlang:port_info(Port, os_pid),
-            hello_said(S#st{port = Port, os_pid = OsPid})
+            exchange_hello(S#st{port = Port, os_pid = OsPid})
     catch
         error:Reason -> {error, {Program, Reason}, S}
     end.
 
-hello_said(#st{port = Port} = S) ->
-    command({hello, handover_proto:version(), hello_options()}, S),
+exchange_hello(S) ->
+    send_command({hello, handover_proto:version(), hello_options()}, S),
+    await_hello(S).
+
+await_hello(#st{port = Port} = S) ->
     receive
-        {Port, {data, Frame}} -> hello_answered(handover_proto:decode(Frame), S);
+        {Port, {data, Frame}} -> handle_hello(handover_proto:decode(Frame), S);
         {Port, {exit_status, Status}} -> {error, {exit_status, Status}, S#st{port = none}};
         {'EXIT', Port, Reason} -> {error, Reason, S#st{port = none}}
     after ?HELLO_MS ->
@@ -181,24 +198,23 @@ hello_options() ->
       epmd => unicode:characters_to_binary(Epmd),
       log_level => handover_config:get(log_level)}.
 
-hello_answered({ok, {hello, Version, #{fd_socket := Name}}}, #st{os_pid = OsPid} = S) ->
+handle_hello({ok, {hello, Version, #{fd_socket := Name}}}, #st{os_pid = OsPid} = S) ->
     case Version =:= handover_proto:version() andalso handover_fd:connect(Name, OsPid) of
-        {ok, Fds} -> {ok, S#st{fds = Fds, name = Name}};
+        {ok, FdSocket} -> {ok, S#st{fd_socket = FdSocket, fd_socket_name = Name}};
         {error, Reason} -> {error, {fd_socket, Reason}, S};
         false -> {error, {unknown_version, Version}, S}
     end;
-hello_answered({ok, {log, Level, Text, Fields}}, #st{port = Port} = S) ->
+handle_hello({ok, {log, Level, Text, Fields}}, S) ->
     log(Level, Text, Fields),
-    receive {Port, {data, Frame}} -> hello_answered(handover_proto:decode(Frame), S)
-    after ?HELLO_MS -> {error, no_hello, S}
-    end;
-hello_answered({ok, {refused, Reason, Detail}}, S) ->
+    await_hello(S);
+handle_hello({ok, {refused, Reason, Detail}}, S) ->
     {error, {refused, Reason, Detail}, S};
-hello_answered({_, Other}, S) ->
+handle_hello({_, Other}, S) ->
     {error, {bad_hello, Other}, S}.
 
-%% A program that reads nothing must not suspend this process too: it is taken for one that has ended.
-command(Command, #st{port = Port}) ->
+%% If the program does not read its input, nosuspend keeps this process from being suspended too. The program is then
+%% treated as one that has ended.
+send_command(Command, #st{port = Port}) ->
     try port_command(Port, handover_proto:encode(Command), [nosuspend]) of
         true -> ok;
         false -> self() ! {Port, hangs}, ok
@@ -206,131 +222,133 @@ command(Command, #st{port = Port}) ->
         error:badarg -> ok       % the port has ended: its 'EXIT' is in the mailbox
     end.
 
-%% internal: what the carrier says
+%% internal: events from the carrier
 
-event({registered, Id, _Creation, Kind}, #st{register = Id} = S) ->
-    registered(Kind, S),
+handle_event({registered, Id, _Creation, Kind}, #st{register_id = Id} = S) ->
+    report_registered(Kind, S),
     handover_event:emit(notice, epmd_up, #{kind => Kind}),
-    S#st{register = none, last_register_error = none};
-event({registered, Id, Creation, Kind}, S) ->
-    registered(Kind, S),
+    S#st{register_id = none, last_register_error = none};
+handle_event({registered, Id, Creation, Kind}, S) ->
+    report_registered(Kind, S),
     answer(Id, {ok, Creation, Kind}, S);
-event({error, Id, Reason, Detail}, #st{register = Id, last_register_error = LastError} = S) ->
-    Reason =:= LastError orelse handover_event:emit(warning, epmd_down, #{detail => [atom_to_list(Reason), ": ", Detail]}),
-    erlang:send_after(?AGAIN_MS, self(), register_again),
-    S#st{register = none, last_register_error = Reason};
-event({error, Id, Reason, Detail}, S) ->
+handle_event({error, Id, Reason, Detail}, #st{register_id = Id, last_register_error = LastError} = S) ->
+    Reason =:= LastError
+        orelse handover_event:emit(warning, epmd_down, #{detail => [atom_to_list(Reason), ": ", Detail]}),
+    erlang:send_after(?REGISTER_RETRY_MS, self(), register_node),
+    S#st{register_id = none, last_register_error = Reason};
+handle_event({error, Id, Reason, Detail}, S) ->
     answer(Id, {error, Reason, Detail}, S);
-event({epmd, up, Kind}, S) ->
-    registered(Kind, S),
+handle_event({epmd, up, Kind}, S) ->
+    report_registered(Kind, S),
     handover_event:emit(notice, epmd_up, #{kind => Kind}),
     S;
-event({epmd, down, Detail}, #st{guard = Guard} = S) ->
+handle_event({epmd, down, Detail}, #st{guard = Guard} = S) ->
     gen_server:cast(Guard, {epmd, down}),
     handover_event:emit(warning, epmd_down, #{detail => Detail}),
     S;
-event({log, Level, Text, Fields}, S) ->
+handle_event({log, Level, Text, Fields}, S) ->
     log(Level, Text, Fields),
     S;
-event(Other, S) ->
+handle_event(Other, S) ->
     handover_event:emit(error, bad_message, #{message => Other}),
     S.
 
-registered(Kind, #st{guard = Guard}) ->
+report_registered(Kind, #st{guard = Guard}) ->
     Kind =:= stock andalso handover_event:emit(warning, stock_epmd, #{port => handover_config:epmd_port()}),
     gen_server:cast(Guard, {epmd, Kind}).
 
 log(Level, Text, Fields) ->
     handover_event:emit(Level, carrier_log, #{text => Text, fields => Fields}).
 
-register_again(#st{registration = none} = S) ->
+register_node(#st{registration = none} = S) ->
     S;
-register_again(#st{registration = Registration, next = Id} = S) ->
-    command({register, Id, Registration}, S),
-    S#st{next = Id + 1, register = Id}.
+register_node(#st{registration = Registration, next_id = Id} = S) ->
+    send_command({register, Id, Registration}, S),
+    S#st{next_id = Id + 1, register_id = Id}.
 
 %% internal: fds
 
-%% The program gets copies of the links that this node has from the last one.
-copy_links(#st{fds = Fds, name = Name} = S) ->
-    S#st{closer = handover_closer:carrier(self(), Fds, Name)}.
+%% handover_closer passes copies of this node's links to the new program.
+attach_to_closer(#st{fd_socket = FdSocket, fd_socket_name = Name} = S) ->
+    S#st{closer = handover_closer:attach_carrier(self(), FdSocket, Name)}.
 
-receive_fds(#st{fds = Fds} = S) ->
-    case handover_fd:recv(Fds) of
+receive_fds(#st{fd_socket = FdSocket} = S) ->
+    case handover_fd:recv(FdSocket) of
         {ok, Header, Fd} ->
-            receive_fds(connection(parse(Header), Fd, S));
+            receive_fds(deliver(parse_connection(Header), Fd, S));
         {no_fd, Header} ->
             handover_event:emit(error, bad_fd, #{reason => emfile}),
-            receive_fds(lost(parse(Header), S));
-        {fds, Header, Several} ->
-            lists:foreach(fun(Fd) -> handover_closer:close(Fd, #{}) end, Several),
-            end_later({fds, length(Several), Header}, S);
+            receive_fds(fd_lost(parse_connection(Header), S));
+        {fds, Header, Fds} ->
+            lists:foreach(fun(Fd) -> handover_closer:close(Fd, #{}) end, Fds),
+            fail_fd_socket({fds, length(Fds), Header}, S);
         select ->
             S;
         {error, closed} ->
-            self() ! fds_closed,
+            self() ! fd_socket_closed,
             S;
         {error, Reason} ->
-            end_later(Reason, S)
+            fail_fd_socket(Reason, S)
     end.
 
-end_later(Reason, S) ->
+fail_fd_socket(Reason, S) ->
     handover_event:emit(error, bad_fd, #{reason => Reason}),
-    self() ! fds_closed,
+    self() ! fd_socket_closed,
     S.
 
-%% handover_closer tells this process when the fd is closed, since the program keeps a copy.
-parse(Header) ->
+%% The pid lets handover_closer report the close, so that the program can close its copy.
+parse_connection(Header) ->
     case handover_proto:connection(Header) of
         {ok, Connection} -> {ok, Connection#{carrier => self()}};
         {error, _} = Error -> Error
     end.
 
-connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = none, guard = Guard} = S) ->
+deliver({ok, #{kind := handed_over} = Connection}, Fd, #st{net_kernel = none, guard = Guard} = S) ->
     gen_server:cast(Guard, {handed_over, Fd, Connection}),
     S;
-connection({ok, #{kind := handed_over} = Connection}, Fd, #st{kernel = Kernel} = S) ->
+deliver({ok, #{kind := handed_over} = Connection}, Fd, #st{net_kernel = Kernel} = S) ->
     handover_keeper:accept(Kernel, Fd, Connection),
     S;
-connection({ok, #{kind := asked, id := Id} = Connection}, Fd, #st{asked = Asked} = S) when is_map_key(Id, Asked) ->
+deliver({ok, #{kind := asked, id := Id} = Connection}, Fd, #st{requests = Requests} = S)
+  when is_map_key(Id, Requests) ->
     answer(Id, {ok, Fd, Connection}, S);
-connection({ok, #{kind := asked} = Connection}, Fd, S) ->
-    handover_closer:close(Fd, Connection),           % its asker is gone
+deliver({ok, #{kind := asked} = Connection}, Fd, S) ->
+    handover_closer:close(Fd, Connection),           % the caller has ended
     S;
-connection({error, Reason}, Fd, S) ->
+deliver({error, Reason}, Fd, S) ->
     handover_event:emit(error, bad_fd, #{reason => Reason}),
     handover_closer:close(Fd, #{}),
     S.
 
-lost({ok, #{kind := Kind, id := Id}}, S) ->
-    command({closed, Kind, Id}, S),
+fd_lost({ok, #{kind := Kind, id := Id}}, S) ->
+    send_command({closed, Kind, Id}, S),
     case Kind of
-        asked -> answer(Id, {error, overloaded, <<"too many open files in this node">>}, S);
+        asked -> answer(Id, {error, overloaded, <<"this node has too many open files">>}, S);
         handed_over -> S
     end;
-lost({error, _}, S) ->
+fd_lost({error, _}, S) ->
     S.
 
-%% internal: questions
+%% internal: pending requests
 
-answer(Id, Answer, #st{asked = Asked} = S) ->
-    case maps:take(Id, Asked) of
-        {#asked{from = From, monitor = Monitor, timer = Timer}, Rest} ->
+answer(Id, Answer, #st{requests = Requests} = S) ->
+    case maps:take(Id, Requests) of
+        {#request{from = From, monitor = Monitor, timer = Timer}, Rest} ->
             demonitor(Monitor, [flush]),
             _ = erlang:cancel_timer(Timer),
             gen_server:reply(From, Answer),
-            S#st{asked = Rest};
+            S#st{requests = Rest};
         error ->
             S
     end.
 
-cancel(Id, S) ->
-    command({cancel, Id}, S),
+cancel_request(Id, S) ->
+    send_command({cancel, Id}, S),
     S.
 
-asker_gone(Ids, S) ->
-    lists:foldl(fun(Id, #st{asked = Asked} = Acc) ->
-                        {#asked{timer = Timer}, Rest} = maps:take(Id, Asked),
+caller_gone(Ids, S) ->
+    lists:foldl(fun(Id, #st{requests = Requests} = Acc) ->
+                        {#request{timer = Timer}, Rest} = maps:take(Id, Requests),
                         _ = erlang:cancel_timer(Timer),
-                        cancel(Id, Acc#st{asked = Rest})
+                        cancel_request(Id, Acc#st{requests = Rest})
                 end, S, Ids).

@@ -1,29 +1,33 @@
-%% @doc Owns the descriptors of the links: it closes them, has each carrier keep a copy of them, and starts another keeper if one is
-%% killed.
+%% @doc Closes the descriptors of links, passes copies of them to each new carrier, replaces keepers that were killed,
+%% and holds the lifeline to the carrier. One process per node.
 %%
-%% It closes one number after another: the dirty schedulers that this takes may be busy, and closing on all of them at once slows
-%% everything else down. Nobody waits for it: the connection has been shut down before. Whoever needs this process starts it; if it
-%% is killed, the keepers and handover_carrier start it again and tell it what they had told the last one.
+%% It closes one descriptor after another: a close needs a dirty scheduler, and closing on all of them at once slows
+%% down everything else. No process waits for the close, because the connection was shut down before.
+%%
+%% The process is started on demand. If it is killed, the keepers and handover_carrier see that by their monitors, start
+%% it again and repeat their watch/4 and attach_carrier/3.
 -module(handover_closer).
 
--export([start/0, watch/4, carrier/3, close/2]).
+-export([start/0, watch/4, attach_carrier/3, close/2]).
 -export([init/1, loop/1]).
 
 -type fd() :: non_neg_integer().
--type connection() :: handover_proto:connection() | #{}.    % #{}: of no carrier
--type inherit() :: fun((Socket :: port(), fd(), connection()) -> ok).
--type watched() :: #{Keeper :: pid() => {Monitor :: reference(), Socket :: port(), fd(), connection(), inherit()}}.
+-type connection() :: handover_proto:connection() | #{}.    % #{}: no carrier has a copy
+-type start_keeper() :: fun((Socket :: port(), fd(), connection()) -> ok).
+-type watched() :: #{Keeper :: pid() => {Monitor :: reference(), Socket :: port(), fd(), connection(), start_keeper()}}.
 
 -record(st, {watched = #{} :: watched(),
              carrier = none :: none | {pid(), FdSocket :: socket:socket()},
              lifeline = none :: none | port()}).
 
-%% It runs new code after an upgrade, since it sleeps in none.
+%% After this time without a message the process hibernates, so that it holds no old code.
 -define(IDLE_MS, 1000).
--define(LIMIT_MS, 20).
+%% Pause after a start that failed because of the process limit.
+-define(RETRY_MS, 20).
 
-%% @doc Starts it, unless it runs. The guard does so early: a node at its limit of processes could not. Several may start one at
-%% once: the first gets the name.
+%% @doc Starts the process, unless it is running; returns when it is ready. The guard does this when it starts, because
+%% it might be impossible later, at the process limit. Several processes may call this at once: the first one to
+%% register the name wins.
 -spec start() -> ok.
 start() ->
     try spawn_opt(?MODULE, init, [self()], [monitor]) of
@@ -33,37 +37,40 @@ start() ->
                 {'DOWN', Monitor, process, Pid, _} -> ok
             end
     catch
-        error:system_limit -> receive after ?LIMIT_MS -> ok end      % whoever needs it tries again
+        error:system_limit -> receive after ?RETRY_MS -> ok end      % the caller tries again
     end.
 
-%% @doc Watches the calling process, a keeper, which keeps Fd until the end of Socket. If the keeper ends before it has called
-%% {@link close/2}, Inherit starts another. `{copied, Fd, Connection}' tells the keeper what Connection is from then on. The
-%% monitor that is returned tells the keeper to call this again.
--spec watch(port(), fd(), connection(), inherit()) -> reference().
-watch(Socket, Fd, Connection, Inherit) ->
-    tell({watch, self(), Socket, Fd, Connection, Inherit}),
+%% @doc Watches the calling process, the keeper of Fd and Socket. If the keeper ends before it has called {@link
+%% close/2}, StartKeeper must start another keeper. The keeper receives `{copied, Fd, Connection}' when a carrier has
+%% got a copy of Fd, and must use that Connection from then on. Returns a monitor of this process: on its 'DOWN' the
+%% keeper must call this again.
+-spec watch(port(), fd(), connection(), start_keeper()) -> reference().
+watch(Socket, Fd, Connection, StartKeeper) ->
+    send_to_closer({watch, self(), Socket, Fd, Connection, StartKeeper}),
     monitor(process, ?MODULE).
 
-%% @doc From now on Worker's program, with which Fds is connected, keeps copies of what is watched, and has a lifeline to this process:
-%% not to Worker, which may end while this node goes on. Worker is cast `{closed, Kind, Id}' for each copy that the program is
-%% to close. The monitor that is returned tells Worker to call this again.
--spec carrier(pid(), socket:socket(), Name :: binary()) -> reference().
-carrier(Worker, Fds, Name) ->
-    tell({carrier, Worker, Fds, Name}),
+%% @doc Passes copies of all watched descriptors, and of later ones, to the program of Carrier (a handover_carrier)
+%% through the fd socket FdSocket, and opens a lifeline to the fd socket's Name. This process owns the lifeline, because
+%% Carrier may end while the node lives. Carrier receives a cast `{closed, Kind, Id}' for each copy that the program
+%% must close. Returns a monitor of this process: on its 'DOWN' Carrier must call this again.
+-spec attach_carrier(pid(), socket:socket(), Name :: binary()) -> reference().
+attach_carrier(Carrier, FdSocket, Name) ->
+    send_to_closer({attach_carrier, Carrier, FdSocket, Name}),
     monitor(process, ?MODULE).
 
-%% @doc Closes Fd and tells the carrier that has a copy of it. The caller is watched no more.
+%% @doc Closes Fd, and has the carrier close its copy. Stops watching the caller if that is the keeper of Fd. Returns at
+%% once.
 -spec close(fd(), connection()) -> ok.
 close(Fd, Connection) ->
-    tell({close, self(), Fd, Connection}).
+    send_to_closer({close, self(), Fd, Connection}).
 
 %% internal
 
-tell(Message) ->
+send_to_closer(Message) ->
     try ?MODULE ! Message of
         _ -> ok
     catch
-        error:badarg -> start(), tell(Message)
+        error:badarg -> start(), send_to_closer(Message)
     end.
 
 %% @private
@@ -79,11 +86,12 @@ init(Starter) ->
 -spec loop(#st{}) -> no_return().
 loop(#st{watched = Watched} = S) ->
     receive
-        {watch, Keeper, Socket, Fd, Connection, Inherit} ->
-            Entry = {monitor(process, Keeper), Socket, Fd, Connection, Inherit},
-            ?MODULE:loop(copy(Keeper, S#st{watched = Watched#{Keeper => Entry}}));
-        {carrier, Worker, Fds, Name} ->
-            ?MODULE:loop(lists:foldl(fun copy/2, lifeline(Name, S#st{carrier = {Worker, Fds}}), maps:keys(Watched)));
+        {watch, Keeper, Socket, Fd, Connection, StartKeeper} ->
+            Entry = {monitor(process, Keeper), Socket, Fd, Connection, StartKeeper},
+            ?MODULE:loop(copy_to_carrier(Keeper, S#st{watched = Watched#{Keeper => Entry}}));
+        {attach_carrier, Carrier, FdSocket, Name} ->
+            Attached = open_lifeline(Name, S#st{carrier = {Carrier, FdSocket}}),
+            ?MODULE:loop(lists:foldl(fun copy_to_carrier/2, Attached, maps:keys(Watched)));
         {close, Keeper, Fd, Connection} ->
             {Latest, Rest} = unwatch(Keeper, Fd, Connection, Watched),
             close_now(Fd, Latest),
@@ -96,32 +104,32 @@ loop(#st{watched = Watched} = S) ->
             erlang:hibernate(?MODULE, loop, [S])
     end.
 
-%% Without one the carrier sees a halt when the kernel does.
-lifeline(Name, #st{lifeline = Old} = S) ->
+%% Without a lifeline the carrier notices a halt of this node later.
+open_lifeline(Name, #st{lifeline = Old} = S) ->
     _ = Old =:= none orelse gen_tcp:close(Old),
     case handover_fd:lifeline(Name) of
         {ok, New} -> S#st{lifeline = New};
         {error, _} -> S#st{lifeline = none}
     end.
 
-%% A connection that today's carrier has no copy of is passed to it. If that fails (the carrier has ended, or has too many files
-%% open) the connections go without: the far end then sees a halt of this node later.
-copy(Keeper, #st{watched = Watched, carrier = {Worker, Fds}} = S) ->
+%% Passes the descriptor to the current carrier, unless that has a copy. If this fails (the carrier has ended or has too
+%% many open files), no further copies are passed to this carrier: the far ends then notice a halt of this node later.
+copy_to_carrier(Keeper, #st{watched = Watched, carrier = {Carrier, FdSocket}} = S) ->
     case Watched of
-        #{Keeper := {_, _, _, #{carrier := Worker}, _}} ->
+        #{Keeper := {_, _, _, #{carrier := Carrier}, _}} ->
             S;
-        #{Keeper := {Monitor, Socket, Fd, Connection, Inherit}} ->
+        #{Keeper := {Monitor, Socket, Fd, Connection, StartKeeper}} ->
             Id = erlang:unique_integer([positive]),
-            case handover_fd:send(Fds, handover_proto:keep(Id), Fd) of
+            case handover_fd:send(FdSocket, handover_proto:keep_header(Id), Fd) of
                 ok ->
-                    Copied = Connection#{carrier => Worker, kind => kept, id => Id},
+                    Copied = Connection#{carrier => Carrier, kind => kept, id => Id},
                     Keeper ! {copied, Fd, Copied},
-                    S#st{watched = Watched#{Keeper := {Monitor, Socket, Fd, Copied, Inherit}}};
+                    S#st{watched = Watched#{Keeper := {Monitor, Socket, Fd, Copied, StartKeeper}}};
                 {error, _} ->
                     S#st{carrier = none}
             end
     end;
-copy(_, S) ->
+copy_to_carrier(_, S) ->
     S.
 
 unwatch(Keeper, Fd, Connection, Watched) ->
@@ -132,16 +140,16 @@ unwatch(Keeper, Fd, Connection, Watched) ->
 
 close_now(Fd, Connection) ->
     case Connection of
-        #{carrier := Worker, kind := Kind, id := Id} -> gen_server:cast(Worker, {closed, Kind, Id});
+        #{carrier := Carrier, kind := Kind, id := Id} -> gen_server:cast(Carrier, {closed, Kind, Id});
         #{} -> ok
     end,
     handover_fd:close(Fd).
 
-%% A node at its limit of processes may have room later.
+%% At the process limit, tries again later.
 keeper_died(Keeper, Watched) ->
     case maps:take(Keeper, Watched) of
-        {{_, Socket, Fd, Connection, Inherit}, Rest} ->
-            try Inherit(Socket, Fd, Connection) of
+        {{_, Socket, Fd, Connection, StartKeeper}, Rest} ->
+            try StartKeeper(Socket, Fd, Connection) of
                 ok -> Rest
             catch
                 error:system_limit ->

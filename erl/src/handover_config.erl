@@ -1,7 +1,8 @@
-%% @doc Configuration that can be read at the moment the distribution starts, before applications and files are there.
+%% @doc Reads and checks the configuration. Works while the distribution starts, before applications and the file server
+%% run.
 %%
-%% A key is looked for in the environment variable `HANDOVER_<KEY>' first, then in the application environment: vm.args
-%% or the command line (`-handover listen false'), sys.config, `-config'. docs/CONFIGURATION.md lists the keys.
+%% The environment variable `HANDOVER_<KEY>' comes first, then the application environment: vm.args or the command line
+%% (`-handover listen false'), sys.config, `-config'. docs/CONFIGURATION.md lists the keys.
 -module(handover_config).
 
 -export([check/0, get/1, keys/0, epmd_port/0, program/1]).
@@ -23,33 +24,35 @@
 
 -define(LEVELS, [debug, info, warning, error]).
 
+%% @doc Lists the keys.
 -spec keys() -> [{key(), Default :: term(), type()}].
 keys() -> [{Key, Default, Type} || {Key, _, Default, Type} <- ?KEYS].
 
-%% @doc Reads every key. The error is for people: net_kernel prints it when the node can't start.
+%% @doc Checks all keys. The error is text for people: net_kernel prints it, and the node does not start.
 -spec check() -> ok | {error, {handover_config, Text :: string()}}.
 check() ->
-    load(),
+    ensure_loaded(),
     Unknown = [Key || {Key, _} <- application:get_all_env(handover),
                       not lists:keymember(Key, 1, ?KEYS), Key =/= included_applications],
     Bad = [{Key, Value, Type} || {Key, Variable, Default, Type} <- ?KEYS,
-                                 {bad, Value} <- [lookup(Key, Variable, Default, Type)]],
-    complaint(Unknown, Bad).
+                                 {bad, Value} <- [read_key(Key, Variable, Default, Type)]],
+    first_error(Unknown, Bad).
 
-%% @doc The value of Key, or its default if the configured one is not valid, which {@link check/0} has reported by then.
+%% @doc Returns the value of Key. If the configured value is invalid, which {@link check/0} reports, returns the
+%% default. `start_epmd' is always false with -no_epmd.
 -spec get(key()) -> boolean() | string() | atom() | [handover_dial_map:entry()].
-get(start_epmd) -> configured(start_epmd) andalso init:get_argument(no_epmd) =:= error;
-get(Key) -> configured(Key).
+get(start_epmd) -> value_or_default(start_epmd) andalso init:get_argument(no_epmd) =:= error;
+get(Key) -> value_or_default(Key).
 
-configured(Key) ->
-    load(),
+value_or_default(Key) ->
+    ensure_loaded(),
     {Key, Variable, Default, Type} = lists:keyfind(Key, 1, ?KEYS),
-    case lookup(Key, Variable, Default, Type) of
+    case read_key(Key, Variable, Default, Type) of
         {ok, Value} -> Value;
         {bad, _} -> Default
     end.
 
-%% @doc The port that every EPMD of this cluster listens on: OTP puts ERL_EPMD_PORT into this argument.
+%% @doc Returns the port on which each EPMD of this cluster listens. OTP passes ERL_EPMD_PORT in the argument epmd_port.
 -spec epmd_port() -> inet:port_number().
 epmd_port() ->
     case init:get_argument(epmd_port) of
@@ -57,7 +60,8 @@ epmd_port() ->
         error -> 4369
     end.
 
-%% @doc The absolute path of one of the Go programs: priv/ of the application, wherever its ebin was found.
+%% @doc Returns the absolute path of one of the Go programs, in the application's priv directory. The file may be
+%% missing.
 -spec program(string()) -> string().
 program(Name) ->
     Priv = case code:priv_dir(handover) of
@@ -68,7 +72,8 @@ program(Name) ->
 
 %% internal
 
-%% Once, as the working directory may be gone when the program is started again. `file' can't be asked this early.
+%% The result is stored, because the working directory may have been removed when the program is restarted. prim_file,
+%% because the file server may not run yet.
 absolute("/" ++ _ = Path) ->
     Path;
 absolute(Path) ->
@@ -82,49 +87,49 @@ absolute(Path) ->
             Absolute
     end.
 
-%% To load it again would be harmless, and a question to another process for each key.
-load() ->
+%% The check avoids a call to the application controller for each key.
+ensure_loaded() ->
     application:get_key(handover, vsn) =:= undefined andalso application:load(handover),
     ok.
 
-complaint([], []) ->
+first_error([], []) ->
     ok;
-complaint([Key | _], _) ->
-    Text = io_lib:format("unknown key ~tp; known are ~ts", [Key, names([K || {K, _, _, _} <- ?KEYS])]),
+first_error([Key | _], _) ->
+    Text = io_lib:format("unknown key ~tp; known are ~ts", [Key, join_names([K || {K, _, _, _} <- ?KEYS])]),
     {error, {handover_config, lists:flatten(Text)}};
-complaint([], [{Key, Value, Type} | _]) ->
+first_error([], [{Key, Value, Type} | _]) ->
     Text = io_lib:format("~ts is ~tp; it must be ~ts", [Key, Value, expected(Type)]),
     {error, {handover_config, lists:flatten(Text)}}.
 
-names(Atoms) ->
+join_names(Atoms) ->
     lists:join(", ", [atom_to_list(A) || A <- Atoms]).
 
 expected(boolean) -> "true or false";
-expected(level) -> names(?LEVELS);
+expected(level) -> join_names(?LEVELS);
 expected(module) -> "the name of a module";
 expected(dial_map) -> handover_dial_map:expected().
 
-lookup(Key, Variable, Default, Type) ->
+read_key(Key, Variable, Default, Type) ->
     case os:getenv(Variable) of
         false ->
             case application:get_env(handover, Key) of
                 undefined -> {ok, Default};
-                {ok, Value} -> value(Type, Value)
+                {ok, Value} -> convert(Type, Value)
             end;
         Text ->
-            value(Type, Text)
+            convert(Type, Text)
     end.
 
-%% Values come as terms (sys.config) or as text (environment), where `true' is "true".
-value(boolean, Value) when is_boolean(Value) -> {ok, Value};
-value(boolean, "true") -> {ok, true};
-value(boolean, "false") -> {ok, false};
-value(dial_map, Value) -> handover_dial_map:parse(Value);
-value(module, Module) when is_atom(Module) -> {ok, Module};
-value(module, [_ | _] = Text) -> {ok, list_to_atom(Text)};
-value(level, Value) ->
+%% A value is a term (sys.config) or a text (environment variable).
+convert(boolean, Value) when is_boolean(Value) -> {ok, Value};
+convert(boolean, "true") -> {ok, true};
+convert(boolean, "false") -> {ok, false};
+convert(dial_map, Value) -> handover_dial_map:parse(Value);
+convert(module, Module) when is_atom(Module) -> {ok, Module};
+convert(module, [_ | _] = Text) -> {ok, list_to_atom(Text)};
+convert(level, Value) ->
     case [Level || Level <- ?LEVELS, Level =:= Value orelse atom_to_list(Level) =:= Value] of
         [Level] -> {ok, Level};
         [] -> {bad, Value}
     end;
-value(_, Value) -> {bad, Value}.
+convert(_, Value) -> {bad, Value}.

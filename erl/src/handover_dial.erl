@@ -1,44 +1,46 @@
-%% @doc Where to dial for a node: the host of its name and EPMD's usual port, unless something says otherwise. In this order:
-%% `dial_map' (names and patterns), `dial_module' (a callback), `dial_srv' (DNS). docs/CONFIGURATION.md has them all. Nothing
-%% that a remote host says is a source: it could lead the connections to another node through itself.
+%% @doc Finds the host and the EPMD port to dial for a node. By default these are the host in the node's name and the
+%% cluster's EPMD port. The configuration can change that; the sources are tried in this order: `dial_map' (names and
+%% patterns), `dial_module' (a callback), `dial_srv' (DNS). See docs/CONFIGURATION.md.
 %%
-%% The name is never changed on the way: a node is reached under its true name, at another address.
+%% A remote host must never be a source of routes: it could direct the connections for another node to itself. Only the
+%% address changes, never the name of the node.
 -module(handover_dial).
 
 -export([route/1]).
--export([new/0, with_address/3, take_route/1]).
+-export([new/0, with_one_time_address/3, route_for_setup/1]).
 
 -export_type([route/0, source/0]).
 
--type source() :: name | dial_map | dial_module | given | dial_srv.
+-type source() :: name | dial_map | dial_module | one_time | dial_srv.
 -type route() :: {source(), handover_dial_map:host(), EpmdPort :: inet:port_number()}.
 
 -define(TABLE, ?MODULE).
--define(MAX_GIVEN, 1024).            % calls of handover:connect/1 at once that give an address
+-define(MAX_ADDRESSES, 1024).        % rows in the table of one-time addresses
 -define(SRV_MS, 2000).
 
-%% @doc May ask DNS and a module of the user's, so not for net_kernel's own process if that can be helped.
+%% @doc Returns the route to Node. May block on DNS or in the user's `dial_module', so net_kernel's own process should
+%% not call this. The error is text for people: `dial_module' failed or returned an invalid answer.
 -spec route(node()) -> {ok, route()} | {error, {bad_route, binary()}}.
 route(Node) ->
     route(Node, fun() -> none end).
 
-%% @doc As route/1, for the one connection that is being set up: takes the address that {@link with_address/3} gives, if
-%% the configuration has none for Node.
--spec take_route(node()) -> {ok, route()} | {error, {bad_route, binary()}}.
-take_route(Node) ->
-    route(Node, fun() -> take(Node) end).
+%% @doc Like route/1, for a connection that is being set up. If the configuration has no address for Node, this uses the
+%% address of {@link with_one_time_address/3} and removes it.
+-spec route_for_setup(node()) -> {ok, route()} | {error, {bad_route, binary()}}.
+route_for_setup(Node) ->
+    route(Node, fun() -> take_address(Node) end).
 
-route(Node, Given) ->
+route(Node, OneTimeSource) ->
     Name = atom_to_list(Node),
-    first([fun() -> handover_dial_map:find(Name, handover_config:get(dial_map)) end,
-           fun() -> called(handover_config:get(dial_module), Node) end,
-           Given,
-           fun() -> srv(handover_config:get(dial_srv), host(Name)) end,
-           fun() -> {name, host(Name), default} end]).
+    first_route([fun() -> handover_dial_map:find(Name, handover_config:get(dial_map)) end,
+                 fun() -> ask_module(handover_config:get(dial_module), Node) end,
+                 OneTimeSource,
+                 fun() -> lookup_srv(handover_config:get(dial_srv), host(Name)) end,
+                 fun() -> {name, host(Name), default} end]).
 
-first([Source | Sources]) ->
+first_route([Source | Sources]) ->
     case Source() of
-        none -> first(Sources);
+        none -> first_route(Sources);
         {error, _} = Error -> Error;
         {From, Host, default} -> {ok, {From, Host, handover_config:epmd_port()}};
         {_, _, _} = Route -> {ok, Route}
@@ -46,92 +48,95 @@ first([Source | Sources]) ->
 
 %% dial_module
 
-called(none, _) ->
+ask_module(none, _) ->
     none;
-called(Module, Node) ->
+ask_module(Module, Node) ->
     try Module:route(Node) of
-        Answer -> answered(Answer, Module, Node)
+        Answer -> module_answer(Answer, Module, Node)
     catch
         Class:Reason -> bad_route("~tp:route(~tp): ~tp ~0tP", [Module, Node, Class, Reason, 20])
     end.
 
-answered(default, _, _) ->
+module_answer(default, _, _) ->
     none;
-answered(Answer, Module, Node) ->
-    try at(Answer) of
+module_answer(Answer, Module, Node) ->
+    try parse_answer(Answer) of
         {Host, Port} -> {dial_module, Host, Port}
     catch
         error:_ -> bad_route("~tp:route(~tp) returned ~0tP", [Module, Node, Answer, 20])
     end.
 
-at({ok, Host}) -> {handover_dial_map:host(Host), default};
-at({ok, Host, Port}) -> handover_dial_map:address({Host, Port}).
+parse_answer({ok, Host}) -> {handover_dial_map:host(Host), default};
+parse_answer({ok, Host, Port}) -> handover_dial_map:address({Host, Port}).
 
 bad_route(Format, Args) ->
     {error, {bad_route, handover_log:text(io_lib:format(Format, Args))}}.
 
 %% dial_srv
 
-%% RFC 2782: the lowest priority, and among equals by weight. No record, or no answer: the name's own host.
-srv(false, _) ->
+%% RFC 2782: uses the records of the lowest priority and chooses among them by weight. Without a record or an answer,
+%% the host of the node's name is used.
+lookup_srv(false, _) ->
     none;
-srv(true, Host) ->
+lookup_srv(true, Host) ->
     case inet_res:lookup("_epmd._tcp." ++ Host, in, srv, [], ?SRV_MS) of
         [] -> none;
-        Records -> among(lists:sort(Records))
+        Records -> choose_record(lists:sort(Records))
     end.
 
-among([{Priority, _, _, _} | _] = Records) ->
+choose_record([{Priority, _, _, _} | _] = Records) ->
     Best = [R || {P, _, _, _} = R <- Records, P =:= Priority],
     Sum = lists:sum([Weight || {_, Weight, _, _} <- Best]),
-    weighed(Best, rand:uniform(Sum + 1) - 1).
+    choose_by_weight(Best, rand:uniform(Sum + 1) - 1).
 
-weighed([{_, Weight, Port, Host} | Rest], N) when N =< Weight; Rest =:= [] -> {dial_srv, Host, Port};
-weighed([{_, Weight, _, _} | Rest], N) -> weighed(Rest, N - Weight).
+choose_by_weight([{_, Weight, Port, Host} | Rest], N) when N =< Weight; Rest =:= [] -> {dial_srv, Host, Port};
+choose_by_weight([{_, Weight, _, _} | Rest], N) -> choose_by_weight(Rest, N - Weight).
 
-%% the address that a call of handover:connect/1 gives
+%% one-time addresses
 
-%% A row is {Node, the calling process, address, port}. It exists while that call waits for net_kernel, and the first setup of a
-%% connection to Node takes it, so it serves one connection and none after the call. A caller that was killed leaves its row
-%% behind, which counts for nothing. Without the table (its owner, the guard, was killed) nothing is given.
+%% handover:connect/1 stores an address for one connection, as a row {Node, Caller, Ip, Port}. The row exists while that
+%% call waits for net_kernel, and the first setup of a connection to Node removes it. So it is used at most once, and
+%% never after the call. If the caller was killed, its row stays but is ignored. If the table is missing because its
+%% owner, the guard, was killed, there are no one-time addresses.
 
-%% @doc Makes the table, which the caller owns.
+%% @doc Creates the table. The caller, which must be the guard, owns it.
 -spec new() -> ok.
 new() ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
     ok.
 
-%% @doc Runs Fun, which connects to Node, so that the connection goes to this address.
--spec with_address(node(), {inet:ip_address(), inet:port_number()}, fun(() -> Result)) -> Result.
-with_address(Node, {Ip, Port}, Fun) ->
+%% @doc Runs Fun, which must connect to Node, and returns its result. Its connection goes to this address.
+-spec with_one_time_address(node(), {inet:ip_address(), inet:port_number()}, fun(() -> Result)) -> Result.
+with_one_time_address(Node, {Ip, Port}, Fun) ->
     Row = {Node, self(), Ip, Port},
-    _ = safely(fun() -> give(Row) end),
+    _ = with_table(fun() -> insert_address(Row) end),
     try Fun()
     after
-        safely(fun() -> ets:delete_object(?TABLE, Row) end)
+        with_table(fun() -> ets:delete_object(?TABLE, Row) end)
     end.
 
-%% Another caller's row for the same node stays: there is one connection to a node, and that call gives its address.
-give({Node, _, _, _} = Row) ->
+%% If another caller has a row for the same node, that row stays: a node has only one connection, so the first caller's
+%% address is used.
+insert_address({Node, _, _, _} = Row) ->
     _ = remove_dead(ets:lookup(?TABLE, Node)),
-    _ = ets:info(?TABLE, size) < ?MAX_GIVEN orelse remove_dead(ets:tab2list(?TABLE)),
-    ets:info(?TABLE, size) < ?MAX_GIVEN andalso ets:insert_new(?TABLE, Row).
+    _ = ets:info(?TABLE, size) < ?MAX_ADDRESSES orelse remove_dead(ets:tab2list(?TABLE)),
+    ets:info(?TABLE, size) < ?MAX_ADDRESSES andalso ets:insert_new(?TABLE, Row).
 
 remove_dead(Rows) ->
     [ets:delete_object(?TABLE, Row) || {_, Caller, _, _} = Row <- Rows, not is_process_alive(Caller)].
 
-take(Node) ->
-    case safely(fun() -> ets:take(?TABLE, Node) end) of
+take_address(Node) ->
+    case with_table(fun() -> ets:take(?TABLE, Node) end) of
         [{Node, Caller, Ip, Port}] ->
             case is_process_alive(Caller) of
-                true -> {given, Ip, Port};
+                true -> {one_time, Ip, Port};
                 false -> none
             end;
         _ ->
             none
     end.
 
-safely(Fun) ->
+with_table(Fun) ->
     try Fun() catch error:badarg -> no_table end.
 
 %% internal

@@ -1,4 +1,5 @@
-%% @doc The dial map: which nodes are dialled at another address than their host. Pure.
+%% @doc Parses the dial map, which lists the nodes that are dialled at another address than the host in their name, and
+%% finds the entry for a node. Pure.
 -module(handover_dial_map).
 
 -export([parse/1, expected/0, find/2, address/1, host/1]).
@@ -8,9 +9,10 @@
 -type host() :: string() | inet:ip_address().
 -type entry() :: {Pattern :: string(), host(), EpmdPort :: default | inet:port_number()}.
 
-%% @doc Reads a dial map: a list of `{Pattern, Address}', or text, `"Pattern=Address ..."', as it is in an environment
-%% variable. A pattern is a node's name with `*' for any characters and `?' for one; an address is a host name or an IP
-%% address, with EPMD's port behind a colon where that is not the usual one; an IPv6 address with a port is in brackets.
+%% @doc Parses a dial map: a list of `{Pattern, Address}', or a text `"Pattern=Address ..."', which an environment
+%% variable has. A pattern is a node name, in which `*' matches any characters and `?' one character. An address is a
+%% host name or an IP address, followed by a colon and EPMD's port if that is not the cluster's usual port. An IPv6
+%% address with a port is in brackets. Returns `{bad, Entry}' with the first invalid entry.
 -spec parse(term()) -> {ok, [entry()]} | {bad, term()}.
 parse(Text) when is_atom(Text); is_binary(Text) ->
     parse(unicode:characters_to_list(if is_atom(Text) -> atom_to_binary(Text); true -> Text end));
@@ -25,7 +27,7 @@ parse(Entries) when is_list(Entries) ->
 parse(Other) ->
     {bad, Other}.
 
-%% @doc What a dial map must be, for error messages.
+%% @doc Describes the form of a dial map, for error messages.
 -spec expected() -> string().
 expected() ->
     "a list of {\"name@host\", \"address[:port]\"}, or text, \"name@host=address[:port] ...\", with * and ? in names".
@@ -42,24 +44,25 @@ entry(_) -> bad.
 
 text(Text) -> [_ | _] = unicode:characters_to_list(Text).
 
-%% @doc Reads an address: a host name or an IP address, with or without EPMD's port. Fails with `error' if it is none.
+%% @doc Parses an address: a host name or an IP address, with or without EPMD's port. Raises an `error' exception if it
+%% is invalid.
 -spec address(term()) -> {host(), default | inet:port_number()}.
 address({Host, Port}) when is_integer(Port), Port > 0, Port < 65536 -> {host(Host), Port};
 address(Ip) when is_tuple(Ip) -> {host(Ip), default};
-address(Address) -> split(text(Address)).
+address(Address) -> parse_address(text(Address)).
 
-split("[" ++ Rest) ->
+parse_address("[" ++ Rest) ->
     case string:split(Rest, "]") of
         [Ip, ""] -> {host(Ip), default};
         [Ip, ":" ++ Port] -> address({Ip, list_to_integer(Port)})
     end;
-split(Address) ->
+parse_address(Address) ->
     case string:split(Address, ":", all) of
         [Host, Port] -> address({Host, list_to_integer(Port)});
         _ -> {host(Address), default}
     end.
 
-%% @doc Reads a host name or an IP address. Fails with `error' if it is neither.
+%% @doc Parses a host name or an IP address. Raises an `error' exception if it is neither.
 -spec host(term()) -> host().
 host(Ip) when is_tuple(Ip) -> true = is_list(inet:ntoa(Ip)), Ip;
 host(Host) ->
@@ -68,7 +71,7 @@ host(Host) ->
         {error, _} -> false = lists:any(fun(C) -> lists:member(C, " :/@[]*") end, text(Host)), text(Host)
     end.
 
-%% @doc Where the first entry whose pattern matches Name leads to.
+%% @doc Returns the address of the first entry whose pattern matches Name.
 -spec find(string(), [entry()]) -> {dial_map, host(), default | inet:port_number()} | none.
 find(Name, Map) ->
     case [{dial_map, Host, Port} || {Pattern, Host, Port} <- Map, matches(Pattern, Name)] of
@@ -76,7 +79,7 @@ find(Name, Map) ->
         [] -> none
     end.
 
-%% After a `*' that fails to match here there is no need to try an earlier one again, so this is never exponential.
+%% Only the last `*' is tried again with a longer match; earlier ones never need it. So the time is not exponential.
 matches(Pattern, Name) -> matches(Pattern, Name, none).
 
 matches([$* | Pattern], Name, _) -> matches(Pattern, Name, {Pattern, Name});

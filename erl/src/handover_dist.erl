@@ -1,139 +1,154 @@
-%% @doc What the callbacks of handover_tcp_dist and handover_tcp6_dist have in common. `Driver' is inet_tcp or inet6_tcp.
+%% @doc Implements the callbacks that handover_tcp_dist and handover_tcp6_dist share: it opens the node's own listen
+%% port and registers the node with EPMD. Also has helpers for the setup of connections. `Driver' is inet_tcp or
+%% inet6_tcp.
 -module(handover_dist).
 
 -export([childspecs/1, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
--export([preload/0, preload_later/0, registration/1, drivers/1, is_address/2, address/4, uses_epmd/0, has_node_port/2, listener/1,
-         epmd_call/2]).
+-export([preload/0, preload_later/0, registration/1, listener/1, drivers/1, is_address/2, resolve/4, uses_epmd/0,
+         has_node_port/2, epmd_call/2]).
 
 -export_type([listen/0]).
 
 -include_lib("kernel/include/net_address.hrl").
 
 -record(listen, {driver :: module(),
-                 socket :: port() | none,                    % none: `listen' is off, or not bound to any port
-                 registration = none :: none | map()}).      % none: EPMD does not know the node
+                 socket :: port() | none,                    % none: `listen' is off
+                 registration = none :: none | map()}).      % none: not registered by the carrier
 
 -opaque listen() :: #listen{}.
 
-%% A dist version below 6 is of OTP 22 and older, which this library does not run on.
+%% The distribution versions that this node registers.
 -define(HIGHEST, 6).
 -define(LOWEST, 5).
 -define(NODE_TYPE_NORMAL, 77).
 
-%% Whether EPMD knows this node, or a module that -epmd_module names and that does without EPMD. Not there before the node is
-%% registered, and on a node that does not listen.
+%% Whether nodes are found by EPMD. It is false if -epmd_module names a module that does not use EPMD. Unset until the
+%% node is registered, and on a node that does not listen.
 -define(USES_EPMD, {?MODULE, uses_epmd}).
 
 %% callbacks
 
-%% Of several protocols of ours (`-proto_dist handover_tcp handover_tcp6') the first brings the child.
+%% @doc Returns the child specification of the guard. If both protocols of handover are configured (`-proto_dist
+%% handover_tcp handover_tcp6'), only the first returns it.
 -spec childspecs(Protocol :: string()) -> {ok, [supervisor:child_spec()]}.
 childspecs(Protocol) ->
     {ok, [Protocols]} = init:get_argument(proto_dist),
     case lists:filter(fun(P) -> lists:prefix("handover_tcp", P) end, Protocols) of
-        [Protocol | _] -> childspecs();
+        [Protocol | _] -> guard_childspec();
         _ -> {ok, []}
     end.
 
-childspecs() ->
+guard_childspec() ->
     _ = persistent_term:erase(?USES_EPMD),
     {ok, [handover_guard:child_spec()]}.
 
+%% @doc Checks the configuration, opens the listen port unless `listen' is off, and registers the node. Returns its
+%% creation.
 -spec listen(module(), atom(), string()) -> {ok, {listen(), tuple(), integer()}} | {error, term()}.
 listen(Driver, Name, Host) ->
     maybe_listen(handover_config:check(), Driver, Name, Host).
 
 maybe_listen(ok, Driver, Name, Host) ->
-    case open(Driver, Name, Host) of
+    case open_listen(Driver, Name, Host) of
         {ok, Listen, Address} -> register(Listen, Address, Name);
         {error, _} = Error -> Error
     end;
 maybe_listen({error, _} = Error, _, _, _) ->
     Error.
 
+%% @doc Returns the #net_address{} of a node that does not listen.
 -spec address(module()) -> tuple().
 address(Driver) ->
     {ok, Host} = inet:gethostname(),
     #net_address{host = Host, protocol = handover_socket:protocol(), family = Driver:family()}.
 
+%% @doc Closes the listen port.
 -spec close(listen()) -> ok.
 close(#listen{socket = none}) -> ok;
 close(#listen{driver = Driver, socket = Socket}) -> _ = Driver:close(Socket), ok.
 
-%% Runs inside net_kernel (before OTP 29), so it asks nobody: it looks at the name only. Whether the node can be reached, and by which
-%% family, the setup finds out in its own process. A name without a host is refused here: net_kernel never takes down a setup
-%% of the node `undefined', and whoever waits for it would wait forever.
+%% @doc Reports whether this protocol can connect to Node, judging by the name only. It makes no calls, because before
+%% OTP 29 it runs inside net_kernel; handover_setup resolves the host in its own process.
+%%
+%% A name without a host must be refused here: net_kernel never ends a setup for the node `undefined', so a caller that
+%% waits for it would wait forever.
 -spec select(module(), node()) -> boolean().
 select(Driver, Node) ->
     case dist_util:split_node(Node) of
-        {node, _Name, Host} -> is_alone() orelse is_for(drivers(Driver), Host);
+        {node, _Name, Host} -> is_only_protocol() orelse serves_host(drivers(Driver), Host);
         _ -> false
     end.
 
-is_alone() ->
+is_only_protocol() ->
     {ok, [Protocols | _]} = init:get_argument(proto_dist),
     length(Protocols) =:= 1.
 
-%% Addresses of the other family are for another protocol, if that is not one of ours.
-is_for([Driver], Host) -> is_address(Driver, Host) orelse not is_address(other(Driver), Host);
-is_for([_, _], _) -> true.
+%% If only one protocol of handover is configured, an address of the other family is left to other protocols.
+serves_host([Driver], Host) -> is_address(Driver, Host) orelse not is_address(other_driver(Driver), Host);
+serves_host([_, _], _) -> true.
 
-other(inet_tcp) -> inet6_tcp;
-other(inet6_tcp) -> inet_tcp.
+other_driver(inet_tcp) -> inet6_tcp;
+other_driver(inet6_tcp) -> inet_tcp.
 
-%% net_kernel:setopts(new, ...) comes here first; what it changes for handed-over connections it leaves in kernel's
-%% environment, where handover_socket:options/1 finds it.
+%% @doc Sets options of the listen port; see {@link handover_socket:setopts/2}. net_kernel:setopts(new, ...) calls this
+%% and also stores the options in kernel's environment, from where handover_socket:options/1 applies them to handed-over
+%% connections.
 -spec setopts(listen() | port() | undefined, list()) -> ok | {error, term()}.
 setopts(Listen, Options) ->
-    handover_socket:setopts(socket(Listen), Options).
+    handover_socket:setopts(listen_socket(Listen), Options).
 
+%% @doc Gets options of the listen port; see {@link handover_socket:getopts/2}.
 -spec getopts(listen() | port() | undefined, list()) -> {ok, list()} | {error, term()}.
 getopts(Listen, Options) ->
-    handover_socket:getopts(socket(Listen), Options).
+    handover_socket:getopts(listen_socket(Listen), Options).
 
-socket(#listen{socket = Socket}) -> Socket;
-socket(Socket) -> Socket.
+listen_socket(#listen{socket = Socket}) -> Socket;
+listen_socket(Socket) -> Socket.
 
+%% @doc Reports whether Node is an atom of the form name@host.
 -spec is_node_name(term()) -> boolean().
 is_node_name(Node) ->
     is_atom(Node) andalso dist_util:is_node_name(atom_to_list(Node)).
 
-%% for the siblings
+%% for the other modules of handover
 
-%% What OTP logs with. It loads much of that with the first report, and if that fails it removes its default handler for good.
+%% The modules with which OTP logs. OTP loads many of them at the first report. If that fails, it removes its default
+%% handler for good.
 -define(OTP_MODULES,
-        [logger, logger_backend, logger_config, logger_filters, logger_formatter, logger_h_common, logger_handler_watcher,
-         logger_olp, logger_proxy, logger_server, logger_simple_h, logger_std_h, error_logger, proc_lib, sys,
+        [logger, logger_backend, logger_config, logger_filters, logger_formatter, logger_h_common,
+         logger_handler_watcher, logger_olp, logger_proxy, logger_server, logger_simple_h, logger_std_h, error_logger,
+         proc_lib, sys,
          gen, gen_event, gen_server, gen_statem, supervisor, supervisor_bridge,
-         io, io_lib, io_lib_format, io_lib_pretty, unicode, unicode_util, string, calendar, timer, queue, re, maps, sets, ordsets,
-         proplists, filename, erl_error, erl_anno, erl_scan, erl_internal, erl_erts_errors, erl_stdlib_errors, erl_kernel_errors,
-         dist_util, erpc, erl_epmd, socket, inet_parse, inet_tcp, inet6_tcp]).
+         io, io_lib, io_lib_format, io_lib_pretty, unicode, unicode_util, string, calendar, timer, queue, re, maps,
+         sets, ordsets, proplists, filename, erl_error, erl_anno, erl_scan, erl_internal, erl_erts_errors,
+         erl_stdlib_errors, erl_kernel_errors, dist_util, erpc, erl_epmd, socket, inet_parse, inet_tcp, inet6_tcp]).
 
-%% @doc Loads what is not loaded yet of handover, and of OTP what is needed to log, while files can be opened: a node that has run out
-%% of descriptors could not. Not before the node is up: it would take a tenth of the boot.
+%% @doc Loads all modules of handover, and the OTP modules that logging needs, because a node that has run out of
+%% descriptors cannot load modules. Must be called after the node is up: it would make the boot a tenth slower.
 -spec preload() -> ok.
 preload() ->
     _ = application:load(handover),
     Ours = case application:get_key(handover, modules) of
                {ok, Modules} -> Modules;
-               undefined -> []               % no handover.app in the path
+               undefined -> []               % handover.app is not in the path
            end,
     lists:foreach(fun code:ensure_loaded/1, Ours ++ ?OTP_MODULES).
 
-%% @doc As preload/0, in a process of its own.
+%% @doc Calls preload/0 in a new process. Does nothing at the process limit.
 -spec preload_later() -> ok.
 preload_later() ->
     try spawn(?MODULE, preload, []) of
         _ -> ok
     catch
-        error:_ -> ok                    % no process can be made at the moment
+        error:_ -> ok                    % the process limit is reached
     end.
 
-%% @doc What the node is registered with EPMD by.
+%% @doc Returns the arguments of the registration with EPMD (see `register' in docs/PROTOCOL.md), or `none'.
 -spec registration(listen()) -> none | map().
 registration(#listen{registration = Registration}) -> Registration.
 
-%% @doc The drivers that a setup which was given Driver tries, in this order: with both protocols configured, that of the first.
+%% @doc Returns the drivers that a setup tries, in this order. If both protocols of handover are configured, these are
+%% both drivers, in the configured order; otherwise only Driver.
 -spec drivers(module()) -> [module()].
 drivers(Driver) ->
     {ok, [Protocols | _]} = init:get_argument(proto_dist),
@@ -151,20 +166,20 @@ driver(_) -> none.
 is_address(Driver, Host) ->
     element(1, Driver:parse_address(Host)) =:= ok.
 
-%% @doc The address of a node's host, or of where {@link handover_dial} says to dial instead. The module that
-%% `-epmd_module' names is asked for the former only, and may know the node's port as well; erl_epmd asks the resolver, which
-%% takes longer than all else here where the host is an address.
--spec address(module(), handover_dial:source(), string(), string() | inet:ip_address()) ->
+%% @doc Resolves the host to dial. If Source is `name' (the host in the node's name), the module that `-epmd_module'
+%% names resolves it, and may also return the node's port and version. A configured host is resolved by inet. An IP
+%% address is not passed to erl_epmd, because its call of the resolver would take longer than the rest of the setup.
+-spec resolve(module(), handover_dial:source(), string(), string() | inet:ip_address()) ->
           {ok, inet:ip_address()} | {ok, inet:ip_address(), inet:port_number(), integer()} | {error, term()}.
-address(Driver, name, Name, Host) ->
+resolve(Driver, name, Name, Host) ->
     case net_kernel:epmd_module() =:= erl_epmd andalso Driver:parse_address(Host) of
         {ok, Ip} -> {ok, Ip};
         _ -> epmd_call(address_please, [Name, Host, Driver:family()])
     end;
-address(Driver, _, _, Host) ->
+resolve(Driver, _, _, Host) ->
     inet:getaddr(Host, Driver:family()).
 
-%% @doc Reports whether nodes are found by EPMD: OTP's erl_epmd is used, or by the module that -epmd_module names.
+%% @doc Reports whether nodes are found by EPMD. False if -epmd_module names a module that finds them in another way.
 -spec uses_epmd() -> boolean().
 uses_epmd() ->
     case persistent_term:get(?USES_EPMD, unknown) of
@@ -172,16 +187,17 @@ uses_epmd() ->
         UsesEpmd -> UsesEpmd
     end.
 
-%% @doc Reports whether all nodes listen at one port that is known without asking (`-erl_epmd_port', and from OTP 27 on kernel's
-%% `erl_epmd_node_listen_port').
+%% @doc Reports whether the port of all nodes is configured (`-erl_epmd_port', and since OTP 27 kernel's
+%% `erl_epmd_node_listen_port'), so that EPMD is not needed to find it.
 -spec has_node_port(string() | atom(), string()) -> boolean().
 has_node_port(Name, Host) ->
     erl_epmd:listen_port_please(Name, Host) =/= {ok, 0}.
 
+%% @doc Returns the driver and the socket of the listen port.
 -spec listener(listen()) -> {module(), port() | none}.
 listener(#listen{driver = Driver, socket = Socket}) -> {Driver, Socket}.
 
-%% @doc Calls the module that `-epmd_module' names, or erl_epmd where that lacks the function.
+%% @doc Calls Function in the module that `-epmd_module' names, or in erl_epmd if that module does not export it.
 -spec epmd_call(atom(), list()) -> term().
 epmd_call(Function, Args) ->
     Module = net_kernel:epmd_module(),
@@ -193,15 +209,16 @@ epmd_call(Function, Args) ->
 
 %% internal
 
-open(Driver, Name, Host) ->
+open_listen(Driver, Name, Host) ->
     Address = address(Driver),
     case handover_config:get(listen) of
         true -> open_port(Driver, Name, Host, Address);
-        false -> open_none(Driver, Address)
+        false -> find_bound_address(Driver, Address)
     end.
 
-%% Without a port of its own the node still takes connections only at the address that it would listen at.
-open_none(Driver, Address) ->
+%% Also without a listen port, the node accepts handed-over connections only at the address at which it would listen. To
+%% find that address, this opens a port and closes it.
+find_bound_address(Driver, Address) ->
     case Driver:listen(0, listen_options()) of
         {ok, Socket} ->
             {ok, {Ip, _}} = inet:sockname(Socket),
@@ -216,7 +233,7 @@ open_port(Driver, Name, Host, Address) ->
                         {ok, 0} -> port_range();
                         {ok, Port} -> {Port, Port}
                     end,
-    case first_free(Driver, First, Last, listen_options()) of
+    case listen_in_range(Driver, First, Last, listen_options()) of
         {ok, Socket} ->
             {ok, Bound} = inet:sockname(Socket),
             {ok, #listen{driver = Driver, socket = Socket}, Address#net_address{address = Bound}};
@@ -224,8 +241,8 @@ open_port(Driver, Name, Host, Address) ->
             Error
     end.
 
-any(inet_tcp) -> {0, 0, 0, 0};
-any(inet6_tcp) -> {0, 0, 0, 0, 0, 0, 0, 0}.
+any_address(inet_tcp) -> {0, 0, 0, 0};
+any_address(inet6_tcp) -> {0, 0, 0, 0, 0, 0, 0, 0}.
 
 port_range() ->
     case {application:get_env(kernel, inet_dist_listen_min), application:get_env(kernel, inet_dist_listen_max)} of
@@ -234,15 +251,15 @@ port_range() ->
         _ -> {0, 0}
     end.
 
-first_free(_Driver, First, Last, _Options) when First > Last ->
+listen_in_range(_Driver, First, Last, _Options) when First > Last ->
     {error, eaddrinuse};
-first_free(Driver, First, Last, Options) ->
+listen_in_range(Driver, First, Last, Options) ->
     case Driver:listen(First, Options) of
-        {error, eaddrinuse} -> first_free(Driver, First + 1, Last, Options);
+        {error, eaddrinuse} -> listen_in_range(Driver, First + 1, Last, Options);
         Other -> Other
     end.
 
-%% Defaults first, then the user's, then what the distribution needs: the last one counts.
+%% The last value of an option counts, so the order is: defaults, the user's options, what the distribution needs.
 listen_options() ->
     User = application:get_env(kernel, inet_dist_listen_options, []),
     Interface = case application:get_env(kernel, inet_dist_use_interface) of
@@ -250,8 +267,8 @@ listen_options() ->
                     undefined -> []
                 end,
     Forced = [{active, false}, {packet, 2} | Interface],
-    Given = [Key || {Key, _} <- User],
-    [D || {Key, _} = D <- [{reuseaddr, true}, {backlog, 128}], not lists:member(Key, Given)]
+    UserKeys = [Key || {Key, _} <- User],
+    [D || {Key, _} = D <- [{reuseaddr, true}, {backlog, 128}], not lists:member(Key, UserKeys)]
         ++ [O || O <- User, not lists:keymember(option_key(O), 1, Forced)]
         ++ Forced.
 
@@ -260,10 +277,11 @@ option_key(Option) -> Option.
 
 register(#listen{driver = Driver} = Listen, #net_address{address = {_, Port} = Bound} = Address, Name) ->
     Marked = handover_erl_epmd:mark(Name, Port, Driver:family()),
-    case registered(net_kernel:epmd_module(), Listen, Bound, Name) of
+    case register_with(net_kernel:epmd_module(), Listen, Bound, Name) of
         {ok, Registered, Creation} ->
-            persistent_term:put(?USES_EPMD, is_by_carrier(Registered) orelse net_kernel:epmd_module() =:= erl_epmd),
-            Marked andalso not is_by_carrier(Registered) andalso handover_erl_epmd:unmark(),
+            ByCarrier = is_registered_by_carrier(Registered),
+            persistent_term:put(?USES_EPMD, ByCarrier orelse net_kernel:epmd_module() =:= erl_epmd),
+            Marked andalso not ByCarrier andalso handover_erl_epmd:unmark(),
             {ok, {Registered, Address, Creation}};
         {error, _} = Error ->
             Marked andalso handover_erl_epmd:unmark(),
@@ -271,57 +289,61 @@ register(#listen{driver = Driver} = Listen, #net_address{address = {_, Port} = B
             Error
     end.
 
-is_by_carrier(#listen{registration = Registration}) -> Registration =/= none.
+is_registered_by_carrier(#listen{registration = Registration}) -> Registration =/= none.
 
-%% What a module of the user's answers counts, as with inet_tcp. If it passes the question on to erl_epmd, that says that the node is
-%% registered already, and so it will be, by the carrier.
-registered(erl_epmd, Listen, Bound, Name) ->
-    by_carrier(Listen, Bound, Name);
-registered(Module, #listen{driver = Driver} = Listen, {_, Port} = Bound, Name) ->
+%% With -epmd_module, the answer of that module counts, as with inet_tcp. If the module calls erl_epmd, the answer is
+%% already_registered (see handover_erl_epmd), and the carrier registers the node.
+register_with(erl_epmd, Listen, Bound, Name) ->
+    register_by_carrier(Listen, Bound, Name);
+register_with(Module, #listen{driver = Driver} = Listen, {_, Port} = Bound, Name) ->
     case Module:register_node(Name, Port, Driver) of
         {ok, Creation} ->
-            handover_event:emit(notice, not_registered, #{name => Name, reason => "-epmd_module has registered it elsewhere"}),
+            handover_event:emit(notice, not_registered,
+                                #{name => Name, reason => "the module of -epmd_module has registered it elsewhere"}),
             {ok, Listen, Creation};
-        {error, already_registered} -> by_carrier(Listen, Bound, Name);
+        {error, already_registered} -> register_by_carrier(Listen, Bound, Name);
         {error, _} = Error -> Error;
         Other -> {error, Other}
     end.
 
-by_carrier(#listen{driver = Driver} = Listen, {Ip, Port}, Name) ->
-    Registration = registration(Driver, Name, Ip, Port),
+register_by_carrier(#listen{driver = Driver} = Listen, {Ip, Port}, Name) ->
+    Registration = new_registration(Driver, Name, Ip, Port),
     case handover_guard:register(Registration) of
         {ok, Creation} -> {ok, Listen#listen{registration = Registration}, Creation};
-        {error, Reason} -> without_epmd(has_node_port(Name, ""), Listen, Name, Reason)
+        {error, Reason} -> start_unregistered(has_node_port(Name, ""), Listen, Name, Reason)
     end.
 
-%% A node that can be reached without EPMD starts without it, as OTP's does.
-without_epmd(true, Listen, Name, Reason) ->
+%% If nodes can be reached without EPMD, the node starts although it could not be registered, as with inet_tcp.
+start_unregistered(true, Listen, Name, Reason) ->
     handover_event:emit(warning, not_registered, #{name => Name, reason => Reason}),
     {ok, Listen, -1};
-without_epmd(false, _, _, Reason) ->
+start_unregistered(false, _, _, Reason) ->
     {error, Reason}.
 
-registration(Driver, Name, Ip, Port) ->
+new_registration(Driver, Name, Ip, Port) ->
     #{name => atom_to_binary(Name, utf8),
       port => Port,
-      bind => case any(Driver) of Ip -> <<>>; _ -> handover_proto:ip_to_binary(Ip) end,
-      address => handover_proto:ip_to_binary(loopback(Driver)),
+      bind => case any_address(Driver) of Ip -> <<>>; _ -> handover_proto:ip_to_binary(Ip) end,
+      address => handover_proto:ip_to_binary(loopback_address(Driver)),
       epmd_port => handover_config:epmd_port(),
       highest => ?HIGHEST,
       lowest => ?LOWEST,
       node_type => ?NODE_TYPE_NORMAL,
-      extra => extra()}.
+      extra => alive2_extra()}.
 
-%% EPMD's listener is bound to no device and to no other network namespace, so connections that it hands over may come from anywhere.
-extra() ->
-    case [O || {Key, _} = O <- application:get_env(kernel, inet_dist_listen_options, []), Key =:= bind_to_device orelse Key =:= netns] of
+%% With these options the node may be reached only through one device or network namespace. EPMD's listener is not
+%% restricted in that way, so the node takes no handovers.
+alive2_extra() ->
+    case [O || {Key, _} = O <- application:get_env(kernel, inet_dist_listen_options, []),
+               Key =:= bind_to_device orelse Key =:= netns] of
         [] ->
             <<"handover/1">>;
         [Option | _] ->
             handover_event:emit(warning, unsupported_option,
-                               #{option => Option, reason => "this node takes no handovers, which could come from elsewhere"}),
+                                #{option => Option,
+                                  reason => "EPMD does not listen with it, so this node takes no handovers"}),
             <<>>
     end.
 
-loopback(inet_tcp) -> {127, 0, 0, 1};
-loopback(inet6_tcp) -> {0, 0, 0, 0, 0, 0, 0, 1}.
+loopback_address(inet_tcp) -> {127, 0, 0, 1};
+loopback_address(inet6_tcp) -> {0, 0, 0, 0, 0, 0, 0, 1}.

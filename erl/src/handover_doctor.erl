@@ -1,5 +1,5 @@
-%% @doc Checks the way to a node by running `handover doctor' (docs/DOCTOR.md). A program of its own, and not the carrier:
-%% so it works while the carrier is down, and on a node that is not alive.
+%% @doc Checks the steps of a connection to a node by running the program `handover doctor' (docs/DOCTOR.md). It does
+%% not use the carrier, so it works while the carrier is down and on a node without distribution.
 -module(handover_doctor).
 
 -export([run/1]).
@@ -7,36 +7,38 @@
 -export_type([step/0, failure/0]).
 
 -type step() :: name | resolve | tcp | epmd | registered | handover | direct | handshake.
-%% Beside a step: the program can't be started, ended otherwise than it should, or did not end.
--type failure() :: step() | {program, no_step | timeout | {exit_status, integer()} | {Reason :: term(), Path :: binary()}}.
+%% The step that failed. {program, _}: the program could not be started, ended unexpectedly, or did not end within 90 s.
+-type failure() :: step()
+                 | {program, no_step | timeout | {exit_status, integer()} | {Reason :: term(), Path :: binary()}}.
 
 -define(STEPS, [name, resolve, tcp, epmd, registered, handover, direct, handshake]).
-%% Its eight steps take at most 8 s each.
+%% Each of the eight steps takes at most 8 s.
 -define(DEADLINE_MS, 90000).
 -define(LINE_BYTES, 65536).
-%% Its exit statuses.
+%% Exit statuses of the program.
 -define(BY_HANDOVER, 0).
 -define(FAILED, 1).
 -define(DIRECT, 3).
 
-%% @doc Prints a line a step to the caller's group leader.
+%% @doc Runs the program and prints one line for each step to the caller's group leader. Returns how Node can be
+%% reached, or the first step that failed.
 -spec run(node()) -> {ok, handover | direct} | {error, failure()}.
 run(Node) ->
-    case where(Node) of
+    case find_route(Node) of
         {ok, Route} -> run(Node, Route);
         {error, {bad_route, Text}} -> print([<<"✘ resolve  "/utf8>>, Text]), {error, resolve}
     end.
 
 run(Node, Route) ->
     Program = handover_config:program("handover"),
-    try handover_program:open(Program, [{args, ["doctor" | args(Node, Route)]}, {line, ?LINE_BYTES}, binary, exit_status,
-                                        stderr_to_stdout, hide]) of
+    try handover_program:open(Program, [{args, ["doctor" | program_args(Node, Route)]}, {line, ?LINE_BYTES}, binary,
+                                        exit_status, stderr_to_stdout, hide]) of
         Port ->
             Timer = erlang:start_timer(?DEADLINE_MS, self(), doctor),
-            try lines(Port, Timer, {program, no_step})
+            try read_output(Port, Timer, {program, no_step})
             after
                 _ = erlang:cancel_timer(Timer),
-                close(Port, Timer)
+                close_port(Port, Timer)
             end
     catch
         error:Reason -> {error, {program, {Reason, unicode:characters_to_binary(Program)}}}
@@ -44,30 +46,31 @@ run(Node, Route) ->
 
 %% internal
 
-%% A name that is none is for the program to complain of.
-where(Node) ->
+%% For an invalid name, the program reports the error.
+find_route(Node) ->
     case handover_dist:is_node_name(Node) of
         true -> handover_dial:route(Node);
         false -> {ok, {name, "", handover_config:epmd_port()}}
     end.
 
-args(Node, {Source, Host, Port}) ->
-    address(Source, Host) ++ ["--port", integer_to_list(Port)] ++ family() ++ ["--", atom_to_binary(Node, utf8)].
+program_args(Node, {Source, Host, Port}) ->
+    address_args(Source, Host) ++ ["--port", integer_to_list(Port)] ++ family_args()
+        ++ ["--", atom_to_binary(Node, utf8)].
 
-address(name, _) -> [];
-address(_, Ip) when is_tuple(Ip) -> ["--address", inet:ntoa(Ip)];
-address(_, Host) -> ["--address", unicode:characters_to_binary(Host)].
+address_args(name, _) -> [];
+address_args(_, Ip) when is_tuple(Ip) -> ["--address", inet:ntoa(Ip)];
+address_args(_, Host) -> ["--address", unicode:characters_to_binary(Host)].
 
-%% Of several protocols IPv4's is checked.
-family() ->
+%% With several protocols, IPv4 is checked.
+family_args() ->
     case init:get_argument(proto_dist) of
         {ok, [["handover_tcp6"]]} -> ["--inet6"];
         _ -> []
     end.
 
-lines(Port, Timer, Failure) ->
+read_output(Port, Timer, Failure) ->
     receive
-        {Port, {data, {_, Line}}} -> print(Line), lines(Port, Timer, failure(Line, Failure));
+        {Port, {data, {_, Line}}} -> print(Line), read_output(Port, Timer, failed_step(Line, Failure));
         {Port, {exit_status, ?BY_HANDOVER}} -> {ok, handover};
         {Port, {exit_status, ?DIRECT}} -> {ok, direct};
         {Port, {exit_status, ?FAILED}} -> {error, Failure};
@@ -75,13 +78,13 @@ lines(Port, Timer, Failure) ->
         {timeout, Timer, doctor} -> {error, {program, timeout}}
     end.
 
-failure(<<"✘ "/utf8, Rest/binary>>, Failure) ->
+failed_step(<<"✘ "/utf8, Rest/binary>>, Failure) ->
     [Name | _] = binary:split(Rest, <<" ">>),
     case [Step || Step <- ?STEPS, atom_to_binary(Step, utf8) =:= Name] of
         [Step] -> Step;
         [] -> Failure
     end;
-failure(_, Failure) ->
+failed_step(_, Failure) ->
     Failure.
 
 print(Line) ->
@@ -90,8 +93,9 @@ print(Line) ->
         {_, Text, _} -> io:put_chars([Text, $\n])
     end.
 
-%% Where it still runs it ends by its own deadlines. Nothing of it stays in the mailbox, for callers that trap exits too.
-close(Port, Timer) ->
+%% If the program still runs, it ends by its own deadlines. No message may stay in the mailbox of the caller, which may
+%% trap exits.
+close_port(Port, Timer) ->
     true = unlink(Port),
     try port_close(Port) catch error:badarg -> true end,
     flush(Port, Timer).

@@ -1,10 +1,12 @@
-%% @doc OTP's own client of EPMD, the process erl_epmd. The carrier registers the node, so that process knows of no registration,
-%% and an application that calls erl_epmd:register_node/2 (RabbitMQ does so every minute) would make it register the node a second
-%% time: EPMD logs a refusal, or the name is taken from a carrier that is being restarted. So the process is made to think that
-%% it has registered the node, and answers `{error, already_registered}'.
+%% @doc Prevents OTP's process erl_epmd from registering the node a second time.
 %%
-%% Its state is private to OTP: it is changed only if it looks as in OTP 25 to 29, and left alone otherwise. It ends with net_sup, so
-%% the next start of the distribution finds a new process.
+%% The carrier registers the node, so erl_epmd has no registration. If an application calls erl_epmd:register_node/2
+%% (RabbitMQ does every minute), erl_epmd would register the node again: EPMD would log a refusal, or erl_epmd would
+%% take the name while the carrier restarts. This module changes the state of erl_epmd to that of a registered node, so
+%% that it answers `{error, already_registered}'.
+%%
+%% That state is private to OTP. It is changed only if it has the form of OTP 25 to 29. erl_epmd ends with net_sup, so
+%% the next start of the distribution has a new process.
 -module(handover_erl_epmd).
 
 -export([mark/3, unmark/0]).
@@ -14,7 +16,8 @@
 %% #state{socket, port_no, name, family} of erl_epmd. The socket is -1 while the node is not registered.
 -define(UNREGISTERED, {state, -1, _, _, _}).
 
-%% @doc erl_epmd takes the node for registered. Reports whether it does.
+%% @doc Makes erl_epmd treat the node as registered. Reports whether it does. Waits up to 5 s; must not be called by
+%% erl_epmd itself.
 -spec mark(Name :: atom(), inet:port_number(), inet | inet6) -> boolean().
 mark(Name, Port, Family) ->
     Closed = closed_port(),
@@ -22,7 +25,7 @@ mark(Name, Port, Family) ->
                (Other) -> Other
             end) =:= {state, Closed, Port, Name, Family}.
 
-%% @doc Undoes mark/3.
+%% @doc Undoes mark/3. Does not change a registration that erl_epmd made itself.
 -spec unmark() -> true.
 unmark() ->
     _ = replace(fun({state, Port, _, _, _} = State) when is_port(Port) ->
@@ -36,11 +39,11 @@ unmark() ->
 
 %% internal
 
-%% erl_epmd is not there with -no_epmd, and if -epmd_module does without it.
+%% erl_epmd does not run with -no_epmd, or if the module of -epmd_module does not start it.
 replace(Fun) ->
     try sys:replace_state(erl_epmd, Fun, ?ANSWER_MS) catch exit:_ -> none end.
 
-%% A socket that is closed: nothing comes from it, and erl_epmd may close it at its end.
+%% A closed port sends no messages, and erl_epmd can close it again when it ends.
 closed_port() ->
     Port = open_port({spawn_driver, "tcp_inet"}, [binary]),
     true = unlink(Port),

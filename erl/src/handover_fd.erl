@@ -1,8 +1,9 @@
-%% @doc From a Unix socket to an fd, from an fd to a distribution socket, and the end of the fd.
+%% @doc Passes descriptors over the fd socket, makes distribution sockets of them, and closes them.
 %%
-%% Who closes: {@link recv/1} gives the fd to its caller, who closes it, or makes it a socket with {@link adopt/3}, waits for the
-%% end of the port ({@link await_port_end/2}), ends the connection ({@link shutdown/1}) and closes the fd then. Only
-%% handover_closer calls {@link close/1}.
+%% The caller of {@link recv/1} owns the fd. It must either close it, or make a socket of it with {@link adopt/3}. In
+%% the second case it must wait for the end of the port ({@link await_port_end/2}), shut the connection down ({@link
+%% shutdown/1}) and then close the fd. Only handover_closer calls {@link close/1}; other processes close an fd with
+%% handover_closer:close/2.
 -module(handover_fd).
 
 -export([connect/2, lifeline/1, recv/1, send/3, adopt/3, await_port_end/2, shutdown/1, shutdown_and_end/1, close/1]).
@@ -23,7 +24,8 @@
 -define(LAST_PAUSE_MS, 40).
 -define(STALL_MS, 15000).
 
-%% @doc Connects to the carrier's fd socket and makes sure that the process behind it is the one this node started.
+%% @doc Connects to the carrier's fd socket. Returns `{error, {not_the_carrier, Pid}}' if another OS process than OsPid
+%% listens there. The caller must close the socket.
 -spec connect(binary(), pos_integer()) -> {ok, socket:socket()} | {error, term()}.
 connect(Name, OsPid) ->
     {ok, Socket} = socket:open(local, seqpacket, default),
@@ -45,33 +47,37 @@ connect_checked(Socket, Name, OsPid) ->
             Error
     end.
 
-%% @doc A connection of inet's to the carrier, by which it sees a halt of this node at once: that closes all ports.
+%% @doc Connects to the carrier with a port. A halt of this node closes all ports at once, so the carrier notices it.
+%% Waits up to 1 s.
 -spec lifeline(binary()) -> {ok, port()} | {error, term()}.
 lifeline(Name) ->
     gen_tcp:connect({local, <<0, Name/binary>>}, 0, [{active, false}], ?SEND_MS).
 
-%% @doc The next message, if one is there, with its fd. Several fds are none of the carrier's, and the caller's to close. After `select' a message `{'$socket', Socket, select, _}' says when to come back.
+%% @doc Receives the next message and its fd without waiting. The caller must close the fd, or all fds of a `fds'
+%% result, which no carrier sends. `no_fd': the kernel dropped the fd because this node has too many open files.
+%% `select': no message is available; the caller receives `{'$socket', Socket, select, _}' when it should call this
+%% again.
 -spec recv(socket:socket()) -> {ok, Header :: binary(), fd()} | {no_fd, Header :: binary()}
           | {fds, Header :: binary(), [fd()]} | select | {error, closed | term()}.
 recv(Socket) ->
     case socket:recvmsg(Socket, ?MESSAGE_SIZE, ?CONTROL_SIZE, [cmsg_cloexec], nowait) of
         {ok, #{iov := [<<>>], ctrl := []}} -> {error, closed};
-        {ok, #{iov := Iov, ctrl := Control}} -> one_fd(iolist_to_binary(Iov), fds(Control));
+        {ok, #{iov := Iov, ctrl := Control}} -> recv_result(iolist_to_binary(Iov), fds(Control));
         {select, _} -> select;
         {error, _} = Error -> Error
     end.
 
-one_fd(Header, [Fd]) ->
+recv_result(Header, [Fd]) ->
     {ok, Header, Fd};
-one_fd(Header, []) ->
-    {no_fd, Header};                 % this node has too many files open: the kernel dropped it
-one_fd(Header, Fds) ->
+recv_result(Header, []) ->
+    {no_fd, Header};
+recv_result(Header, Fds) ->
     {fds, Header, Fds}.
 
 fds(Control) ->
     [Fd || #{level := socket, type := rights, data := Data} <- Control, <<Fd:32/native>> <= Data].
 
-%% @doc Sends Header and a copy of Fd to the carrier.
+%% @doc Sends Header and a copy of Fd to the carrier. Waits up to 1 s. The caller still owns Fd.
 -spec send(socket:socket(), binary(), fd()) -> ok | {error, term()}.
 send(Socket, Header, Fd) ->
     Rights = #{level => socket, type => rights, data => <<Fd:32/native>>},
@@ -81,53 +87,56 @@ send(Socket, Header, Fd) ->
         {ok, Rest} -> {error, {unsent, Rest}}
     end.
 
-%% @doc Makes a distribution socket of Fd, owned by the caller. On failure the fd is still the caller's to close.
+%% @doc Makes a distribution socket of Fd, owned by the caller. The caller must close Fd after the end of the socket's
+%% port, or at once if this fails. An option that cannot be set is logged.
 %%
-%% HANDOVER_REQ and the name, HANDOVER_RESP and the status are small writes with no answer between them: without nodelay
-%% the second would wait for the far end's delayed ACK, 40 ms. dist_util sets what `dist_nodelay' says when the link is up.
+%% nodelay is set because the handshake has small writes without an answer between them (HANDOVER_REQ and the name,
+%% HANDOVER_RESP and the status): the second would wait 40 ms for the far end's delayed ACK. When the link is up, the
+%% option `dist_nodelay' decides.
 -spec adopt(module(), fd(), [term()]) -> {ok, port()} | {error, term()}.
 adopt(Driver, Fd, Options) ->
     case Driver:fdopen(Fd, [{active, false}]) of
         {ok, Socket} ->
-            lists:foreach(fun(Option) -> set(Socket, Option) end, [{nodelay, true} | Options]),
+            lists:foreach(fun(Option) -> set_option(Socket, Option) end, [{nodelay, true} | Options]),
             {ok, Socket};
         {error, _} = Error ->
             Error
     end.
 
-%% One at a time, so that one option that a standing connection refuses does not cost the others.
-set(Socket, Option) ->
+%% Options are set one at a time, so that an option that fails does not prevent the others.
+set_option(Socket, Option) ->
     case inet:setopts(Socket, [Option]) of
         ok -> ok;
         {error, Reason} -> handover_event:emit(warning, unsupported_option, #{option => Option, reason => Reason})
     end.
 
-%% @doc Waits until Socket is really gone, output queue included.
+%% @doc Waits until the port Socket has ended and its output queue is flushed. The caller must not close Fd before that.
 %%
-%% inet_drv never closes an fd that it was given, so somebody has to, but not before: a monitor's DOWN comes when the port
-%% begins to close, while it may still hold data to send, and the number could be another socket's by then. No event
-%% tells the end, so this looks. A peer that takes nothing for 15 s is given up: the connection is shut down under the port,
-%% which OTP would leave to TCP's own timeout.
+%% inet_drv never closes an fd that was passed to fdopen, so the caller has to. A monitor's DOWN comes too early: the
+%% port may still have data to send, and after a close the fd's number could belong to another socket. There is no event
+%% for the real end, so this function polls. If the peer acknowledges no data for 15 s, the connection is shut down; OTP
+%% would wait for TCP's own timeout.
 -spec await_port_end(port(), fd()) -> ok.
 await_port_end(Socket, Fd) ->
     await_port_end(Socket, Fd, 0, undefined, now_ms() + ?STALL_MS).
 
-await_port_end(Socket, Fd, Pause, Acked, GiveUp) ->
+await_port_end(Socket, Fd, Pause, LastAcked, Deadline) ->
     case erlang:port_info(Socket, name) of
         undefined -> ok;
-        _ -> await_port_end_later(Socket, Fd, Pause, Acked, GiveUp)
+        _ -> poll_port_end(Socket, Fd, Pause, LastAcked, Deadline)
     end.
 
-%% Without output to flush the port is gone in microseconds, and the peer waits for the FIN.
-await_port_end_later(Socket, Fd, Pause, Acked, GiveUp) when Pause < ?LAST_PAUSE_MS ->
+%% The first polls have no or short pauses: without output to flush the port ends within microseconds, and the peer
+%% waits for the FIN.
+poll_port_end(Socket, Fd, Pause, LastAcked, Deadline) when Pause < ?LAST_PAUSE_MS ->
     pause(Pause div 4),
-    await_port_end(Socket, Fd, Pause + 1, Acked, GiveUp);
-await_port_end_later(Socket, Fd, Pause, Acked, GiveUp) ->
+    await_port_end(Socket, Fd, Pause + 1, LastAcked, Deadline);
+poll_port_end(Socket, Fd, Pause, LastAcked, Deadline) ->
     pause(Pause),
     Now = now_ms(),
     case bytes_acked(Fd) of
-        Acked when Now > GiveUp -> shutdown(Fd), await_port_end(Socket, Fd, Pause, Acked, Now + ?STALL_MS);
-        Acked -> await_port_end(Socket, Fd, Pause, Acked, GiveUp);
+        LastAcked when Now > Deadline -> shutdown(Fd), await_port_end(Socket, Fd, Pause, LastAcked, Now + ?STALL_MS);
+        LastAcked -> await_port_end(Socket, Fd, Pause, LastAcked, Deadline);
         More -> await_port_end(Socket, Fd, Pause, More, Now + ?STALL_MS)
     end.
 
@@ -145,40 +154,43 @@ bytes_acked(Fd) ->
                          end
                  end).
 
-%% @doc Ends the connection: the far end sees it at once, whoever else has copies of the descriptor and whatever the dirty
-%% schedulers are busy with. The number stays open.
+%% @doc Shuts the connection down. The far end sees this at once, even if other processes have copies of the descriptor
+%% or all dirty schedulers are busy. Fd stays open.
 -spec shutdown(fd()) -> ok.
 shutdown(Fd) ->
     _ = with_dup(Fd, fun(Dup) -> socket:shutdown(Dup, read_write) end),
     ok.
 
-%% @doc As {@link shutdown/1}, for a process that ends then. It is faster: until the end a duplicate of Fd stays open.
+%% @doc Like {@link shutdown/1}, but faster. The caller must end soon afterwards: until then a duplicate of Fd stays
+%% open.
 -spec shutdown_and_end(fd()) -> ok.
 shutdown_and_end(Fd) ->
-    _ = with_own_dup(Fd, fun(Dup) -> socket:shutdown(Dup, read_write) end),
+    _ = with_dup_here(Fd, fun(Dup) -> socket:shutdown(Dup, read_write) end),
     ok.
 
-%% socket:close waits for a dirty scheduler. A socket whose owner ends is closed without one, so a process of its own owns it.
+%% Calls Fun with a duplicate of Fd in a new process. socket:close would wait for a dirty scheduler; the end of the
+%% owner closes the duplicate without one.
 with_dup(Fd, Fun) ->
     {Caller, Result} = {self(), make_ref()},
-    try spawn_opt(fun() -> Caller ! {Result, with_own_dup(Fd, Fun)} end, [monitor, {priority, max}]) of
+    try spawn_opt(fun() -> Caller ! {Result, with_dup_here(Fd, Fun)} end, [monitor, {priority, max}]) of
         {_, Monitor} ->
             receive
                 {'DOWN', Monitor, process, _, Reason} ->
                     receive {Result, Value} -> Value after 0 -> {error, Reason} end
             end
     catch
-        error:system_limit -> with_own_dup(Fd, Fun)     % closed when the caller ends
+        error:system_limit -> with_dup_here(Fd, Fun)     % the duplicate is closed when the caller ends
     end.
 
-with_own_dup(Fd, Fun) ->
+with_dup_here(Fd, Fun) ->
     case socket:open(Fd, #{dup => true, use_registry => false}) of
         {ok, Dup} -> Fun(Dup);
         {error, _} = Error -> Error
     end.
 
-%% @doc Closes a number. The file driver is the one part of OTP that closes a number it is given. That is a job for a dirty
-%% scheduler, which may take as long as a hung file system, so handover_closer alone calls this.
+%% @doc Closes Fd. The file driver is the only part of OTP that closes an existing descriptor. The close needs a dirty
+%% scheduler, so it may block as long as another process blocks all of them (a hung file system). Only handover_closer
+%% may call this.
 -spec close(fd()) -> ok.
 close(Fd) ->
     {ok, File} = prim_file:file_desc_to_ref(Fd, [read]),

@@ -1,40 +1,42 @@
-%% @doc The guard: the child that net_sup starts before the distribution. It keeps one handover_carrier running, and what must
-%% outlive a restart of it: the registration, net_kernel's pid, connections handed over before net_kernel took any, and why
-%% recent connections failed.
+%% @doc The guard: a child of net_sup that keeps one handover_carrier running. It holds the state that must outlive a
+%% handover_carrier: the registration, net_kernel's pid, connections that were handed over before that pid was known,
+%% and the reasons of recent failures.
 %%
-%% net_sup is one_for_all with intensity 0, so a permanent child that crashed would take the node down. This one traps
-%% exits, does nothing that can fail, and is a temporary child. If it ends all the same, handover_acceptor starts it again; on a node
-%% that does not listen, the next process that needs it does.
+%% net_sup is one_for_all with intensity 0, so the crash of a permanent child would take the node down. The guard is a
+%% temporary child, traps exits, and does nothing that can fail. If it is killed, handover_acceptor restarts it. On a
+%% node that does not listen, the next call that needs it does so.
 -module(handover_guard).
 
 -behaviour(gen_server).
 
--export([child_spec/0, start_link/0, register/1, accept/2, connect/1, failed/3, last_failure/2, failure/1, info/0]).
+-export([child_spec/0, start_link/0, register/1, attach_net_kernel/2, connect/1]).
+-export([store_failure/3, await_failure/2, last_failure/1, info/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(BACKOFF_FIRST_MS, 50).
 -define(BACKOFF_LAST_MS, 5000).
--define(STABLE_MS, 10000).          % a worker that lived this long resets the backoff
+-define(STABLE_MS, 10000).          % a handover_carrier that lived this long resets the backoff
 -define(REGISTER_MS, 15000).
--define(MAX_EARLY, 64).             % connections kept until net_kernel takes them; more are closed
--define(MAX_FAILURES, 128).         % nodes whose last failure is remembered
+-define(MAX_UNDELIVERED, 64).       % stored connections; further ones are closed
+-define(MAX_FAILURES, 128).         % nodes whose last failure is stored; then the store is emptied
 -define(FAILURE_WAIT_MS, 500).
 
--record(st, {worker = none :: none | pid(),          % a handover_carrier that said hello
-             os_pid = 0 :: non_neg_integer(),         % of the worker's program
-             starting = none :: none | pid(),
-             started = 0 :: integer(),
+-record(st, {carrier = none :: none | pid(),          % a handover_carrier whose program is ready
+             os_pid = 0 :: non_neg_integer(),         % of the carrier program
+             starting = none :: none | pid(),         % a handover_carrier whose program is not ready yet
+             started = 0 :: integer(),                % monotonic time in ms
              backoff = ?BACKOFF_FIRST_MS :: pos_integer(),
              restarts = 0 :: non_neg_integer(),
-             waiting = [] :: [gen_server:from()],     % callers who want a worker
+             carrier_waiters = [] :: [gen_server:from()], % callers that wait for a handover_carrier
              registration = none :: none | map(),
              epmd = down :: handover | stock | down,
-             kernel = none :: none | pid(),
-             early = [] :: [{non_neg_integer(), handover_proto:connection()}],
+             net_kernel = none :: none | pid(),       % receives connections that are handed over
+             %% connections that were handed over before net_kernel's pid was known, the newest first
+             undelivered = [] :: [{non_neg_integer(), handover_proto:connection()}],
              failures = #{} :: #{node() => {integer(), {atom(), term()}}},
              failure_waiters = [] :: [{node(), integer(), gen_server:from()}]}).
 
-%% @doc The child of net_sup.
+%% @doc Returns the child specification for net_sup.
 -spec child_spec() -> supervisor:child_spec().
 child_spec() ->
     #{id => ?MODULE,
@@ -44,16 +46,18 @@ child_spec() ->
       type => worker,
       modules => [?MODULE]}.
 
+%% @doc Starts the guard, linked to net_sup, which calls this.
 -spec start_link() -> {ok, pid()} | {error, term()}.
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
-%% @doc Registers the node with the local EPMD, and again whenever that becomes necessary. Called while net_sup starts.
+%% @doc Registers the node with the local EPMD and returns its creation. Afterwards the node is registered again
+%% whenever the registration is lost. net_kernel calls this while net_sup starts.
 -spec register(map()) -> {ok, Creation :: integer()} | {error, duplicate_name | {atom(), term()}}.
 register(Registration) ->
-    case with_worker(fun(Worker) -> {Worker, handover_carrier:register(Worker, Registration)} end) of
-        {Worker, {ok, Creation, Kind}} ->
-            _ = ask({keep, Registration, Kind, Worker}, ok),
+    case with_carrier(fun(Carrier) -> {Carrier, handover_carrier:register(Carrier, Registration)} end) of
+        {Carrier, {ok, Creation, Kind}} ->
+            _ = call_guard({registered, Registration, Kind, Carrier}, ok),
             {ok, Creation};
         {_Worker, Error} -> register_error(Error);
         Error -> register_error(Error)
@@ -62,13 +66,13 @@ register(Registration) ->
 register_error({error, duplicate_name, _}) -> {error, duplicate_name};
 register_error({error, Reason, Detail}) -> {error, {Reason, Detail}}.
 
-%% @doc From now on connections that are handed over go to Kernel, and Registration is what the node is registered by. Starts the
-%% guard if it is not there.
--spec accept(pid(), none | map()) -> {ok, Guard :: pid()} | {error, term()}.
-accept(Kernel, Registration) ->
+%% @doc Sets net_kernel's pid, which receives handed-over connections from now on, and the registration, if the guard
+%% has none. Starts the guard if it is not running. The caller must monitor Guard and call this again when it ends.
+-spec attach_net_kernel(pid(), none | map()) -> {ok, Guard :: pid()} | {error, term()}.
+attach_net_kernel(Kernel, Registration) ->
     case ensure_started() of
         {ok, Guard} ->
-            try gen_server:call(Guard, {accept, Kernel, Registration}, infinity) of
+            try gen_server:call(Guard, {attach_net_kernel, Kernel, Registration}, infinity) of
                 ok -> {ok, Guard}
             catch
                 exit:{Reason, _} -> {error, Reason}
@@ -77,30 +81,33 @@ accept(Kernel, Registration) ->
             Error
     end.
 
-%% @doc A connection to a remote EPMD with HANDOVER_REQ sent.
+%% @doc Connects to a remote EPMD and sends HANDOVER_REQ; see {@link handover_carrier:connect/2}. The reason is
+%% `carrier_down' if no carrier is running.
 -spec connect(map()) -> {ok, non_neg_integer(), handover_proto:connection()} | {error, atom(), term()}.
 connect(Request) ->
     _ = ensure_started(),
-    with_worker(fun(Worker) -> handover_carrier:connect(Worker, Request) end).
+    with_carrier(fun(Carrier) -> handover_carrier:connect(Carrier, Request) end).
 
-%% @doc Remembers why a connection failed.
--spec failed(node(), atom(), term()) -> ok.
-failed(Node, Reason, Detail) ->
-    gen_server:cast(?MODULE, {failed, Node, erlang:monotonic_time(), {Reason, Detail}}).
+%% @doc Stores why a connection to Node failed. Returns at once.
+-spec store_failure(node(), atom(), term()) -> ok.
+store_failure(Node, Reason, Detail) ->
+    gen_server:cast(?MODULE, {store_failure, Node, erlang:monotonic_time(), {Reason, Detail}}).
 
-%% @doc Why the last connection to Node failed, at Since or later. Waits a moment for who is about to tell.
--spec last_failure(node(), integer()) -> {atom(), term()}.
-last_failure(Node, Since) ->
-    ask({last_failure, Node, Since}, {carrier_down, ""}).
+%% @doc Returns why a connection to Node failed at Since (erlang:monotonic_time()) or later. Waits up to 500 ms for the
+%% report of the failure, then returns `{timeout, ""}'. Without a guard the reason is `carrier_down'.
+-spec await_failure(node(), integer()) -> {atom(), term()}.
+await_failure(Node, Since) ->
+    call_guard({await_failure, Node, Since}, {carrier_down, ""}).
 
-%% @doc The last failure that is remembered of Node, and when it was (erlang:monotonic_time()).
--spec failure(node()) -> {integer(), {atom(), term()}} | none.
-failure(Node) ->
-    ask({failure, Node}, none).
+%% @doc Returns the last stored failure of Node and its time (erlang:monotonic_time()), or `none'.
+-spec last_failure(node()) -> {integer(), {atom(), term()}} | none.
+last_failure(Node) ->
+    call_guard({last_failure, Node}, none).
 
+%% @doc Returns the guard's part of handover:info/0. Without a guard everything is `down'.
 -spec info() -> map().
 info() ->
-    ask(info, info(#st{})).
+    call_guard(info, info(#st{})).
 
 %% callbacks
 
@@ -112,68 +119,69 @@ init([]) ->
     handover_stats:new(),
     handover_telemetry:new(),
     handover_log_limit:new(),
-    {ok, start_worker(#st{})}.
+    {ok, start_carrier(#st{})}.
 
 %% @private
-handle_call(worker, From, #st{worker = none, waiting = Waiting} = S) ->
-    {noreply, S#st{waiting = [From | Waiting]}};
-handle_call(worker, _From, #st{worker = Worker} = S) ->
-    {reply, {ok, Worker}, S};
-handle_call({accept, Kernel, Registration}, _From, #st{early = Early} = S) ->
-    lists:foreach(fun({Fd, Connection}) -> handover_keeper:accept(Kernel, Fd, Connection) end, lists:reverse(Early)),
-    lists:foreach(fun(Worker) -> handover_carrier:accept(Worker, Kernel) end, workers(S)),
-    {reply, ok, keep(Registration, S#st{kernel = Kernel, early = []})};
-handle_call({keep, Registration, Kind, Worker}, _From, #st{worker = Worker} = S) ->
+handle_call(get_carrier, From, #st{carrier = none, carrier_waiters = CarrierWaiters} = S) ->
+    {noreply, S#st{carrier_waiters = [From | CarrierWaiters]}};
+handle_call(get_carrier, _From, #st{carrier = Carrier} = S) ->
+    {reply, {ok, Carrier}, S};
+handle_call({attach_net_kernel, Kernel, Registration}, _From, #st{undelivered = Undelivered} = S) ->
+    lists:foreach(fun({Fd, Connection}) -> handover_keeper:accept(Kernel, Fd, Connection) end,
+                  lists:reverse(Undelivered)),
+    lists:foreach(fun(Carrier) -> handover_carrier:set_net_kernel(Carrier, Kernel) end, carriers(S)),
+    {reply, ok, set_registration(Registration, S#st{net_kernel = Kernel, undelivered = []})};
+handle_call({registered, Registration, Kind, Carrier}, _From, #st{carrier = Carrier} = S) ->
     {reply, ok, S#st{registration = Registration, epmd = Kind}};
-handle_call({keep, Registration, _, _}, _From, S) ->
-    {reply, ok, keep(Registration, S)};
-handle_call({last_failure, Node, Since}, From, S) ->
-    last_failure(maps:get(Node, S#st.failures, none), Node, Since, From, S);
-handle_call({failure, Node}, _From, S) ->
+handle_call({registered, Registration, _, _}, _From, S) ->
+    {reply, ok, set_registration(Registration, S)};
+handle_call({await_failure, Node, Since}, From, S) ->
+    await_failure(maps:get(Node, S#st.failures, none), Node, Since, From, S);
+handle_call({last_failure, Node}, _From, S) ->
     {reply, maps:get(Node, S#st.failures, none), S};
 handle_call(info, _From, S) ->
     {reply, info(S), S};
 handle_call(_, _From, S) ->
     {reply, {error, unknown_call}, S}.
 
-%% What handover_carrier:start_link/3 lists, and failed/3.
+%% The casts that handover_carrier:start_link/3 lists, and that of store_failure/3.
 %% @private
-handle_cast({ready, Worker, OsPid}, #st{starting = Worker, waiting = Waiting} = S) ->
-    lists:foreach(fun(From) -> gen_server:reply(From, {ok, Worker}) end, Waiting),
-    {noreply, S#st{worker = Worker, os_pid = OsPid, starting = none, waiting = []}};
+handle_cast({ready, Carrier, OsPid}, #st{starting = Carrier, carrier_waiters = CarrierWaiters} = S) ->
+    lists:foreach(fun(From) -> gen_server:reply(From, {ok, Carrier}) end, CarrierWaiters),
+    {noreply, S#st{carrier = Carrier, os_pid = OsPid, starting = none, carrier_waiters = []}};
 handle_cast({epmd, Epmd}, S) ->
     {noreply, S#st{epmd = Epmd}};
 handle_cast({handed_over, Fd, Connection}, S) ->
-    {noreply, take(Fd, Connection, S)};
-handle_cast({failed, Node, Time, Failure}, S) ->
-    {noreply, remember(Node, Time, Failure, S)};
+    {noreply, deliver(Fd, Connection, S)};
+handle_cast({store_failure, Node, Time, Failure}, S) ->
+    {noreply, store_failure(Node, Time, Failure, S)};
 handle_cast(_, S) ->
     {noreply, S}.
 
 %% @private
-handle_info({'EXIT', Pid, Reason}, #st{worker = Worker, starting = Starting} = S)
-  when Pid =:= Worker; Pid =:= Starting ->
+handle_info({'EXIT', Pid, Reason}, #st{carrier = Carrier, starting = Starting} = S)
+  when Pid =:= Carrier; Pid =:= Starting ->
     {noreply, restart_later(Reason, S)};
-handle_info(start_worker, S) ->
-    {noreply, start_worker(S)};
+handle_info(start_carrier, S) ->
+    {noreply, start_carrier(S)};
 handle_info({log_minute_over, Key}, S) ->
-    handover_event:minute_over(Key),
+    handover_event:report_repeated(Key),
     {noreply, S};
-handle_info({waited, From}, #st{failure_waiters = Waiters} = S) ->
+handle_info({await_timeout, From}, #st{failure_waiters = Waiters} = S) ->
     {noreply, S#st{failure_waiters = answer_waiters(fun({_, _, F}) -> F =:= From end, {timeout, ""}, Waiters)}};
 handle_info(_, S) ->
     {noreply, S}.
 
 %% @private
 terminate(_Reason, S) ->
-    lists:foreach(fun handover_carrier:stop/1, workers(S)).
+    lists:foreach(fun handover_carrier:stop/1, carriers(S)).
 
 %% internal: the guard itself
 
-ask(Question, Otherwise) ->
-    try gen_server:call(?MODULE, Question, infinity) catch exit:_ -> Otherwise end.
+call_guard(Request, Default) ->
+    try gen_server:call(?MODULE, Request, infinity) catch exit:_ -> Default end.
 
-%% Not in a process that net_sup waits for.
+%% Must not be called by a process that net_sup waits for: start_child would block forever.
 ensure_started() ->
     case whereis(?MODULE) of
         undefined ->
@@ -182,54 +190,54 @@ ensure_started() ->
                 {error, {already_started, Guard}} -> {ok, Guard};
                 {error, Reason} -> {error, Reason}
             catch
-                exit:{Reason, _} -> {error, Reason}      % the distribution is being stopped
+                exit:{Reason, _} -> {error, Reason}      % net_sup is stopping
             end;
         Guard ->
             {ok, Guard}
     end.
 
-%% internal: the worker
+%% internal: handover_carrier
 
-%% A worker that did not register itself is told to.
-keep(none, S) ->
+%% If the guard had no registration (it was restarted), handover_carrier may not have one either.
+set_registration(none, S) ->
     S;
-keep(_, #st{registration = Registration} = S) when Registration =/= none ->
+set_registration(_, #st{registration = Registration} = S) when Registration =/= none ->
     S;
-keep(Registration, S) ->
-    lists:foreach(fun(Worker) -> handover_carrier:keep(Worker, Registration) end, workers(S)),
+set_registration(Registration, S) ->
+    lists:foreach(fun(Carrier) -> handover_carrier:keep_registered(Carrier, Registration) end, carriers(S)),
     S#st{registration = Registration}.
 
-workers(#st{worker = Worker, starting = Starting}) ->
-    [Pid || Pid <- [Worker, Starting], is_pid(Pid)].
+carriers(#st{carrier = Carrier, starting = Starting}) ->
+    [Pid || Pid <- [Carrier, Starting], is_pid(Pid)].
 
-with_worker(Fun) ->
+with_carrier(Fun) ->
     try
-        case gen_server:call(?MODULE, worker, ?REGISTER_MS) of
-            {ok, Worker} -> Fun(Worker);
+        case gen_server:call(?MODULE, get_carrier, ?REGISTER_MS) of
+            {ok, Carrier} -> Fun(Carrier);
             {error, carrier_down, _} = Error -> Error
         end
     catch
         exit:{Reason, _} -> {error, carrier_down, Reason}
     end.
 
-start_worker(#st{registration = Registration, kernel = Kernel} = S) ->
+start_carrier(#st{registration = Registration, net_kernel = Kernel} = S) ->
     try handover_carrier:start_link(self(), Registration, Kernel) of
-        {ok, Worker} -> S#st{starting = Worker, started = now_ms()};
+        {ok, Carrier} -> S#st{starting = Carrier, started = now_ms()};
         {error, Reason} -> restart_later(Reason, S#st{started = now_ms()})
     catch
         error:Reason -> restart_later(Reason, S#st{started = now_ms()})
     end.
 
-%% Who waits for a program that does not even start is told why; who asks later waits for the next try.
-restart_later(Reason, #st{started = Started, backoff = Backoff, restarts = Restarts, waiting = Waiting} = S) ->
-    lists:foreach(fun(From) -> gen_server:reply(From, {error, carrier_down, Reason}) end, Waiting),
+%% Callers that wait now get the reason. Later callers wait for the next attempt.
+restart_later(Reason, #st{started = Started, backoff = Backoff, restarts = Restarts, carrier_waiters = Waiters} = S) ->
+    lists:foreach(fun(From) -> gen_server:reply(From, {error, carrier_down, Reason}) end, Waiters),
     Ms = case now_ms() - Started > ?STABLE_MS of
              true -> ?BACKOFF_FIRST_MS;
              false -> Backoff
          end,
     handover_event:emit(warning, carrier_ended, #{reason => Reason, restart_ms => Ms}),
-    erlang:send_after(Ms, self(), start_worker),
-    S#st{worker = none, starting = none, waiting = [], epmd = down, restarts = Restarts + 1,
+    erlang:send_after(Ms, self(), start_carrier),
+    S#st{carrier = none, starting = none, carrier_waiters = [], epmd = down, restarts = Restarts + 1,
          backoff = min(Ms * 2, ?BACKOFF_LAST_MS)}.
 
 now_ms() ->
@@ -237,37 +245,37 @@ now_ms() ->
 
 %% internal: connections
 
-take(Fd, Connection, #st{kernel = Kernel} = S) when is_pid(Kernel) ->
+deliver(Fd, Connection, #st{net_kernel = Kernel} = S) when is_pid(Kernel) ->
     handover_keeper:accept(Kernel, Fd, Connection),
     S;
-take(Fd, Connection, #st{early = Early} = S) when length(Early) < ?MAX_EARLY ->
-    S#st{early = [{Fd, Connection} | Early]};
-take(Fd, Connection, S) ->
+deliver(Fd, Connection, #st{undelivered = Undelivered} = S) when length(Undelivered) < ?MAX_UNDELIVERED ->
+    S#st{undelivered = [{Fd, Connection} | Undelivered]};
+deliver(Fd, Connection, S) ->
     handover_closer:close(Fd, Connection),
     S.
 
 %% internal: failures
 
-last_failure({Time, Failure}, _Node, Since, _From, S) when Time >= Since ->
+await_failure({Time, Failure}, _Node, Since, _From, S) when Time >= Since ->
     {reply, Failure, S};
-last_failure(_, Node, Since, From, #st{failure_waiters = Waiters} = S) ->
-    erlang:send_after(?FAILURE_WAIT_MS, self(), {waited, From}),
+await_failure(_, Node, Since, From, #st{failure_waiters = Waiters} = S) ->
+    erlang:send_after(?FAILURE_WAIT_MS, self(), {await_timeout, From}),
     {noreply, S#st{failure_waiters = [{Node, Since, From} | Waiters]}}.
 
-remember(Node, Time, Failure, #st{failures = Failures, failure_waiters = Waiters} = S) ->
-    Kept = case maps:size(Failures) < ?MAX_FAILURES of
-               true -> Failures;
-               false -> #{}
-           end,
-    Answered = answer_waiters(fun({N, Since, _}) -> N =:= Node andalso Time >= Since end, Failure, Waiters),
-    S#st{failures = Kept#{Node => {Time, Failure}}, failure_waiters = Answered}.
+store_failure(Node, Time, Failure, #st{failures = Failures, failure_waiters = Waiters} = S) ->
+    Bounded = case maps:size(Failures) < ?MAX_FAILURES of
+                  true -> Failures;
+                  false -> #{}
+              end,
+    StillWaiting = answer_waiters(fun({N, Since, _}) -> N =:= Node andalso Time >= Since end, Failure, Waiters),
+    S#st{failures = Bounded#{Node => {Time, Failure}}, failure_waiters = StillWaiting}.
 
-answer_waiters(Which, Answer, Waiters) ->
-    {Now, Later} = lists:partition(Which, Waiters),
+answer_waiters(IsMatch, Answer, Waiters) ->
+    {Now, Later} = lists:partition(IsMatch, Waiters),
     lists:foreach(fun({_, _, From}) -> gen_server:reply(From, Answer) end, Now),
     Later.
 
-info(#st{worker = none, restarts = Restarts, epmd = Epmd}) ->
+info(#st{carrier = none, restarts = Restarts, epmd = Epmd}) ->
     #{carrier => down, epmd => Epmd, restarts => Restarts};
 info(#st{os_pid = OsPid, restarts = Restarts, epmd = Epmd}) ->
     #{carrier => up, epmd => Epmd, restarts => Restarts, os_pid => OsPid}.

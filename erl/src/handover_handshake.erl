@@ -1,7 +1,7 @@
-%% @doc The distribution handshake, which is dist_util's: here is the #hs_data{} that it works with, for both directions,
-%% and the one thing that handover adds: the answer HANDOVER_RESP that comes before the handshake's first packet.
+%% @doc Runs the distribution handshake with dist_util, for both directions: builds the #hs_data{}, and reads
+%% HANDOVER_RESP, which comes before the first packet of the handshake.
 %%
-%% mf_ functions are external, so that a link of years does not hold old code of this application.
+%% The mf_ functions of #hs_data{} are external funs, so that a link that lives for years holds no old code.
 -module(handover_handshake).
 
 -export([accept/6, start/1]).
@@ -15,20 +15,27 @@
 -type outgoing() :: #{kernel := pid(), node := node(), my_node := node(), socket := port(), driver := module(),
                       timer := pid(), type := normal | hidden, version := integer(), host := string(),
                       via := handover | direct,
-                      given := boolean(),           % the node was just dialled by another name
+                      may_redial := boolean(),      % redial if the node answers `nok', see check_packet/4
                       f_up := fun((port()) -> ok),
-                      f_answer := fun((handover_answer()) -> no_return())}.
-%% f_answer is called, and must not return, when there is no handover, or when the node there has another name.
--type handover_answer() :: {result, 1..255} | closed | crossed | {bad_answer, iodata()} | {error, term()} | {other_name, string()}.
+                      f_abort := fun((abort_reason()) -> no_return())}.
+%% f_up is called when the link is up. f_abort is called if the handshake cannot go on, and must not return.
+-type abort_reason() :: {result, 1..255}          % the result of HANDOVER_RESP
+                      | closed                    % the far end closed the connection before HANDOVER_RESP
+                      | redial                    % the setup must connect again
+                      | {bad_answer, iodata()}    % these bytes came instead of HANDOVER_RESP
+                      | {error, term()}           % the socket's error
+                      | {other_name, string()}.   % the node has this name
 
+%% How long to wait for the answers of linked nodes with the same alive name.
 -define(ALIAS_MS, 1000).
-%% How long a connection that crosses this one is waited for.
--define(CROSSING_MS, 1000).
+%% How often to look whether the node's own connection to this node is up.
+-define(NOK_WAIT_MS, 1000).
 
 %% HANDOVER_RESP's opcode.
 -define(HANDOVER_RESP, $i).
 
-%% @doc The handshake with a node that connected to us, in a new process linked to net_kernel.
+%% @doc Starts the handshake with a node that connected to this node, in a new process that is linked to the caller,
+%% net_kernel. The process becomes that of the link.
 -spec accept(module(), pid(), port(), node(), [node()], timeout()) -> pid().
 accept(Driver, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
     spawn_opt(?MODULE, init_accept, [Driver, self(), Acceptor, Socket, MyNode, Allowed, SetupTime],
@@ -40,49 +47,54 @@ init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
     Monitor = monitor(process, Acceptor),
     Via = receive
               {Acceptor, controller, How} -> demonitor(Monitor, [flush]), How;
-              {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)     % it gave up: this node was busy for too long
+              {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)     % this node was busy for too long
           end,
     Reporter = handover_reporter:start_incoming(Socket, Via),
     Timer = dist_util:start_timer(SetupTime),
     ok = check_ip(Driver, Socket),
     dist_util:handshake_other_started(
-      (common(Socket, Via, in, [binary]))#hs_data{kernel_pid = Kernel, this_node = MyNode, timer = Timer, allowed = Allowed,
-                               f_send = fun Driver:send/2,
-                               f_recv = fun Driver:recv/3,
-                               f_address = fun remote_address/2,
-                               f_handshake_complete = fun(_, Node, _) -> handover_reporter:accepted(Reporter, Node) end}).
+      (hs_data(Socket, Via, in, [binary]))#hs_data{
+        kernel_pid = Kernel, this_node = MyNode, timer = Timer, allowed = Allowed,
+        f_send = fun Driver:send/2,
+        f_recv = fun Driver:recv/3,
+        f_address = fun remote_address/2,
+        f_handshake_complete = fun(_, Node, _) -> handover_reporter:accepted(Reporter, Node) end}).
 
-%% @doc The handshake that we start, in the calling process, which becomes the link's. Does not return.
+%% @doc Runs the handshake with a node that this node connected to. The calling process becomes that of the link. Does
+%% not return.
 -spec start(outgoing()) -> no_return().
 start(#{socket := Socket, driver := Driver, via := Via} = O) ->
-    Answer = maps:get(f_answer, O),
-    {Send, Recv} = transport(Via, Driver, Answer),
+    Abort = maps:get(f_abort, O),
+    {Send, Recv} = send_and_recv(Via, Driver, Abort),
     Up = maps:get(f_up, O),
     Node = maps:get(node, O),
-    Crossing = {handover_socket:peer(Socket), nodes(connected), maps:get(given, O)},
+    Context = {handover_socket:peer(Socket), nodes(connected), maps:get(may_redial, O)},
     dist_util:handshake_we_started(
-      (common(Socket, Via, out, []))#hs_data{kernel_pid = maps:get(kernel, O), other_node = Node,
-                               this_node = maps:get(my_node, O), timer = maps:get(timer, O),
-                               other_version = maps:get(version, O), request_type = maps:get(type, O),
-                               f_send = Send,
-                               f_recv = fun(S, Length, Timeout) -> vet(Recv(S, Length, Timeout), Node, Answer, Crossing) end,
-                               f_address = address(maps:get(host, O)),
-                               f_handshake_complete = fun(_, _, _) -> Up(Socket) end}).
+      (hs_data(Socket, Via, out, []))#hs_data{
+        kernel_pid = maps:get(kernel, O), other_node = Node, this_node = maps:get(my_node, O),
+        timer = maps:get(timer, O), other_version = maps:get(version, O), request_type = maps:get(type, O),
+        f_send = Send,
+        f_recv = fun(S, Length, Timeout) -> check_packet(Recv(S, Length, Timeout), Node, Abort, Context) end,
+        f_address = f_address(maps:get(host, O)),
+        f_handshake_complete = fun(_, _, _) -> Up(Socket) end}).
 
 %% internal
 
-%% More: that OTP sets binary mode on the connections it accepts and not on those it makes.
-common(Socket, Via, Direction, More) ->
+%% ExtraOptions are set after nodeup: OTP sets binary mode on accepted connections only.
+hs_data(Socket, Via, Direction, ExtraOptions) ->
     #hs_data{socket = Socket,
              this_flags = 0,
              f_setopts_pre_nodeup =
                  fun(S) ->
-                         handover_stats:link(#{via => Via, direction => Direction, peer => handover_socket:peer(S),
-                                               since => erlang:system_time(second)}),
+                         handover_stats:set_link_info(#{via => Via, direction => Direction,
+                                                        peer => handover_socket:peer(S),
+                                                        since => erlang:system_time(second)}),
                          inet:setopts(S, [{active, false}, {packet, 4}, nodelay()])
                  end,
              f_setopts_post_nodeup =
-                 fun(S) -> inet:setopts(S, [{active, true}, {deliver, port}, {packet, 4}, nodelay() | More]) end,
+                 fun(S) ->
+                         inet:setopts(S, [{active, true}, {deliver, port}, {packet, 4}, nodelay() | ExtraOptions])
+                 end,
              f_getll = fun inet:getll/1,
              mf_tick = fun ?MODULE:tick/1,
              mf_getstat = fun ?MODULE:getstat/1,
@@ -92,15 +104,15 @@ common(Socket, Via, Direction, More) ->
 nodelay() ->
     {nodelay, application:get_env(kernel, dist_nodelay, true) =/= false}.
 
-%% Our name goes out right behind HANDOVER_REQ, before anybody answered: that saves a round trip. The socket's packet mode
-%% tells how far we are: raw until HANDOVER_RESP has been read, then the handshake's own.
-transport(direct, Driver, _) ->
+%% This node sends its name directly after HANDOVER_REQ, without waiting for HANDOVER_RESP. That saves a round trip. The
+%% packet mode of the socket is the state: raw until HANDOVER_RESP has been read, then that of the handshake.
+send_and_recv(direct, Driver, _) ->
     {fun Driver:send/2, fun Driver:recv/3};
-transport(handover, Driver, Answer) ->
-    {fun(Socket, Data) -> send(packet(Socket), Driver, Socket, Data) end,
-     fun(Socket, Length, Timeout) -> recv(packet(Socket), Driver, Socket, Length, Timeout, Answer) end}.
+send_and_recv(handover, Driver, Abort) ->
+    {fun(Socket, Data) -> send(packet_mode(Socket), Driver, Socket, Data) end,
+     fun(Socket, Length, Timeout) -> recv(packet_mode(Socket), Driver, Socket, Length, Timeout, Abort) end}.
 
-packet(Socket) ->
+packet_mode(Socket) ->
     case inet:getopts(Socket, [packet]) of
         {ok, [{packet, 0}]} -> raw;
         {ok, [{packet, raw}]} -> raw;
@@ -114,61 +126,68 @@ send(packed, Driver, Socket, Data) ->
 
 recv(packed, Driver, Socket, Length, Timeout, _) ->
     Driver:recv(Socket, Length, Timeout);
-recv(raw, Driver, Socket, Length, Timeout, Answer) ->
-    case handover_resp(Driver, Socket) of
+recv(raw, Driver, Socket, Length, Timeout, Abort) ->
+    case recv_handover_resp(Driver, Socket) of
         ok ->
             ok = inet:setopts(Socket, [{packet, 2}]),
             Driver:recv(Socket, Length, Timeout);
-        No ->
-            Answer(No)
+        Failure ->
+            Abort(Failure)
     end.
 
-%% The setup timer bounds the wait.
-handover_resp(Driver, Socket) ->
+%% No timeout: the setup timer ends this process.
+recv_handover_resp(Driver, Socket) ->
     case Driver:recv(Socket, 2, infinity) of
-        {ok, [?HANDOVER_RESP, 0]} -> version(Driver:recv(Socket, 2, infinity));
+        {ok, [?HANDOVER_RESP, 0]} -> check_version(Driver:recv(Socket, 2, infinity));
         {ok, [?HANDOVER_RESP, Result]} -> {result, Result};
         {ok, Bytes} -> {bad_answer, Bytes};
         {error, Closed} when Closed =:= closed; Closed =:= econnreset; Closed =:= epipe -> closed;
         {error, Reason} -> {error, Reason}
     end.
 
-%% Each node that takes handovers speaks version 6, so the number decides nothing today.
-version({ok, [_, _]}) -> ok;
-version({error, Reason}) -> {error, Reason}.
+%% The version is ignored: each node that takes handovers has version 6.
+check_version({ok, [_, _]}) -> ok;
+check_version({error, Reason}) -> {error, Reason}.
 
-%% The challenge has the name that the node calls itself. dist_util would refuse another one than it dialled without a word.
+%% Checks a packet of the handshake for signs that the node has another name than Node, before dist_util gets it.
 %%
-%% A node that was dialled by another name and has a link to this one already says `alive', and what dist_util answers would
-%% end that link. So those linked nodes that it could be are asked: which has a connection of this node waiting?
+%% A challenge (N, n) has the true name of the node. dist_util would end the connection without a reason if that is not
+%% Node.
 %%
-%% A node that is connecting to this one meanwhile says `nok', and dist_util waits for net_kernel to end this process in favour
-%% of that connection. For net_kernel it is one with another node if this one was dialled by another name. So if net_kernel does not
-%% end this process, and a node with the same alive name has come up from the address that was dialled, it is that node. Not any
-%% node with that alive name: in many clusters all have the same.
-vet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | Rest]} = Ok, Node, Answer, _) ->
-    name(lists:sublist(Rest, L1 * 256 + L0), Node, Ok, Answer);
-vet({ok, [$n, _, _, _, _, _, _, _, _, _, _ | Name]} = Ok, Node, Answer, _) ->
-    name(Name, Node, Ok, Answer);
-vet({ok, "salive"} = Ok, Node, Answer, _) ->
+%% The status `alive' means that the node already has a link to this node. If that link has the node's true name,
+%% dist_util's answer would end it. So this function finds the true name: it asks each linked node with the same alive
+%% name whether a connection of this node is pending there.
+%%
+%% The status `nok' means that the node is connecting to this node at the same time. dist_util would then wait until
+%% net_kernel ends this process in favour of that connection. But if that connection has another name, net_kernel does
+%% not do so. So this function waits instead, and looks from time to time: a node with the same alive name that has
+%% connected from the address that was dialled must be the node. The alive name alone does not suffice, because in many
+%% clusters all nodes have the same.
+check_packet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | Rest]} = Packet, Node, Abort, _) ->
+    check_name(lists:sublist(Rest, L1 * 256 + L0), Node, Packet, Abort);
+check_packet({ok, [$n, _, _, _, _, _, _, _, _, _, _ | Name]} = Packet, Node, Abort, _) ->
+    check_name(Name, Node, Packet, Abort);
+check_packet({ok, "salive"} = Packet, Node, Abort, _) ->
     Candidates = [N || N <- nodes(connected), is_alias(Node, N)],
-    Asked = erpc:multicall(Candidates, ets, lookup, [sys_dist, node()], ?ALIAS_MS),
-    case [N || {N, {ok, [Connection]}} <- lists:zip(Candidates, Asked), lists:member(up_pending, tuple_to_list(Connection))] of
-        [Name | _] -> Answer({other_name, atom_to_list(Name)});
-        [] -> Ok
+    Answers = erpc:multicall(Candidates, ets, lookup, [sys_dist, node()], ?ALIAS_MS),
+    case [N || {N, {ok, [Connection]}} <- lists:zip(Candidates, Answers),
+               lists:member(up_pending, tuple_to_list(Connection))] of
+        [Name | _] -> Abort({other_name, atom_to_list(Name)});
+        [] -> Packet
     end;
-vet({ok, "snok"} = Ok, Node, Answer, Crossing) ->
-    receive after ?CROSSING_MS -> crossed(Ok, Node, Answer, Crossing) end;
-vet(Other, _, _, _) ->
+check_packet({ok, "snok"}, Node, Abort, Context) ->
+    after_nok(Node, Abort, Context);
+check_packet(Other, _, _, _) ->
     Other.
 
-%% A node that was just dialled by another name may not know yet that that connection has ended.
-crossed(_, _, Answer, {_, _, true}) ->
-    Answer(crossed);
-crossed(Ok, Node, Answer, {Peer, Before, false}) ->
+%% May redial: this node dialled the node by another name a moment ago, so the node may not have noticed the end of that
+%% connection yet.
+after_nok(Node, Abort, {Peer, Before, MayRedial} = Context) ->
+    receive after ?NOK_WAIT_MS -> ok end,
+    MayRedial andalso Abort(redial),
     case [N || N <- nodes(connected) -- Before, is_alias(Node, N), is_linked_to(N, Peer)] of
-        [Name] -> Answer({other_name, atom_to_list(Name)});
-        _ -> Ok
+        [Name] -> Abort({other_name, atom_to_list(Name)});
+        _ -> after_nok(Node, Abort, Context)
     end.
 
 is_linked_to(Node, {Ip, _}) ->
@@ -179,17 +198,17 @@ is_linked_to(Node, {Ip, _}) ->
 is_linked_to(_, unknown) ->
     false.
 
-%% Releases differ in how they write a name that is not ASCII.
-name(Name, Node, Ok, Answer) ->
+%% OTP releases encode a name that is not ASCII in Latin-1 or in UTF-8.
+check_name(Name, Node, Packet, Abort) ->
     case lists:member(Name, [atom_to_list(Node), binary_to_list(atom_to_binary(Node, utf8))]) of
-        true -> Ok;
-        false -> Answer({other_name, Name})
+        true -> Packet;
+        false -> Abort({other_name, Name})
     end.
 
 is_alias(Node, Node) -> false;
 is_alias(Node, Other) -> hd(string:split(atom_to_list(Node), "@")) =:= hd(string:split(atom_to_list(Other), "@")).
 
-address(Host) ->
+f_address(Host) ->
     fun(Socket, _Node) ->
             case inet:peername(Socket) of
                 {ok, {Ip, _} = Address} -> net_address(Address, Host, family(Ip));
@@ -199,7 +218,7 @@ address(Host) ->
 
 remote_address(Socket, Node) ->
     case dist_util:split_node(Node) of
-        {node, _Name, Host} -> (address(Host))(Socket, Node);
+        {node, _Name, Host} -> (f_address(Host))(Socket, Node);
         _ -> ?shutdown(no_node)
     end.
 
@@ -209,7 +228,7 @@ net_address(Address, Host, Family) ->
 family(Ip) when tuple_size(Ip) =:= 4 -> inet;
 family(Ip) when tuple_size(Ip) =:= 8 -> inet6.
 
-%% kernel's check_ip: take connections from our own networks only.
+%% kernel's option check_ip: accept only connections from this host's own networks.
 check_ip(Driver, Socket) ->
     case application:get_env(kernel, check_ip) of
         {ok, true} -> check_ip(Driver, inet:getif(Socket), inet:peername(Socket));

@@ -1,25 +1,27 @@
-%% @doc The keeper of a link: one process beside each link, which owns its descriptor. It makes a distribution socket of the descriptor,
-%% gives the socket to the process that does the handshake, waits until the socket's port has ended, and then shuts the
-%% connection down and has the descriptor closed (see {@link handover_fd}). It is linked to no process, so that nothing that happens
-%% to the link's other processes prevents that.
+%% @doc The keeper of a link: a process that owns the descriptor of one link. It makes a distribution socket of the
+%% descriptor, transfers the socket to the process that does the handshake, and waits until the socket's port has ended.
+%% Then it shuts the connection down and has handover_closer close the descriptor. It is not linked to any process, so
+%% that no other crash can prevent the close.
 -module(handover_keeper).
 
--export([dial/1, accept/3, inherit/3]).
--export([init_dial/2, init_accept/3, init_inherit/3, keep/1]).
+-export([dial/1, accept/3, replace/3]).
+-export([init_dial/2, init_accept/3, init_replacement/3, loop/1]).
 
 -type fd() :: non_neg_integer().
 -type connection() :: handover_proto:connection().
 -type failure() :: {error, handover_proto:reason() | carrier_down, Detail :: term()}.
 
--record(keeper, {port :: reference(),                   % monitor of the socket's port
+-record(keeper, {port_monitor :: reference(),           % of the socket's port
                  socket :: port(),
                  fd :: fd(),
                  connection :: connection(),
-                 closer :: reference()}).               % monitor of handover_closer
+                 closer_monitor :: reference()}).       % of handover_closer
 
 -define(CONTROLLER_MS, 10000).
 
-%% @doc Calls Dial in a new keeper. The caller owns the socket that is returned. If the caller ends first, the connection is closed.
+%% @doc Calls Dial in a new keeper, which makes a socket of the fd that Dial returns. The caller owns the returned
+%% socket. If the caller ends before that, the connection is closed. Waits as long as Dial does. `carrier_down' also
+%% means that the keeper could not be started.
 -spec dial(fun(() -> {ok, fd(), connection()} | failure())) -> {ok, port()} | failure().
 dial(Dial) ->
     try spawn_opt(?MODULE, init_dial, [self(), Dial], [monitor, {priority, max}]) of
@@ -29,10 +31,12 @@ dial(Dial) ->
                 {'DOWN', Monitor, process, Keeper, Reason} -> {error, carrier_down, Reason}
             end
     catch
-        error:Reason -> {error, carrier_down, Reason}   % no process can be made at the moment
+        error:Reason -> {error, carrier_down, Reason}   % the process limit is reached
     end.
 
-%% @doc Brings a connection that was handed over to net_kernel. If this node is at its limit of processes the connection is closed.
+%% @doc Starts a keeper for a connection that was handed over. The keeper offers the connection to Kernel, the pid of
+%% net_kernel, and owns Fd from now on. At the process limit the connection is closed and the event bad_fd emitted.
+%% Returns at once.
 -spec accept(Kernel :: pid(), fd(), connection()) -> ok.
 accept(Kernel, Fd, Connection) ->
     try spawn_opt(?MODULE, init_accept, [Kernel, Fd, Connection], [{priority, max}]) of
@@ -43,10 +47,10 @@ accept(Kernel, Fd, Connection) ->
             handover_event:emit(warning, bad_fd, #{reason => Reason})
     end.
 
-%% @doc Starts a keeper for a link whose keeper was killed.
--spec inherit(port(), fd(), connection()) -> ok.
-inherit(Socket, Fd, Connection) ->
-    _ = spawn_opt(?MODULE, init_inherit, [Socket, Fd, Connection], [{priority, max}]),
+%% @doc Starts a keeper for a link whose keeper was killed. Raises system_limit at the process limit.
+-spec replace(port(), fd(), connection()) -> ok.
+replace(Socket, Fd, Connection) ->
+    _ = spawn_opt(?MODULE, init_replacement, [Socket, Fd, Connection], [{priority, max}]),
     ok.
 
 %% the new process
@@ -60,7 +64,7 @@ init_dial(Caller, Dial) ->
                 {ok, #keeper{socket = Socket} = S} ->
                     transfer_owner(Connection, Socket, Caller),
                     Caller ! {self(), {ok, Socket}},
-                    keep(S);
+                    loop(S);
                 {error, Reason} ->
                     Caller ! {self(), {error, closed, Reason}},
                     ok
@@ -75,50 +79,50 @@ init_dial(Caller, Dial) ->
 init_accept(Kernel, Fd, #{peer := Peer} = Connection) ->
     Options = handover_socket:options(inet_dist_listen_options) ++ [{active, false}, {packet, 2}],
     case adopt(Fd, Connection, Options) of
-        {ok, #keeper{socket = Socket} = S} -> offer(Kernel, Connection, Socket), keep(S);
+        {ok, #keeper{socket = Socket} = S} -> offer_to_net_kernel(Kernel, Connection, Socket), loop(S);
         {error, Reason} -> handover_event:emit(warning, bad_fd, #{reason => {Reason, Peer}})
     end.
 
 %% @private
--spec init_inherit(port(), fd(), connection()) -> ok.
-init_inherit(Socket, Fd, Connection) ->
-    keep(keeper(Socket, Fd, Connection)).
+-spec init_replacement(port(), fd(), connection()) -> ok.
+init_replacement(Socket, Fd, Connection) ->
+    loop(new_state(Socket, Fd, Connection)).
 
-%% A link may outlive two upgrades of this module: asleep, no process is in this code, so none is killed with the old one.
+%% Hibernates while it waits, so that it holds no old code: a link may outlive two upgrades of this module.
 %% @private
--spec keep(#keeper{}) -> ok.
-keep(#keeper{port = Port, socket = Socket, fd = Fd, connection = Connection, closer = Closer} = S) ->
+-spec loop(#keeper{}) -> ok.
+loop(#keeper{port_monitor = Port, socket = Socket, fd = Fd, connection = Connection, closer_monitor = Closer} = S) ->
     receive
-        {'DOWN', Port, _, _, _} -> close(S);             % `process', not `port', if a signal ended the port
-        {'DOWN', Closer, _, _, _} -> keep(S#keeper{closer = watch(Socket, Fd, Connection)});
-        {copied, Fd, Copied} -> keep(S#keeper{connection = Copied});
-        _ -> keep(S)
-    after 0 -> erlang:hibernate(?MODULE, keep, [S])
+        {'DOWN', Port, _, _, _} -> end_link(S);          % the type is `process' if an exit signal ended the port
+        {'DOWN', Closer, _, _, _} -> loop(S#keeper{closer_monitor = watch_me(Socket, Fd, Connection)});
+        {copied, Fd, Copied} -> loop(S#keeper{connection = Copied});
+        _ -> loop(S)
+    after 0 -> erlang:hibernate(?MODULE, loop, [S])
     end.
 
 %% internal
 
 adopt(Fd, Connection, Options) ->
     case handover_fd:adopt(driver(Connection), Fd, Options) of
-        {ok, Socket} -> {ok, keeper(Socket, Fd, Connection)};
+        {ok, Socket} -> {ok, new_state(Socket, Fd, Connection)};
         {error, _} = Error -> handover_closer:close(Fd, Connection), Error
     end.
 
-keeper(Socket, Fd, Connection) ->
-    #keeper{port = erlang:monitor(port, Socket), socket = Socket, fd = Fd, connection = Connection,
-            closer = watch(Socket, Fd, Connection)}.
+new_state(Socket, Fd, Connection) ->
+    #keeper{port_monitor = erlang:monitor(port, Socket), socket = Socket, fd = Fd, connection = Connection,
+            closer_monitor = watch_me(Socket, Fd, Connection)}.
 
-%% An external fun: the one who calls it may have started before an upgrade.
-watch(Socket, Fd, Connection) ->
-    handover_closer:watch(Socket, Fd, Connection, fun ?MODULE:inherit/3).
+%% An external fun, because handover_closer may call it after an upgrade of this module.
+watch_me(Socket, Fd, Connection) ->
+    handover_closer:watch(Socket, Fd, Connection, fun ?MODULE:replace/3).
 
-close(#keeper{socket = Socket, fd = Fd, connection = Connection}) ->
+end_link(#keeper{socket = Socket, fd = Fd, connection = Connection}) ->
     handover_fd:await_port_end(Socket, Fd),
     handover_fd:shutdown_and_end(Fd),
     handover_closer:close(Fd, Connection).
 
-%% As an acceptor of net_kernel's does.
-offer(Kernel, #{family := Family} = Connection, Socket) ->
+%% The same messages as between an accept loop and net_kernel.
+offer_to_net_kernel(Kernel, #{family := Family} = Connection, Socket) ->
     Driver = driver(Connection),
     Monitor = monitor(process, Kernel),
     Kernel ! {accept, self(), Socket, Family, handover_socket:protocol()},
@@ -135,7 +139,7 @@ offer(Kernel, #{family := Family} = Connection, Socket) ->
     end,
     demonitor(Monitor, [flush]).
 
-%% A process that has ended can't own the port: it would stay with this one, and open.
+%% If Pid has ended, the socket must be closed here: its port would stay open, owned by this process.
 transfer_owner(Connection, Socket, Pid) ->
     Driver = driver(Connection),
     case Driver:controlling_process(Socket, Pid) of

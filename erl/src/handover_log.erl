@@ -1,15 +1,16 @@
-%% @doc The sentences of the reports that {@link handover_event} logs.
+%% @doc Formats the reports that {@link handover_event} logs as sentences.
 %%
-%% Much of what is logged comes from other hosts. Nothing of it may move a terminal's cursor or look like another line: a name
-%% that is not plain is quoted, and every other text is escaped.
+%% Parts of the log come from other hosts. They must not move the cursor of a terminal or look like another log line:
+%% names with special characters are quoted, and all other text is escaped.
 -module(handover_log).
 
 -export([format/1, sentence/1, text/1, name/1]).
 
--define(MAX_TEXT, 2000).            % characters; the rest of a longer one is left out
+-define(MAX_TEXT, 2000).            % characters; longer texts are cut
 -define(QUOTE, 16#22).
 
-%% @doc The sentence of a report as a text. A logger does the same later, when it may fail: in a node that cannot load a module then.
+%% @doc Returns the sentence of a report. Never fails. The sentence is formatted now, because a logger that formats it
+%% later may fail if the node cannot load modules then.
 -spec sentence(map()) -> binary().
 sentence(Report) ->
     try
@@ -19,73 +20,78 @@ sentence(Report) ->
         _:_ -> <<"handover: an event that could not be formatted">>
     end.
 
-%% @doc The sentence of a report, as format and arguments: the report_cb of logger.
+%% @doc The report_cb of logger: returns the sentence of a report as format and arguments.
 -spec format(map()) -> {io:format(), [term()]}.
 format(Report) ->
-    {Format, Args} = words(Report),
+    {Format, Args} = message(Report),
     {Format, [case is_integer(Arg) of true -> Arg; false -> text(Arg) end || Arg <- Args]}.
 
-words(#{label := {handover, connected}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
+message(#{label := {handover, connected}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
     {"handover: connected to ~ts, ~ts, in ~b ms", [name(Node), via(Via, Peer), ms(Duration)]};
-words(#{label := {handover, accepted}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
+message(#{label := {handover, accepted}, node := Node, via := Via, peer := Peer, duration := Duration}) ->
     {"handover: ~ts connected to this node, ~ts, in ~b ms", [name(Node), via(Via, Peer), ms(Duration)]};
-words(#{label := {handover, acceptance_failed}, via := Via, peer := Peer, reason := Reason}) ->
+message(#{label := {handover, acceptance_failed}, via := Via, peer := Peer, reason := Reason}) ->
     {"handover: a connection to this node, ~ts, ended during the handshake (~ts)", [via(Via, Peer), term(Reason)]};
-words(#{label := {handover, other_name}, node := Node, name := Name, peer := Peer}) ->
+message(#{label := {handover, other_name}, node := Node, name := Name, peer := Peer}) ->
     {"handover: no connection to ~ts: the node at ~ts calls itself ~ts. Connect to that name, or add it to dial_map",
      [name(Node), address(Peer), name(Name)]};
-words(#{label := {handover, telemetry_failed}, module := Module, reason := Reason}) ->
-    {"handover: the telemetry module ~ts failed (~ts); further failures are only counted", [term(Module), term(Reason)]};
-words(#{label := {handover, setup_failed}, node := Node, reason := Reason, detail := Detail}) ->
+message(#{label := {handover, telemetry_failed}, module := Module, reason := Reason}) ->
+    {"handover: the telemetry module ~ts failed (~ts); further failures are only counted",
+     [term(Module), term(Reason)]};
+message(#{label := {handover, setup_failed}, node := Node, reason := Reason, detail := Detail}) ->
     {"handover: no connection to ~ts: ~ts~ts", [name(Node), explain(Reason), detail(Detail)]};
-words(#{label := {handover, fell_back}, node := Node, reason := Reason}) ->
+message(#{label := {handover, fell_back}, node := Node, reason := Reason}) ->
     {"handover: connecting to ~ts at its own port: ~ts", [name(Node), explain(Reason)]};
-words(#{label := {handover, carrier_ended}, reason := Reason, restart_ms := Ms}) ->
+message(#{label := {handover, carrier_ended}, reason := Reason, restart_ms := Ms}) ->
     {"handover: the carrier ended (~ts); it restarts in ~b ms. Existing links are not affected", [term(Reason), Ms]};
-words(#{label := {handover, carrier_log}, text := Text, fields := Fields}) ->
+message(#{label := {handover, carrier_log}, text := Text, fields := Fields}) ->
     {"handover: ~ts~ts", [Text, [[" ", field(Key, Value)] || {Key, Value} <- Fields]]};
-words(#{label := {handover, directory_gone}}) ->
-    {"handover: this node's working directory was removed. OTP cannot start programs there, so the directory is now /", []};
-words(#{label := {handover, repeated}, text := Text, count := Count}) ->
+message(#{label := {handover, directory_gone}}) ->
+    {"handover: this node's working directory was removed. OTP cannot start programs there, so the directory is now /",
+     []};
+message(#{label := {handover, repeated}, text := Text, count := Count}) ->
     {"~ts (~b more like this within a minute)", [Text, Count]};
-words(#{label := {handover, stock_epmd}, port := Port}) ->
-    {"handover: the EPMD on port ~b of this host is not handover's. No connection can be handed over to this node; other nodes "
-     "can reach it only at its own listen port. Stop that epmd and start ~ts instead",
+message(#{label := {handover, stock_epmd}, port := Port}) ->
+    {"handover: the EPMD on port ~b of this host is not handover's. No connection can be handed over to this node; "
+     "other nodes can reach it only at its own listen port. Stop that epmd and start ~ts instead",
      [Port, handover_config:program("epmd")]};
-words(#{label := {handover, epmd_down}, detail := Detail}) ->
-    {"handover: lost the connection to EPMD (~ts); this node registers again when EPMD is back. Existing links are not affected", [Detail]};
-words(#{label := {handover, epmd_up}, kind := Kind}) ->
+message(#{label := {handover, epmd_down}, detail := Detail}) ->
+    {"handover: lost the connection to EPMD (~ts); this node registers again when EPMD is back. "
+     "Existing links are not affected", [Detail]};
+message(#{label := {handover, epmd_up}, kind := Kind}) ->
     {"handover: registered with EPMD again (~ts)", [term(Kind)]};
-words(#{label := {handover, not_registered}, name := Name, reason := Reason}) ->
-    {"handover: ~ts is not registered with EPMD, so no connection can be handed over to it: ~ts", [name(Name), explain(Reason)]};
-words(#{label := {handover, bad_message}, message := Message}) ->
+message(#{label := {handover, not_registered}, name := Name, reason := Reason}) ->
+    {"handover: ~ts is not registered with EPMD, so no connection can be handed over to it: ~ts",
+     [name(Name), explain(Reason)]};
+message(#{label := {handover, bad_message}, message := Message}) ->
     {"handover: unknown message from the carrier: ~ts. Is it of another version of handover?", [term(Message)]};
-words(#{label := {handover, bad_fd}, reason := Reason}) ->
+message(#{label := {handover, bad_fd}, reason := Reason}) ->
     {"handover: cannot use a connection that was handed over: ~ts", [term(Reason)]};
-words(#{label := {handover, unsupported_option}, option := Option, reason := Reason}) ->
-    {"handover: socket option ~ts cannot be set on a connected socket: ~ts", [term(Option), term(Reason)]}.
+message(#{label := {handover, unsupported_option}, option := Option, reason := Reason}) ->
+    {"handover: socket option ~ts has no effect: ~ts", [term(Option), term(Reason)]}.
 
-%% @doc A text for people that comes from anywhere, without what could move a cursor or begin another line.
+%% @doc Escapes a text from any source: control characters, invisible characters, and those that change the direction of
+%% writing.
 -spec text(term()) -> binary().
 text(Text) ->
     Escaped = [escape(C) || C <- lists:sublist(characters(Text), ?MAX_TEXT + 1)],
-    unicode:characters_to_binary(shortened(lists:flatten(Escaped))).
+    unicode:characters_to_binary(shorten(lists:flatten(Escaped))).
 
-%% @doc A name that comes from anywhere: as it is if it is plain, else quoted.
+%% @doc Returns a name from any source, in quotes and escaped if it has special characters.
 -spec name(atom() | string() | binary()) -> binary().
 name(Name) when is_atom(Name) -> name(atom_to_list(Name));
 name(Name) ->
     Characters = characters(Name),
     case Characters =/= [] andalso lists:all(fun is_plain/1, Characters) of
         true -> text(Characters);
-        false -> text([?QUOTE, [in_quotes(C) || C <- Characters], ?QUOTE])
+        false -> text([?QUOTE, [escape_in_quotes(C) || C <- Characters], ?QUOTE])
     end.
 
 %% internal
 
 term(Term) -> io_lib:format("~0tP", [Term, 40]).
 
-%% Bytes that are no UTF-8 are Latin-1's.
+%% Bytes that are not UTF-8 are taken as Latin-1.
 characters(Text) when is_binary(Text); is_list(Text) ->
     try unicode:characters_to_list(Text) of
         Characters when is_list(Characters) -> Characters;
@@ -96,7 +102,7 @@ characters(Text) when is_binary(Text); is_list(Text) ->
 characters(Term) ->
     characters(term(Term)).
 
-shortened(Escaped) ->
+shorten(Escaped) ->
     case length(Escaped) > ?MAX_TEXT of
         true -> [lists:sublist(Escaped, ?MAX_TEXT), " ..."];
         false -> Escaped
@@ -106,19 +112,20 @@ escape($\s) -> $\s;
 escape(C) ->
     case is_plain(C) of
         true -> C;
-        false -> escaped(C)
+        false -> escape_sequence(C)
     end.
 
-in_quotes(C) when C =:= ?QUOTE; C =:= $\\ -> [$\\, C];
-in_quotes(C) -> C.
+escape_in_quotes(C) when C =:= ?QUOTE; C =:= $\\ -> [$\\, C];
+escape_in_quotes(C) -> C.
 
-escaped($\n) -> "\\n";
-escaped($\r) -> "\\r";
-escaped($\t) -> "\\t";
-escaped($\e) -> "\\e";
-escaped(C) -> io_lib:format("\\x{~.16b}", [C]).
+escape_sequence($\n) -> "\\n";
+escape_sequence($\r) -> "\\r";
+escape_sequence($\t) -> "\\t";
+escape_sequence($\e) -> "\\e";
+escape_sequence(C) -> io_lib:format("\\x{~.16b}", [C]).
 
-%% Letters, digits, punctuation. Not what is invisible, moves the cursor or turns the direction of writing.
+%% Letters, digits and punctuation are plain. Spaces and characters that are invisible, move the cursor or change the
+%% direction of writing are not.
 is_plain(C) when C > $\s, C < 16#7f -> true;
 is_plain(C) when C =:= 16#ad; C =:= 16#61c; C =:= 16#180e -> false;
 is_plain(C) when C > 16#a0, C < 16#2000 -> true;
@@ -148,7 +155,7 @@ detail(Detail) ->
         Text -> [" (", Text, ")"]
     end.
 
-%% What an operator can do something with, for each reason of handover:connect/1.
+%% A sentence for operators for each reason of handover:connect/1. docs/OPERATIONS.md quotes them.
 explain(bad_route) -> "dial_module returned no usable address";
 explain(other_name) -> "the node there has another name";
 explain(bad_name) -> "the name is not of the form name@host, or its host does not fit -name or -sname";

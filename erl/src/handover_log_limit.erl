@@ -1,9 +1,9 @@
-%% @doc Keeps the log from being filled from outside: of events that are alike one is logged within a minute, the others are counted,
-%% and their number is logged when the minute is over. The guard owns the table and is told when that is. Without it everything is
-%% logged.
+%% @doc Limits how often similar events are logged, so that other hosts cannot fill the log. Only the first event with a
+%% key is logged within a minute; the others are counted, and their number is logged when the minute ends. The guard
+%% owns the table of keys. If the table is missing, every event is logged.
 -module(handover_log_limit).
 
--export([new/0, admit/2, ended/1]).
+-export([new/0, admit/2, end_window/1]).
 
 -export_type([key/0]).
 
@@ -11,44 +11,46 @@
 
 -define(TABLE, ?MODULE).
 -define(WINDOW_MS, 60000).
--define(MAX_KEYS, 512).             % beyond, all of an event are alike
+-define(MAX_KEYS, 512).             % further keys of one event share a key
 
-%% @doc Makes the table, which the caller owns.
+%% @doc Creates the table. The caller, which must be the guard, owns it.
 -spec new() -> ok.
 new() ->
     ?TABLE = ets:new(?TABLE, [named_table, public]),
     ok.
 
-%% @doc Reports whether an event of this key is to be logged. If it is the first of its minute, What() is kept.
+%% @doc Reports whether an event with this key must be logged. For the first event, this stores Summary(), and the guard
+%% receives `{log_minute_over, Key}' after a minute. Events with the key `none' are always logged.
 -spec admit(key() | none, fun(() -> term())) -> boolean().
 admit(none, _) ->
     true;
-admit(Key, What) ->
-    try count(bounded(Key), What)
+admit(Key, Summary) ->
+    try count(bounded_key(Key), Summary)
     catch
         error:badarg -> true                 % no table
     end.
 
-bounded({Event, _, _} = Key) ->
+bounded_key({Event, _, _} = Key) ->
     case ets:member(?TABLE, Key) orelse ets:info(?TABLE, size) < ?MAX_KEYS of
         true -> Key;
         false -> {Event, other, other}
     end.
 
-count(Key, What) ->
+count(Key, Summary) ->
     case ets:update_counter(?TABLE, Key, {2, 1}, {Key, -1, none}) of
         0 ->
-            _ = ets:update_element(?TABLE, Key, {3, What()}),
+            _ = ets:update_element(?TABLE, Key, {3, Summary()}),
             _ = erlang:send_after(?WINDOW_MS, handover_guard, {log_minute_over, Key}),
             true;
         _ ->
             false
     end.
 
-%% @doc The key's minute is over: how many events of it were not logged, if any, and what was kept of the first.
--spec ended(key()) -> {pos_integer(), term()} | none.
-ended(Key) ->
+%% @doc Ends the minute of a key. Returns how many of its events were not logged and the stored summary of the first, or
+%% `none' if all were logged.
+-spec end_window(key()) -> {pos_integer(), term()} | none.
+end_window(Key) ->
     case ets:take(?TABLE, Key) of
-        [{_, Count, What}] when Count > 0 -> {Count, What};
+        [{_, Count, Summary}] when Count > 0 -> {Count, Summary};
         _ -> none
     end.

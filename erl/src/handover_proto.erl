@@ -1,8 +1,8 @@
-%% @doc The messages between the BEAM and the carrier, as terms and bytes: parts 3 and 4 of docs/PROTOCOL.md. Pure; the
-%% mirror of the Go package portproto. Both are tested against the examples of that page.
+%% @doc Converts the messages between the BEAM and the carrier between terms and bytes (parts 3 and 4 of
+%% docs/PROTOCOL.md). Pure. The Go package portproto does the same; both are tested with the examples of that page.
 -module(handover_proto).
 
--export([version/0, encode/1, decode/1, connection/1, keep/1, ip_to_binary/1]).
+-export([version/0, encode/1, decode/1, connection/1, keep_header/1, ip_to_binary/1]).
 
 -export_type([command/0, event/0, reason/0, kind/0, connection/0]).
 
@@ -28,20 +28,22 @@
 -type reason() :: duplicate_name | epmd_unreachable | epmd_closed | epmd_bad_answer | epmd_not_started | timeout
                 | cancelled | overloaded | bad_request.
 
--type kind() :: asked | handed_over | kept.     % kept: received from an earlier carrier
+-type kind() :: asked | handed_over | kept.     % kept: came from an earlier carrier
 
 -type connection() :: #{kind := kind(), id := non_neg_integer(), family := inet | inet6,
                         peer := {inet:ip_address(), inet:port_number()},
                         carrier => pid()}.      % the handover_carrier whose program has a copy
 
+%% @doc Returns the version of the protocol.
 -spec version() -> pos_integer().
 version() -> ?VERSION.
 
+%% @doc Encodes a command as a frame, without its length.
 -spec encode(command()) -> binary().
 encode(Command) ->
     term_to_binary(Command).
 
-%% @doc One frame from the carrier. A term of no known shape is an error that shows it.
+%% @doc Decodes a frame from the carrier. The error has the term, or the frame if it is not a term.
 -spec decode(binary()) -> {ok, event()} | {error, {bad_message, term()}}.
 decode(Frame) ->
     try binary_to_term(Frame) of
@@ -54,7 +56,7 @@ decode(Frame) ->
         error:badarg -> {error, {bad_message, Frame}}
     end.
 
-%% @doc The header that travels with each fd.
+%% @doc Decodes the header of a CONNECTION message, which has a descriptor.
 -spec connection(binary()) -> {ok, connection()} | {error, {bad_connection, binary()}}.
 connection(<<1, Kind, Id:64, 4, Port:16, A, B, C, D>>) when Kind =:= $c; Kind =:= $a ->
     {ok, #{kind => kind(Kind), id => Id, family => inet, peer => {{A, B, C, D}, Port}}};
@@ -64,11 +66,12 @@ connection(<<1, Kind, Id:64, 6, Port:16, A:16, B:16, C:16, D:16, E:16, F:16, G:1
 connection(Other) ->
     {error, {bad_connection, Other}}.
 
-%% @doc The header that travels with a descriptor to a new carrier.
--spec keep(non_neg_integer()) -> binary().
-keep(Id) ->
+%% @doc Returns the header of a KEEP message, which passes a copy of a descriptor to a new carrier.
+-spec keep_header(non_neg_integer()) -> binary().
+keep_header(Id) ->
     <<?VERSION, $k, Id:64>>.
 
+%% @doc Formats an IP address.
 -spec ip_to_binary(inet:ip_address()) -> binary().
 ip_to_binary(Ip) ->
     list_to_binary(inet:ntoa(Ip)).

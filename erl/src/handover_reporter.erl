@@ -1,44 +1,46 @@
-%% @doc Reports how an attempt to connect ended: one process beside each setup and each handshake with a node that comes to us, until the
-%% link is up or the attempt has failed. It is a process of its own because the one that it reports on may be killed by its timer,
-%% and must not wait for a logger.
+%% @doc Reports how an attempt to connect ended, as an event, and stores the reason of a failure in the guard. One
+%% process for each outgoing setup and each incoming handshake; it ends when the link is up or the attempt has failed.
+%%
+%% It is a separate process because the setup timer may kill the process of the attempt, and because that process must
+%% not wait for a logger.
 -module(handover_reporter).
 
 -export([start_outgoing/1, stage/2, failed/3, connected/3]).
 -export([start_incoming/2, accepted/2]).
 -export([init_outgoing/3, init_incoming/4]).
 
--record(outgoing, {pid :: pid(),                        % the setup
+-record(outgoing, {pid :: pid(),                        % the process of the setup
                    monitor :: reference(),
                    node :: node(),
                    since :: integer(),
                    stage = started :: atom()}).
 
--define(SUPERSEDED_POLL_MS, 20).
--define(SUPERSEDED_POLLS, 15).
+-define(CONNECTED_POLL_MS, 20).
+-define(CONNECTED_POLLS, 15).
 
-%% @doc Watches the calling process, which sets up a connection to Node.
+%% @doc Starts a reporter for the calling process, which sets up a connection to Node.
 -spec start_outgoing(node()) -> pid().
 start_outgoing(Node) ->
     spawn_opt(?MODULE, init_outgoing, [self(), Node, erlang:monotonic_time()], [{priority, max}]).
 
-%% @doc What the setup is busy with. If its timer ends it there, that is the reason.
+%% @doc Tells the reporter what the setup does now. The report of a timeout names the stage.
 -spec stage(pid(), atom()) -> ok.
 stage(Reporter, Stage) -> Reporter ! {stage, Stage}, ok.
 
-%% @doc The setup has failed.
+%% @doc Tells the reporter that the setup has failed.
 -spec failed(pid(), atom(), Detail :: term()) -> ok.
 failed(Reporter, Reason, Detail) -> Reporter ! {failed, Reason, Detail}, ok.
 
-%% @doc The link that was set up is up.
+%% @doc Tells the reporter that the outgoing link is up.
 -spec connected(pid(), port(), handover | direct) -> ok.
 connected(Reporter, Socket, Via) -> Reporter ! {connected, Socket, Via}, ok.
 
-%% @doc Watches the calling process, which does the handshake with a node that connected to us.
+%% @doc Starts a reporter for the calling process, which runs the handshake with a node that connected to this node.
 -spec start_incoming(port(), handover | direct) -> pid().
 start_incoming(Socket, Via) ->
     spawn(?MODULE, init_incoming, [self(), Socket, Via, erlang:monotonic_time()]).
 
-%% @doc The link to Node, which connected to us, is up.
+%% @doc Tells the reporter that the incoming link is up; Node connected to this node.
 -spec accepted(pid(), node()) -> ok.
 accepted(Reporter, Node) -> Reporter ! {accepted, Node}, ok.
 
@@ -63,25 +65,26 @@ outgoing(#outgoing{pid = Pid, monitor = Monitor, node = Node, since = Since} = S
     end.
 
 report_failure(Reason, Detail, #outgoing{node = Node, since = Since}) ->
-    handover_guard:failed(Node, Reason, Detail),
+    handover_guard:store_failure(Node, Reason, Detail),
     Fields = #{node => Node, duration => duration(Since)},
     case {Reason, Detail} of
         {other_name, {Name, Peer}} -> handover_event:emit(warning, other_name, Fields#{name => Name, peer => Peer});
         _ -> handover_event:emit(warning, setup_failed, Fields#{reason => Reason, detail => handover_log:text(Detail)})
     end.
 
-%% When both nodes connect at once net_kernel ends one of the two setups: remarked. A link that is taken down the moment it
-%% is up ends with disconnect. Some end with shutdown just before the other is up, or before this process could look (noproc):
-%% worth a moment's wait, since these are the reasons of failures as well.
+%% Not every exit is a failure. If both nodes connect at the same time, net_kernel ends one of the two setups, with
+%% `remarked'. A link that is disconnected as soon as it is up ends with `disconnect'. A setup may also end with
+%% `shutdown' just before the other one's link is up, or before this process monitors it (`noproc'). Failures have these
+%% two reasons as well, so this waits 300 ms for the link.
 report_exit(Reason, _) when Reason =:= remarked; Reason =:= disconnect ->
     ok;
 report_exit(Reason, #outgoing{node = Node} = S) when Reason =:= shutdown; Reason =:= noproc ->
-    case is_connected_soon(Node, ?SUPERSEDED_POLLS) of
+    case is_connected_soon(Node, ?CONNECTED_POLLS) of
         true -> ok;
         false -> report_failure(handshake, "closed by the other node", S)
     end;
 report_exit(setup_timer_timeout, #outgoing{stage = Stage} = S) ->
-    report_failure(timeout, io_lib:format("while ~ts", [Stage]), S);
+    report_failure(timeout, io_lib:format("in step ~ts", [Stage]), S);
 report_exit(Reason, #outgoing{stage = Stage} = S) ->
     report_failure(handshake, io_lib:format("~ts: ~0tp", [Stage, Reason]), S).
 
@@ -89,7 +92,7 @@ is_connected_soon(Node, Polls) ->
     case lists:member(Node, nodes(connected)) of
         true -> true;
         false when Polls =:= 0 -> false;
-        false -> receive after ?SUPERSEDED_POLL_MS -> is_connected_soon(Node, Polls - 1) end
+        false -> receive after ?CONNECTED_POLL_MS -> is_connected_soon(Node, Polls - 1) end
     end.
 
 %% incoming
@@ -103,12 +106,14 @@ init_incoming(Pid, Socket, Via, Since) ->
         {accepted, Node} ->
             handover_event:emit(info, accepted, Fields#{node => Node, duration => duration(Since)});
         {'DOWN', Monitor, process, Pid, Reason} ->
-            handover_event:emit(info, acceptance_failed, Fields#{reason => reason(Reason), duration => duration(Since)})
+            handover_event:emit(info, acceptance_failed,
+                                Fields#{reason => exit_reason(Reason), duration => duration(Since)})
     end.
 
-%% dist_util leaves with shutdown where the far end hung up, or where this node prefers another connection to the same node.
-reason(shutdown) -> closed_or_superseded;
-reason(Reason) -> Reason.
+%% dist_util exits with `shutdown' if the far end closed the connection, or if this node prefers another connection to
+%% the same node.
+exit_reason(shutdown) -> closed_or_superseded;
+exit_reason(Reason) -> Reason.
 
 %% internal
 

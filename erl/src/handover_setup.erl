@@ -1,27 +1,28 @@
-%% @doc The process that sets up a connection to another node, and then is that link's process.
+%% @doc Sets up a connection to another node: resolves its host, connects by handover, and runs the handshake. The
+%% process then becomes that of the link.
 %%
-%% First through the other host's EPMD. Where that EPMD is a stock one, or the node takes no handovers, the node's own port
-%% is dialled as OTP would (unless `fallback' is off).
+%% If the EPMD of that host is not handover's, or the node takes no handovers, this process connects to the node's own
+%% port, as OTP does, unless `fallback' is false.
 -module(handover_setup).
 
 -export([start/6]).
--export([init/7, no_handover/2]).
+-export([init/7, handshake_aborted/2]).
 
 -include_lib("kernel/include/dist_util.hrl").
 
--record(st, {driver :: module(), kernel :: pid(), node :: node(), type :: normal | hidden, my_node :: node(),
+-record(st, {driver :: module(), net_kernel :: pid(), node :: node(), type :: normal | hidden, my_node :: node(),
              timer :: pid(), setup_time :: timeout(), reporter :: pid(), name :: string(), host :: string(),
-             epmd_port = none :: inet:port_number() | none,   % none: no EPMD is asked
-             given = false :: boolean(),         % the address is one that handover:connect/1 gives
-             redials = 3 :: non_neg_integer(),
+             epmd_port = none :: inet:port_number() | none,   % none: EPMD is not used
+             one_time = false :: boolean(),      % a one-time address of handover:connect/1 is dialled
+             redials_left = 3 :: non_neg_integer(),
              ip :: inet:ip_address() | undefined, socket :: port() | undefined}).
 
 -define(VERSION, 6).
--define(MAX_NAME, 255).             % an atom's
-%% The carrier gives up so much before the setup timer does, so that its reason is heard.
+-define(MAX_NAME, 255).             % characters of an atom
+%% The carrier stops this long before the setup timer ends this process, so that its reason can be reported.
 -define(DIAL_MARGIN_MS, 250).
 
-%% @doc Starts it, linked to net_kernel, which calls this.
+%% @doc Starts the process and links it to the caller, net_kernel. handover_reporter reports the result.
 -spec start(module(), node(), normal | hidden, node(), longnames | shortnames, timeout()) -> pid().
 start(Driver, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
     spawn_opt(?MODULE, init, [Driver, self(), Node, Type, MyNode, LongOrShortNames, SetupTime],
@@ -31,72 +32,76 @@ start(Driver, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
 -spec init(module(), pid(), node(), normal | hidden, node(), longnames | shortnames, timeout()) -> no_return().
 init(Driver, Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
     Reporter = handover_reporter:start_outgoing(Node),
-    {Name, Host} = split(Driver, Node, LongOrShortNames, Reporter),
-    resolve(#st{driver = Driver, kernel = Kernel, node = Node, type = Type, my_node = MyNode, reporter = Reporter, name = Name,
-                host = Host, setup_time = SetupTime, timer = dist_util:start_timer(SetupTime)}).
+    {Name, Host} = split_name(Driver, Node, LongOrShortNames, Reporter),
+    resolve(#st{driver = Driver, net_kernel = Kernel, node = Node, type = Type, my_node = MyNode, reporter = Reporter,
+                name = Name, host = Host, setup_time = SetupTime, timer = dist_util:start_timer(SetupTime)}).
 
 resolve(#st{driver = Driver, node = Node} = S) ->
     stage(resolving, S),
-    case handover_dial:take_route(Node) of
+    case handover_dial:route_for_setup(Node) of
         {ok, {Source, _, EpmdPort} = Route} ->
-            resolved(address(handover_dist:drivers(Driver), Route, S), Route, S#st{given = Source =:= given, epmd_port = EpmdPort});
+            resolved(resolve_host(handover_dist:drivers(Driver), Route, S), Route,
+                     S#st{one_time = Source =:= one_time, epmd_port = EpmdPort});
         {error, {Reason, Detail}} -> fail(Reason, Detail, S)
     end.
 
-%% With both protocols the second family is tried if the first has no address.
-address([Driver | Others], {Source, Host, _} = Route, #st{name = Name} = S) ->
-    case handover_dist:address(Driver, Source, Name, Host) of
-        {error, _} when Others =/= [] -> address(Others, Route, S);
+%% If both protocols are configured and the host has no address of the first family, the second family is used.
+resolve_host([Driver | Others], {Source, Host, _} = Route, #st{name = Name} = S) ->
+    case handover_dist:resolve(Driver, Source, Name, Host) of
+        {error, _} when Others =/= [] -> resolve_host(Others, Route, S);
         Address -> {Driver, Address}
     end.
 
-resolved({Driver, {ok, Ip, Port, Version}}, _, S) -> dial_direct(Ip, Port, Version, S#st{driver = Driver, ip = Ip, epmd_port = none});
-resolved({Driver, {ok, Ip}}, Route, S) -> choose(net_kernel:epmd_module(), Route, S#st{driver = Driver, ip = Ip});
-resolved({_, {error, Reason}}, {_, Host, _}, S) -> fail(unknown_host, [text(Host), ": ", text(Reason)], S).
+resolved({Driver, {ok, Ip, Port, Version}}, _, S) ->
+    dial_direct(Ip, Port, Version, S#st{driver = Driver, ip = Ip, epmd_port = none});
+resolved({Driver, {ok, Ip}}, Route, S) ->
+    choose_way(net_kernel:epmd_module(), Route, S#st{driver = Driver, ip = Ip});
+resolved({_, {error, Reason}}, {_, Host, _}, S) ->
+    fail(unknown_host, [host_text(Host), ": ", host_text(Reason)], S).
 
-%% OTP asks the module that -epmd_module names for the node's port. What it answers counts, but a node that EPMD knows can be handed
-%% to, too. A configured address is an EPMD's.
-choose(erl_epmd, _, #st{name = Name, host = Host} = S) ->
+%% With -epmd_module, that module decides whether the node exists and at which port, as in OTP. If nodes are found by
+%% EPMD, the node can also take handovers. A configured address is always that of an EPMD.
+choose_way(erl_epmd, _, #st{name = Name, host = Host} = S) ->
     case handover_dist:has_node_port(Name, Host) of
-        true -> direct(none, S);
-        false -> handover(S)
+        true -> connect_direct(none, S);
+        false -> connect_by_handover(S)
     end;
-choose(_Module, {name, _, _}, S) ->
+choose_way(_Module, {name, _, _}, S) ->
     case handover_dist:uses_epmd() of
-        true -> if_known(S);
-        false -> direct(none, S)
+        true -> handover_if_known(S);
+        false -> connect_direct(none, S)
     end;
-choose(_Module, _Configured, S) ->
-    handover(S).
+choose_way(_Module, _Configured, S) ->
+    connect_by_handover(S).
 
-if_known(#st{name = Name, ip = Ip} = S) ->
+handover_if_known(#st{name = Name, ip = Ip} = S) ->
     stage(asking_port, S),
     case handover_dist:epmd_call(port_please, [Name, Ip]) of
-        {port, _, _} -> handover(S);
+        {port, _, _} -> connect_by_handover(S);
         _ -> fail(no_such_node, "", S)
     end.
 
 %% through EPMD
 
-handover(#st{timer = Timer} = S) ->
+connect_by_handover(#st{timer = Timer} = S) ->
     stage(dialling_epmd, S),
     dist_util:reset_timer(Timer),
-    Request = request(S),
+    Request = connect_request(S),
     case handover_keeper:dial(fun() -> handover_guard:connect(Request) end) of
         {ok, Socket} -> handshake(handover, ?VERSION, S#st{socket = Socket});
-        {error, Reason, Detail} when Reason =:= carrier_down -> direct_or_fail(Reason, Detail, S);
+        {error, Reason, Detail} when Reason =:= carrier_down -> fall_back_or_fail(Reason, Detail, S);
         {error, Reason, Detail} -> fail(Reason, Detail, S)
     end.
 
-request(#st{name = Name, ip = Ip, epmd_port = EpmdPort, setup_time = SetupTime}) ->
+connect_request(#st{name = Name, ip = Ip, epmd_port = EpmdPort, setup_time = SetupTime}) ->
     #{name => unicode:characters_to_binary(Name),
       address => handover_proto:ip_to_binary(Ip),
       epmd_port => EpmdPort,
-      bind => bind(),
+      bind => bind_address(),
       timeout => max(SetupTime - ?DIAL_MARGIN_MS, SetupTime div 2)}.
 
-%% The local address that connections are to come from.
-bind() ->
+%% The local address from which connections must be made; empty: any.
+bind_address() ->
     Options = application:get_env(kernel, inet_dist_connect_options, []),
     case [Ip || {Key, Ip} <- Options, Key =:= ip orelse Key =:= ifaddr, is_tuple(Ip)] of
         [Ip | _] -> handover_proto:ip_to_binary(Ip);
@@ -106,75 +111,76 @@ bind() ->
 handshake(Via, Version, #st{reporter = Reporter} = S) ->
     stage(handshake, S),
     handover_handshake:start(
-      #{kernel => S#st.kernel, node => S#st.node, my_node => S#st.my_node, socket => S#st.socket,
-        driver => S#st.driver, timer => S#st.timer, type => S#st.type, version => Version, host => S#st.host, via => Via,
-        given => S#st.given andalso S#st.redials > 0,
+      #{kernel => S#st.net_kernel, node => S#st.node, my_node => S#st.my_node, socket => S#st.socket,
+        driver => S#st.driver, timer => S#st.timer, type => S#st.type, version => Version, host => S#st.host,
+        via => Via, may_redial => S#st.one_time andalso S#st.redials_left > 0,
         f_up => fun(Socket) -> handover_reporter:connected(Reporter, Socket, Via) end,
-        f_answer => fun(Answer) -> leave_handshake(Answer, S) end}).
+        f_abort => fun(AbortReason) -> abort_handshake(AbortReason, S) end}).
 
-%% Called deep inside dist_util's handshake, which would go on to end this process. The way out of there that leaves no
-%% stack behind, and so nothing of this module's code in a link that may live for years, is to hibernate and wake at once.
-leave_handshake(Answer, S) ->
+%% Called from inside dist_util's handshake, which would end this process if this function returned. Hibernating and
+%% waking at once discards the call stack, so that a link that lives for years holds no old code of this module.
+abort_handshake(AbortReason, S) ->
     self() ! wake,
-    erlang:hibernate(?MODULE, no_handover, [Answer, S]).
+    erlang:hibernate(?MODULE, handshake_aborted, [AbortReason, S]).
 
 %% @private
--spec no_handover(term(), #st{}) -> no_return().
-no_handover(Answer, #st{driver = Driver, socket = Socket} = S) ->
+-spec handshake_aborted(term(), #st{}) -> no_return().
+handshake_aborted(AbortReason, #st{driver = Driver, socket = Socket} = S) ->
     receive wake -> ok end,
     _ = Driver:close(Socket),
-    case reason(Answer) of
+    case failure_reason(AbortReason) of
         Reason when Reason =:= stock_epmd; Reason =:= no_handover; Reason =:= overloaded; Reason =:= cannot_pass ->
-            direct_or_fail(Reason, "", S);
+            fall_back_or_fail(Reason, "", S);
         {other_name, Name} -> other_name(Name, S);
-        crossed -> handover(S#st{redials = S#st.redials - 1});
+        redial -> connect_by_handover(S#st{redials_left = S#st.redials_left - 1});
         {Reason, Detail} -> fail(Reason, Detail, S);
         Reason -> fail(Reason, "", S)
     end.
 
-%% With the same alive name it may be the node, under its true name. Its word is no proof: the caller decides.
+%% With the same alive name this may be the wanted node under its true name. The name is not authenticated, so the
+%% caller of handover:connect/1 decides.
 -spec other_name(string(), #st{}) -> no_return().
-other_name(True, #st{name = Name, ip = Ip, epmd_port = EpmdPort} = S) ->
-    case EpmdPort =/= none andalso is_name_of(Name, True) of
-        true -> fail(other_name, {True, {Ip, EpmdPort}}, S);
-        false -> fail(handshake, ["the node there calls itself ", handover_log:name(lists:sublist(True, ?MAX_NAME))], S)
+other_name(TrueName, #st{name = Name, ip = Ip, epmd_port = EpmdPort} = S) ->
+    case EpmdPort =/= none andalso is_name_of(Name, TrueName) of
+        true -> fail(other_name, {TrueName, {Ip, EpmdPort}}, S);
+        false -> fail(handshake, ["the node calls itself ", handover_log:name(lists:sublist(TrueName, ?MAX_NAME))], S)
     end.
 
-%% handover:connect/1 makes an atom of it.
-is_name_of(Name, True) ->
-    length(True) =< ?MAX_NAME andalso is_host(string:split(True, "@"), Name).
+%% The checks are strict because handover:connect/1 makes an atom of the name.
+is_name_of(Name, TrueName) ->
+    length(TrueName) =< ?MAX_NAME andalso is_host(string:split(TrueName, "@"), Name).
 
 is_host([Name, [_ | _] = Host], Name) -> lists:all(fun is_host_character/1, Host);
 is_host(_, _) -> false.
 
-%% Host names, and IP addresses.
+%% The characters of host names and IP addresses.
 is_host_character(C) when C >= $a, C =< $z; C >= $A, C =< $Z; C >= $0, C =< $9 -> true;
 is_host_character(C) -> lists:member(C, ".-_:").
 
-%% PROTOCOL.md, HANDOVER_RESP.
-reason(closed) -> stock_epmd;
-reason({result, 1}) -> no_such_node;
-reason({result, 2}) -> no_handover;
-reason({result, 3}) -> no_answer;
-reason({result, 4}) -> refused;
-reason({result, 5}) -> overloaded;
-reason({result, 6}) -> cannot_pass;
-reason({result, Other}) -> {bad_answer, io_lib:format("result ~b", [Other])};
-reason({bad_answer, Bytes}) -> {bad_answer, io_lib:format("~0p", [Bytes])};
-reason({error, Reason}) -> {closed, Reason};
-reason({other_name, _} = Other) -> Other;
-reason(crossed) -> crossed.
+%% The results of HANDOVER_RESP are listed in docs/PROTOCOL.md.
+failure_reason(closed) -> stock_epmd;
+failure_reason({result, 1}) -> no_such_node;
+failure_reason({result, 2}) -> no_handover;
+failure_reason({result, 3}) -> no_answer;
+failure_reason({result, 4}) -> refused;
+failure_reason({result, 5}) -> overloaded;
+failure_reason({result, 6}) -> cannot_pass;
+failure_reason({result, Other}) -> {bad_answer, io_lib:format("result ~b", [Other])};
+failure_reason({bad_answer, Bytes}) -> {bad_answer, io_lib:format("~0p", [Bytes])};
+failure_reason({error, Reason}) -> {closed, Reason};
+failure_reason({other_name, _} = Other) -> Other;
+failure_reason(redial) -> redial.
 
-%% as OTP does it
+%% at the node's own port, as OTP does
 
-%% OTP asks for a node's port at the usual port of EPMDs only.
-direct_or_fail(Reason, Detail, #st{epmd_port = EpmdPort} = S) ->
+%% Falls back only if the route has the cluster's usual EPMD port: OTP asks for the node's port nowhere else.
+fall_back_or_fail(Reason, Detail, #st{epmd_port = EpmdPort} = S) ->
     case handover_config:get(fallback) andalso EpmdPort =:= handover_config:epmd_port() of
-        true -> direct(Reason, S);
+        true -> connect_direct(Reason, S);
         false -> fail(Reason, Detail, S)
     end.
 
-direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S) ->
+connect_direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S) ->
     stage(asking_port, S),
     dist_util:reset_timer(Timer),
     case handover_dist:epmd_call(port_please, [Name, Ip]) of
@@ -189,7 +195,7 @@ direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S) ->
             fail(direct_failed, Other, S)
     end.
 
-%% A node that listens on no port of its own registers port 0.
+%% A node without a listen port registers port 0.
 dial_direct(_, 0, _, S) ->
     fail(direct_failed, "it does not listen on a port of its own", S);
 dial_direct(Ip, Port, Version, #st{driver = Driver, timer = Timer} = S) ->
@@ -203,21 +209,23 @@ dial_direct(Ip, Port, Version, #st{driver = Driver, timer = Timer} = S) ->
 
 %% names
 
-split(Driver, Node, LongOrShortNames, Reporter) ->
+split_name(Driver, Node, LongOrShortNames, Reporter) ->
     case dist_util:split_node(Node) of
-        {node, Name, Host} -> check(fits(Driver, Host, LongOrShortNames), Name, Host, LongOrShortNames, Reporter);
-        _ -> bad_name("no name@host", Reporter)
+        {node, Name, Host} ->
+            check_host(host_fits(Driver, Host, LongOrShortNames), Name, Host, LongOrShortNames, Reporter);
+        _ -> bad_name("not of the form name@host", Reporter)
     end.
 
-check(true, Name, Host, _, _) -> {Name, Host};
-check(false, _, Host, longnames, Reporter) ->
+check_host(true, Name, Host, _, _) -> {Name, Host};
+check_host(false, _, Host, longnames, Reporter) ->
     bad_name([Host, " is not fully qualified, and this node runs with -name"], Reporter);
-check(false, _, Host, shortnames, Reporter) ->
+check_host(false, _, Host, shortnames, Reporter) ->
     bad_name([Host, " is fully qualified, and this node runs with -sname"], Reporter).
 
-fits(Driver, Host, longnames) ->
-    lists:member($., Host) orelse lists:any(fun(D) -> handover_dist:is_address(D, Host) end, handover_dist:drivers(Driver));
-fits(_Driver, Host, shortnames) ->
+host_fits(Driver, Host, longnames) ->
+    lists:member($., Host)
+        orelse lists:any(fun(D) -> handover_dist:is_address(D, Host) end, handover_dist:drivers(Driver));
+host_fits(_Driver, Host, shortnames) ->
     not lists:member($., Host).
 
 -spec bad_name(iodata(), pid()) -> no_return().
@@ -227,9 +235,9 @@ bad_name(Detail, Reporter) ->
 
 %% internal
 
-text(Ip) when is_tuple(Ip) -> inet:ntoa(Ip);
-text(Text) when is_list(Text) -> Text;
-text(Term) -> io_lib:format("~0tp", [Term]).
+host_text(Ip) when is_tuple(Ip) -> inet:ntoa(Ip);
+host_text(Text) when is_list(Text) -> Text;
+host_text(Term) -> io_lib:format("~0tp", [Term]).
 
 stage(Stage, #st{reporter = Reporter}) ->
     handover_reporter:stage(Reporter, Stage).

@@ -1,8 +1,8 @@
-%% @doc The distribution module that `-proto_dist handover_tcp' names: inter-node connections over IPv4, each through the
-%% remote EPMD's port.
+%% @doc The distribution module of `-proto_dist handover_tcp': connects nodes over IPv4, through the port of the remote
+%% EPMD.
 %%
-%% Only net_kernel's callbacks are here, and each says where the work is done. The contracts are OTP's: "How to Implement
-%% an Alternative Carrier for the Erlang Distribution" in the ERTS User's Guide, and inet_tcp_dist.
+%% This module has only the callbacks of net_kernel; other modules implement them. OTP documents the contracts in "How
+%% to Implement an Alternative Carrier for the Erlang Distribution" (ERTS User's Guide); inet_tcp_dist is the reference.
 -module(handover_tcp_dist).
 
 %% net_kernel's callbacks
@@ -11,60 +11,67 @@
 
 -define(DRIVER, inet_tcp).
 
-%% @doc Called by the supervisor net_sup before anything of the distribution is up. A crash here would be swallowed, and
-%% `file', `io', `inet:getaddr' with a host name and `application:ensure_all_started' are not to be used yet.
+%% @doc Returns the children that net_sup must start before net_kernel. net_sup calls this before the distribution runs.
+%% It ignores a crash, and `file', `io', `inet:getaddr' with a host name and `application:ensure_all_started' must not
+%% be used yet.
 -spec childspecs() -> {ok, [supervisor:child_spec()]}.
 childspecs() ->
     handover_dist:childspecs("handover_tcp").
 
-%% @doc Opens the ordinary listen port, unless `listen' is off, and registers the node with EPMD.
+%% @doc Opens the node's own listen port, unless `listen' is false, and registers the node with EPMD.
 -spec listen(Name :: atom(), Host :: string()) ->
           {ok, {handover_dist:listen(), tuple(), Creation :: integer()}} | {error, term()}.
 listen(Name, Host) ->
     handover_dist:listen(?DRIVER, Name, Host).
 
+%% @doc Like listen/2, with the name of this host.
 -spec listen(Name :: atom()) -> {ok, {handover_dist:listen(), tuple(), integer()}} | {error, term()}.
 listen(Name) ->
     {ok, Host} = inet:gethostname(),
     listen(Name, Host).
 
-%% @doc The address of a node that does not listen (`-dist_listen false').
+%% @doc Returns the #net_address{} of a node that does not listen (`-dist_listen false').
 -spec address() -> tuple().
 address() ->
     handover_dist:address(?DRIVER).
 
-%% @doc Starts to take connections: those to the listen port and those that are handed over.
+%% @doc Starts the process that accepts connections to the listen port, and lets net_kernel receive handed-over
+%% connections.
 -spec accept(handover_dist:listen()) -> pid().
 accept(Listen) ->
     handover_acceptor:start(Listen).
 
-%% @doc The handshake with a node that came to us, in a process of its own.
+%% @doc Starts a process that runs the handshake with a node that connected to this node.
 -spec accept_connection(pid(), port(), node(), [node()], timeout()) -> pid().
 accept_connection(Acceptor, Socket, MyNode, Allowed, SetupTime) ->
     handover_handshake:accept(?DRIVER, Acceptor, Socket, MyNode, Allowed, SetupTime).
 
-%% @doc The connection to another node, in a process of its own.
+%% @doc Starts a process that connects to Node.
 -spec setup(node(), normal | hidden, node(), longnames | shortnames, timeout()) -> pid().
 setup(Node, Type, MyNode, LongOrShortNames, SetupTime) ->
     handover_setup:start(?DRIVER, Node, Type, MyNode, LongOrShortNames, SetupTime).
 
+%% @doc Closes the listen port.
 -spec close(handover_dist:listen()) -> ok.
 close(Listen) ->
     handover_dist:close(Listen).
 
-%% @doc Whether this module can reach Node. Runs inside net_kernel before OTP 29.
+%% @doc Reports whether this module can connect to Node. Must not block: before OTP 29 it runs inside net_kernel.
 -spec select(node()) -> boolean().
 select(Node) ->
     handover_dist:select(?DRIVER, Node).
 
+%% @doc Sets options of the listen port.
 -spec setopts(handover_dist:listen() | undefined, [inet:socket_setopt()]) -> ok | {error, term()}.
 setopts(Listen, Options) ->
     handover_dist:setopts(Listen, Options).
 
+%% @doc Gets options of the listen port.
 -spec getopts(handover_dist:listen() | undefined, [inet:socket_getopt()]) -> {ok, list()} | {error, term()}.
 getopts(Listen, Options) ->
     handover_dist:getopts(Listen, Options).
 
+%% @doc Reports whether Node is an atom of the form name@host.
 -spec is_node_name(term()) -> boolean().
 is_node_name(Node) ->
     handover_dist:is_node_name(Node).

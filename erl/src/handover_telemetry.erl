@@ -1,21 +1,22 @@
-%% @doc The event callback: `telemetry' names a module whose execute/3 is called with each event, as
-%% `Module:execute([handover, Event], Measurements, Metadata)'. That is the form of the telemetry library, so
-%% `telemetry' itself can be named; handover does not depend on it.
+%% @doc Calls the module that the key `telemetry' names for each event: `Module:execute([handover, Event], Measurements,
+%% Metadata)'. The telemetry library has this function, so the key can be `telemetry' itself; handover does not depend
+%% on that library.
 %%
-%% A callback runs in a process of its own. One that crashes is counted, and the first is reported; while 100 are at work further
-%% events are counted and dropped.
+%% Each call runs in a process of its own. Calls that crash are counted, and the first crash is reported. While 100
+%% calls are running, further events are dropped and counted.
 -module(handover_telemetry).
 
--export([new/0, event/3]).
+-export([new/0, notify/3]).
 -export([run/4]).
 
--type failed() :: fun((module(), Reason :: term()) -> ok).
+-type on_failure() :: fun((module(), Reason :: term()) -> ok).
 
-%% In atomics: the calls at work, and those that failed.
--define(AT_WORK, 1).
+%% Indexes in the atomics array: how many calls are running, and how many have crashed.
+-define(RUNNING, 1).
 -define(FAILED, 2).
--define(MOST, 100).
+-define(MAX_RUNNING, 100).
 
+%% @doc Creates the atomics array. Is a no-op if it exists.
 -spec new() -> ok.
 new() ->
     case persistent_term:get(?MODULE, none) of
@@ -23,49 +24,50 @@ new() ->
         _ -> ok
     end.
 
-%% @doc Passes an event on to the callback, if there is one. Failed is called when a callback fails for the first time.
--spec event(atom(), map(), failed()) -> ok.
-event(telemetry_failed, _, _) ->
+%% @doc Passes an event to the configured module, if any. Returns at once. Calls OnFailure when a call crashes for the
+%% first time, in the process of that call.
+-spec notify(atom(), map(), on_failure()) -> ok.
+notify(telemetry_failed, _, _) ->
     ok;
-event(Event, Fields, Failed) ->
+notify(Event, Fields, OnFailure) ->
     case handover_config:get(telemetry) of
         none -> ok;
-        Module -> start(Module, Event, Fields, Failed, persistent_term:get(?MODULE, none))
+        Module -> start_callback(Module, Event, Fields, OnFailure, persistent_term:get(?MODULE, none))
     end.
 
-start(_, _, _, _, none) ->
+start_callback(_, _, _, _, none) ->
     ok;
-start(Module, Event, Fields, Failed, Calls) ->
-    case atomics:add_get(Calls, ?AT_WORK, 1) of
-        N when N =< ?MOST -> run_beside(Module, Event, Fields, Failed, Calls);
+start_callback(Module, Event, Fields, OnFailure, Calls) ->
+    case atomics:add_get(Calls, ?RUNNING, 1) of
+        N when N =< ?MAX_RUNNING -> spawn_callback(Module, Event, Fields, OnFailure, Calls);
         _ -> drop(Calls)
     end.
 
-run_beside(Module, Event, Fields, Failed, Calls) ->
-    try spawn(?MODULE, run, [Module, Event, Fields, Failed]) of
+spawn_callback(Module, Event, Fields, OnFailure, Calls) ->
+    try spawn(?MODULE, run, [Module, Event, Fields, OnFailure]) of
         _ -> ok
     catch
-        error:_ -> drop(Calls)           % no process can be made at the moment
+        error:_ -> drop(Calls)           % the process limit is reached
     end.
 
 drop(Calls) ->
-    atomics:sub(Calls, ?AT_WORK, 1),
+    atomics:sub(Calls, ?RUNNING, 1),
     handover_stats:count(telemetry_failed, #{}).
 
 %% @private
--spec run(module(), atom(), map(), failed()) -> ok.
-run(Module, Event, Fields, Failed) ->
+-spec run(module(), atom(), map(), on_failure()) -> ok.
+run(Module, Event, Fields, OnFailure) ->
     try Module:execute([handover, Event], maps:merge(#{count => 1}, maps:with([duration], Fields)),
                        maps:without([duration, label], Fields)) of
         _ -> ok
     catch
-        Class:Reason -> failed(Module, {Class, Reason}, Failed)
+        Class:Reason -> callback_failed(Module, {Class, Reason}, OnFailure)
     after
-        atomics:sub(persistent_term:get(?MODULE), ?AT_WORK, 1)
+        atomics:sub(persistent_term:get(?MODULE), ?RUNNING, 1)
     end.
 
-failed(Module, Reason, Failed) ->
+callback_failed(Module, Reason, OnFailure) ->
     case atomics:add_get(persistent_term:get(?MODULE), ?FAILED, 1) of
-        1 -> Failed(Module, Reason);
+        1 -> OnFailure(Module, Reason);
         _ -> handover_stats:count(telemetry_failed, #{})
     end.

@@ -1,18 +1,18 @@
-%% What node n1 of demo.sh does: reaches the nodes given as arguments, and says how. Each step matches what it expects;
-%% where one does not, the node ends with status 1.
+%% What the nodes n1 and s1 of demo.sh do: connect to the nodes that are given as arguments, and print how. If a step does not
+%% give the expected result, the node ends with status 1.
 -module(two_hosts).
 
 -export([main/1, stock/1, digest/1]).
 
 -define(MIB, 1048576).
 
-%% `-run two_hosts main NODE ...' gives strings.
+%% With handover. `-run two_hosts main NODE ...' passes strings.
 main(Names) ->
     Nodes = [list_to_atom(Name) || Name <- Names],
     Each = fun(Node) -> ping(Node), call(Node) end,
     run(fun() -> lists:foreach(Each, Nodes), send(hd(Nodes), 64) end).
 
-%% The same hosts, with the distribution that OTP comes with: EPMD answers, the port that it names can't be reached.
+%% Without handover: EPMD answers, but the port that it names cannot be reached.
 stock([Node]) ->
     run(fun() ->
         [Name, Host] = string:split(Node, "@"),
@@ -39,7 +39,7 @@ ping(Node) ->
     {Address, Port} = peer(Node),
     say("net_adm:ping('~s') -> pong, in ~.1f ms, through ~s port ~b", [Node, Took / 1000, inet:ntoa(Address), Port]).
 
-%% Where the connection to Node goes: it is a socket of the BEAM's own.
+%% The far end of the link to Node, which is an ordinary socket of the BEAM.
 peer(Node) ->
     {Node, Socket} = lists:keyfind(Node, 1, erlang:system_info(dist_ctrl)),
     {ok, Peer} = inet:peername(Socket),

@@ -10,47 +10,47 @@ import (
 )
 
 const (
-	// DefaultLimit is the queue of one direction, in packets.
+	// DefaultLimit is how many packets the queue of one direction holds by default.
 	DefaultLimit = 16384
-	// MaxDelay bounds what a packet may be kept.
+	// MaxDelay is the largest delay that Open accepts.
 	MaxDelay = 10 * time.Second
 )
 
-// End is one end of a line.
+// An End is one end of a line.
 type End struct {
-	Namespace string // as `ip netns add` names it
-	Address   string // of the device there, with the prefix length: 198.18.0.1/30
+	Namespace string // a name given to `ip netns add`
+	Address   string // of the device in the namespace, with the prefix length: 198.18.0.1/30
 }
 
-// Options of Open.
+// Options are the options of Open.
 type Options struct {
 	A, B  End
 	Delay time.Duration // one way, 0 to MaxDelay
-	Limit int           // packets under way in a direction; 0: DefaultLimit
+	Limit int           // most packets in flight in one direction; 0 means DefaultLimit
 }
 
-// Line is two namespaces joined. Close it to take the devices away.
+// A Line joins two network namespaces. The caller must close it, which removes its devices. It is safe for concurrent use.
 type Line struct {
 	pipes   [2]*pipe // a to b, b to a
 	files   []*os.File
-	stop    *os.File // its closing wakes the writers
-	ended   sync.WaitGroup
+	stop    *os.File // closing it wakes the writers
+	workers sync.WaitGroup
 	mu      sync.Mutex
 	failure error
 	failed  chan struct{}
-	closed  sync.Once
+	closing sync.Once
 }
 
-// Stats are the counts of one direction since the start.
+// Stats counts the packets of one direction since Open.
 type Stats struct {
 	Carried, Dropped uint64
-	Peak             int // most packets under way at once
+	Peak             int // most packets in flight at once
 }
 
-// Open makes a TUN device in each namespace and carries packets between them until Close. The addresses can talk to each
-// other when it returns.
+// Open creates a TUN device in each namespace and carries packets between them until Close. When it returns, the two addresses
+// can reach each other.
 func Open(options Options) (*Line, error) {
-	if err := options.check(); err != nil {
+	if err := options.validate(); err != nil {
 		return nil, fmt.Errorf("delayline: %w", err)
 	}
 	if options.Limit == 0 {
@@ -62,16 +62,17 @@ func Open(options Options) (*Line, error) {
 	}
 	b, err := openTUN(options.B.Namespace, options.B.Address)
 	if err != nil {
-		return nil, fmt.Errorf("delayline: %w", closing(a, err))
+		return nil, fmt.Errorf("delayline: %w", closeAfter(a, err))
 	}
-	line, err := start(a, b, options.Delay, options.Limit)
+	line, err := newLine(a, b, options.Delay, options.Limit)
 	if err != nil {
-		return nil, fmt.Errorf("delayline: %w", closing(a, closing(b, err)))
+		return nil, fmt.Errorf("delayline: %w", closeAfter(a, closeAfter(b, err)))
 	}
 	return line, nil
 }
 
-func (o Options) check() error {
+// validate returns an error that names the first bad option.
+func (o Options) validate() error {
 	for _, end := range []End{o.A, o.B} {
 		if end.Namespace == "" {
 			return errors.New("a namespace is missing")
@@ -81,19 +82,20 @@ func (o Options) check() error {
 		}
 	}
 	if o.A.Namespace == o.B.Namespace {
-		return fmt.Errorf("both ends in namespace %s", o.A.Namespace)
+		return fmt.Errorf("both ends are in namespace %s", o.A.Namespace)
 	}
 	if o.Delay < 0 || o.Delay > MaxDelay {
-		return fmt.Errorf("delay %v: not within 0 and %v", o.Delay, MaxDelay)
+		return fmt.Errorf("delay %v is not between 0 and %v", o.Delay, MaxDelay)
 	}
 	if o.Limit < 0 {
-		return fmt.Errorf("limit %d: negative", o.Limit)
+		return fmt.Errorf("limit %d is negative", o.Limit)
 	}
 	return nil
 }
 
-// start takes over two devices (any files that keep packets apart and can be polled).
-func start(a, b *os.File, delay time.Duration, limit int) (*Line, error) {
+// newLine starts the goroutines of a line between two devices, and owns the devices if it returns no error. A device can be any
+// file that keeps packet boundaries and can be polled.
+func newLine(a, b *os.File, delay time.Duration, limit int) (*Line, error) {
 	stopped, stop, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -105,14 +107,14 @@ func start(a, b *os.File, delay time.Duration, limit int) (*Line, error) {
 		failed: make(chan struct{}),
 	}
 	for _, p := range line.pipes {
-		line.ended.Go(func() { line.fail(p.read()) })
-		line.ended.Go(func() { line.fail(p.write(stopped)) })
+		line.workers.Go(func() { line.recordFailure(p.readPackets()) })
+		line.workers.Go(func() { line.recordFailure(p.writePackets(stopped)) })
 	}
 	return line, nil
 }
 
-// fail keeps the first error.
-func (l *Line) fail(err error) {
+// recordFailure keeps the first error that is not nil, and closes failed.
+func (l *Line) recordFailure(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil && l.failure == nil {
@@ -121,12 +123,12 @@ func (l *Line) fail(err error) {
 	}
 }
 
-// Failed is closed when a device fails; Close tells the error.
+// Failed returns a channel that is closed when a device fails. Close returns the error.
 func (l *Line) Failed() <-chan struct{} {
 	return l.failed
 }
 
-// Stats counts a to b first, then b to a.
+// Stats returns the counts of the direction from A to B, then of the direction from B to A.
 func (l *Line) Stats() [2]Stats {
 	var all [2]Stats
 	for i, p := range l.pipes {
@@ -135,15 +137,15 @@ func (l *Line) Stats() [2]Stats {
 	return all
 }
 
-// Close drops what is under way, takes both devices away and waits for the line's goroutines. It returns the error of a
-// device that failed before.
+// Close drops the packets in flight, removes both devices and waits for the goroutines of the line. It returns the error of a
+// device that failed before. It is a no-op if the line is closed, but returns that error again.
 func (l *Line) Close() error {
-	l.closed.Do(func() {
-		_ = l.stop.Close() // a pipe's end: nothing can be lost
+	l.closing.Do(func() {
+		_ = l.stop.Close() // an end of a pipe: closing it cannot lose data
 		for _, file := range l.files[:2] {
-			l.fail(file.Close())
+			l.recordFailure(file.Close())
 		}
-		l.ended.Wait()
+		l.workers.Wait()
 		_ = l.files[2].Close()
 	})
 	l.mu.Lock()

@@ -13,7 +13,8 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// device pair of a test: packets written to near are read by the line as if a namespace had sent them.
+// socketPair returns a device for a line, far, and its other end, near. The line reads packets written to near as if they came
+// from a namespace. The line must close far.
 func socketPair(t *testing.T) (near, far *os.File) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -29,7 +30,7 @@ func startLine(t *testing.T, delay time.Duration, limit int) (a, b *os.File, lin
 	t.Helper()
 	a, deviceA := socketPair(t)
 	b, deviceB := socketPair(t)
-	line, err := start(deviceA, deviceB, delay, limit)
+	line, err := newLine(deviceA, deviceB, delay, limit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func TestOrderAndDelay(t *testing.T) {
 		go func() {
 			for i := range uint32(count) {
 				sent <- time.Now()
-				_, _ = way.from.Write(binary.BigEndian.AppendUint32(nil, i)) // one that is lost fails the reader
+				_, _ = way.from.Write(binary.BigEndian.AppendUint32(nil, i)) // a lost packet fails the reader
 			}
 		}()
 		buffer := make([]byte, maxPacket)
@@ -64,10 +65,10 @@ func TestOrderAndDelay(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := binary.BigEndian.Uint32(buffer[:n]); got != want {
-				t.Fatalf("packet %d came where %d was due", got, want)
+				t.Fatalf("packet %d arrived instead of packet %d", got, want)
 			}
 			if took := time.Since(<-sent); took < delay {
-				t.Fatalf("packet %d took %v, less than the delay %v", want, took, delay)
+				t.Fatalf("packet %d took %v, less than the delay of %v", want, took, delay)
 			}
 		}
 	}
@@ -98,7 +99,7 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-func TestCloseWithPacketsUnderWay(t *testing.T) {
+func TestCloseWithPacketsInFlight(t *testing.T) {
 	a, _, line := startLine(t, MaxDelay, DefaultLimit)
 	if _, err := a.Write([]byte("packet")); err != nil {
 		t.Fatal(err)
@@ -112,7 +113,7 @@ func TestCloseWithPacketsUnderWay(t *testing.T) {
 			t.Fatal(err)
 		}
 	case <-time.After(MaxDelay / 2):
-		t.Fatal("Close waits for the packets under way")
+		t.Fatal("Close waits for the packets in flight")
 	}
 }
 
@@ -124,10 +125,10 @@ func TestOptionsRefused(t *testing.T) {
 	for want, change := range map[string]func(*Options){
 		"a namespace is missing":             func(o *Options) { o.B.Namespace = "" },
 		"address of namespace a":             func(o *Options) { o.A.Address = "198.18.0.1" },
-		"both ends in namespace a":           func(o *Options) { o.B.Namespace = "a" },
-		"delay 10.000000001s: not within":    func(o *Options) { o.Delay = MaxDelay + 1 },
-		"delay -1ns: not within":             func(o *Options) { o.Delay = -1 },
-		"limit -1: negative":                 func(o *Options) { o.Limit = -1 },
+		"both ends are in namespace a":       func(o *Options) { o.B.Namespace = "a" },
+		"delay 10.000000001s is not between": func(o *Options) { o.Delay = MaxDelay + 1 },
+		"delay -1ns is not between":          func(o *Options) { o.Delay = -1 },
+		"limit -1 is negative":               func(o *Options) { o.Limit = -1 },
 		"namespace a: open /run/netns/a: no": func(*Options) {},
 	} {
 		options := good

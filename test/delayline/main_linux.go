@@ -1,19 +1,19 @@
-// Command delayline joins two network namespaces by a link with a fixed one-way delay, for tests and benchmarks on machines
-// without netem. It works on Linux alone and needs root.
+// Command delayline joins two network namespaces with a link that has a fixed one-way delay, for tests and benchmarks on
+// machines without netem. It works on Linux only and needs root.
 //
 //	 namespace a                                            namespace b
 //	TCP/IP - delay0 (TUN) ==> reader -> queue -> writer ==> (TUN) delay0 - TCP/IP
 //	                      <== writer <- queue <- reader <==
 //
-// A packet is written to the other side Delay after it was read. A direction never reorders packets and loses none until
-// its queue is full (Options.Limit); then it drops the newest, as netem does. The two TUN devices vanish when the Line is
-// closed.
+// Each packet is written to the other side when Delay has passed since it was read. A direction never reorders packets. It
+// drops packets only when its queue is full (Options.Limit): the newest, as netem does. Closing the Line removes the two TUN
+// devices.
 //
 //	ip netns add a; ip netns add b
 //	delayline -a a -b b -addr-a 198.18.0.1/30 -addr-b 198.18.0.2/30 -delay 25ms
 //
-// When the link is up it prints one line on stdout. It runs until stdin ends or SIGTERM or SIGINT comes; then it prints the
-// counts of each direction on stderr. Exit status: 0, or 1 with the reason on stderr, or 2 if a flag is wrong.
+// It prints one line to stdout when the link is up, and runs until end of file on stdin, SIGTERM or SIGINT. Then it prints the
+// counts of each direction to stderr. Exit status: 0; 1 after an error, which is on stderr; 2 if a flag is wrong.
 package main
 
 import (
@@ -27,9 +27,9 @@ import (
 )
 
 func main() {
-	options, err := parse(os.Args[1:])
+	options, err := parseOptions(os.Args[1:])
 	if err != nil {
-		os.Exit(2) // the flag package has said why
+		os.Exit(2) // the flag package has printed the error
 	}
 	if err := run(options, os.Stdin, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -37,15 +37,15 @@ func main() {
 	}
 }
 
-func parse(arguments []string) (Options, error) {
+func parseOptions(arguments []string) (Options, error) {
 	var options Options
 	flags := flag.NewFlagSet("delayline", flag.ContinueOnError)
 	flags.StringVar(&options.A.Namespace, "a", "", "one network `namespace`")
 	flags.StringVar(&options.B.Namespace, "b", "", "the other network `namespace`")
 	flags.StringVar(&options.A.Address, "addr-a", "", "`address/length` of the device in a")
 	flags.StringVar(&options.B.Address, "addr-b", "", "`address/length` of the device in b")
-	flags.DurationVar(&options.Delay, "delay", 0, "one way; a round trip takes twice as long")
-	flags.IntVar(&options.Limit, "limit", DefaultLimit, "`packets` under way in a direction; more are dropped")
+	flags.DurationVar(&options.Delay, "delay", 0, "one-way `delay`; a round trip takes twice as long")
+	flags.IntVar(&options.Limit, "limit", DefaultLimit, "most `packets` in flight in one direction; more are dropped")
 	if err := flags.Parse(arguments); err != nil {
 		return options, err
 	}
@@ -56,7 +56,7 @@ func parse(arguments []string) (Options, error) {
 	return options, nil
 }
 
-// run keeps the line until stdin ends, a signal comes or a device fails.
+// run opens the line and keeps it until end of file on stdin, a signal, or the failure of a device.
 func run(options Options, stdin io.Reader, stdout, stderr io.Writer) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
@@ -68,7 +68,7 @@ func run(options Options, stdin io.Reader, stdout, stderr io.Writer) error {
 
 	ended := make(chan struct{})
 	go func() {
-		_, _ = io.Copy(io.Discard, stdin) // an error ends it as well
+		_, _ = io.Copy(io.Discard, stdin) // an error counts as end of file
 		close(ended)
 	}()
 	select {

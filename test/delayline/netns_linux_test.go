@@ -25,11 +25,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The line between two real namespaces: round trips, and a burst that is under way all at once.
+// TestBetweenNamespaces measures round trips between two real namespaces.
 func TestBetweenNamespaces(t *testing.T) {
 	const delay = 25 * time.Millisecond
-	a, b := namespaces(t)
-	open(t, a, b, delay)
+	a, b := createNamespaces(t)
+	openLine(t, a, b, delay)
 	near, far := listenUDP(t, a, addressA), listenUDP(t, b, addressB)
 	go func() { // echoes until far is closed
 		buffer := make([]byte, maxPacket)
@@ -38,34 +38,35 @@ func TestBetweenNamespaces(t *testing.T) {
 			if err != nil {
 				return
 			}
-			_, _ = far.WriteToUDP(buffer[:n], from) // one that is lost fails the reader
+			_, _ = far.WriteToUDP(buffer[:n], from) // a lost packet fails the reader
 		}
 	}()
-	// the fastest says what the line adds: 0.3 ms on an idle machine; a busy one may need more tries
+	// The fastest round trip shows what the line adds: 0.3 ms on an idle machine. A busy machine may need more tries.
 	const slack = 10 * time.Millisecond
 	fastest := time.Hour
 	for end := time.Now().Add(testkit.Patience); fastest > 2*delay+slack && time.Now().Before(end); {
 		took := roundTrip(t, near, far)
 		if took < 2*delay {
-			t.Fatalf("a round trip took %v, less than twice %v", took, delay)
+			t.Fatalf("a round trip took %v, less than twice the delay of %v", took, delay)
 		}
 		fastest = min(fastest, took)
 	}
 	t.Logf("fastest round trip %v", fastest)
 	if fastest > 2*delay+slack {
-		t.Errorf("the fastest round trip took %v, more than %v over twice %v", fastest, slack, delay)
+		t.Errorf("the fastest round trip took %v, more than %v over twice the delay of %v", fastest, slack, delay)
 	}
 }
 
-func TestBurstUnderWay(t *testing.T) {
-	a, b := namespaces(t)
-	line := open(t, a, b, 8*time.Second) // more than it takes to send them all
+// TestBurstInFlight has all packets of a burst in flight at the same time.
+func TestBurstInFlight(t *testing.T) {
+	a, b := createNamespaces(t)
+	line := openLine(t, a, b, 8*time.Second) // longer than it takes to send all packets
 	near, far := listenUDP(t, a, addressA), listenUDP(t, b, addressB)
 	for i := range uint32(burst) {
 		if _, err := near.WriteToUDP(binary.BigEndian.AppendUint32(nil, i), far.LocalAddr().(*net.UDPAddr)); err != nil {
 			t.Fatal(err)
 		}
-		if i%1024 == 0 { // what the device can't hold the kernel drops: let the line keep up
+		if i%1024 == 0 { // if the queue of the device is full, the kernel drops packets: wait for the line
 			testkit.WaitFor(t, "the packets to be in the line", func() bool { return line.Stats()[0].Peak >= int(i) })
 		}
 	}
@@ -76,39 +77,40 @@ func TestBurstUnderWay(t *testing.T) {
 			t.Fatalf("packet %d: %v", want, err)
 		}
 		if got := binary.BigEndian.Uint32(buffer[:n]); got != want {
-			t.Fatalf("packet %d came where %d was due", got, want)
+			t.Fatalf("packet %d arrived instead of packet %d", got, want)
 		}
 	}
 	if stats := line.Stats()[0]; stats.Peak < burst || stats.Dropped != 0 {
-		t.Errorf("%+v, want %d under way at once and none dropped", stats, burst)
+		t.Errorf("%+v, want %d in flight at once and none dropped", stats, burst)
 	}
 }
 
-func namespaces(t *testing.T) (a, b string) {
+// createNamespaces creates two network namespaces, which are removed when the test ends. It skips the test without root.
+func createNamespaces(t *testing.T) (a, b string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root to make network namespaces and TUN devices")
+		t.Skip("needs root to create network namespaces and TUN devices")
 	}
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		t.Skipf("needs TUN devices: %v", err)
 	}
 	for _, side := range []string{"a", "b"} {
 		name := fmt.Sprintf("delay-%d-%s", os.Getpid(), side)
-		ip(t, "netns", "add", name)
-		t.Cleanup(func() { ip(t, "netns", "del", name) })
+		runIP(t, "netns", "add", name)
+		t.Cleanup(func() { runIP(t, "netns", "del", name) })
 		a, b = b, name
 	}
 	return a, b
 }
 
-func ip(t *testing.T, arguments ...string) {
+func runIP(t *testing.T, arguments ...string) {
 	t.Helper()
 	if output, err := exec.Command("ip", arguments...).CombinedOutput(); err != nil {
 		t.Fatalf("ip %v: %v: %s", arguments, err, output)
 	}
 }
 
-func open(t *testing.T, a, b string, delay time.Duration) *Line {
+func openLine(t *testing.T, a, b string, delay time.Duration) *Line {
 	t.Helper()
 	line, err := Open(Options{
 		A:     End{Namespace: a, Address: addressA + "/30"},
@@ -126,7 +128,7 @@ func open(t *testing.T, a, b string, delay time.Duration) *Line {
 	return line
 }
 
-// listenUDP binds a socket in a namespace, with room for a burst and 30 s to be used.
+// listenUDP binds a socket in a namespace. Its receive buffer holds a whole burst, and its deadline is testkit.Patience from now.
 func listenUDP(t *testing.T, namespace, address string) *net.UDPConn {
 	t.Helper()
 	type result struct {
@@ -135,7 +137,7 @@ func listenUDP(t *testing.T, namespace, address string) *net.UDPConn {
 	}
 	done := make(chan result)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends in its namespace
+		runtime.LockOSThread() // never unlocked: the thread, which is in another namespace now, ends with the goroutine
 		conn, err := listenUDPIn(namespace, address)
 		done <- result{conn, err}
 	}()
@@ -177,6 +179,7 @@ func listenUDPIn(namespace, address string) (*net.UDPConn, error) {
 	return conn, conn.SetDeadline(time.Now().Add(testkit.Patience))
 }
 
+// roundTrip sends a packet from near to far, which must echo it, and returns the time until the answer.
 func roundTrip(t *testing.T, near, far *net.UDPConn) time.Duration {
 	t.Helper()
 	sent := time.Now()

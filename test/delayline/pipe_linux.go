@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPacket is what one read takes, in bytes; a TUN device hands over a packet of at most its MTU (Options: 1,500).
+// maxPacket is the size of a read buffer, in bytes. A packet of a TUN device is at most its MTU, 1,500.
 const maxPacket = 2048
 
-// packet is one packet on its way, due at a time of CLOCK_MONOTONIC.
+// A packet is one packet in flight. due is a time of the monotonic clock.
 type packet struct {
 	due  time.Time
 	data []byte
 }
 
-// pipe is one direction: it owns its queue, and neither of its files.
+// A pipe is one direction of a line. It does not own its files.
 type pipe struct {
 	from, to *os.File
 	delay    time.Duration
@@ -39,35 +39,36 @@ func newPipe(from, to *os.File, delay time.Duration, limit int) *pipe {
 	}
 }
 
-// read moves packets from the device into the queue until the device is closed. It ends the queue, and so the writer.
-func (p *pipe) read() error {
+// readPackets moves packets from the device into the queue until the device is closed. Then it closes the queue, which ends
+// writePackets.
+func (p *pipe) readPackets() error {
 	defer close(p.queue)
 	for {
-		buffer := p.buffer()
+		buffer := p.getBuffer()
 		n, err := p.from.Read(buffer)
 		if err != nil {
-			return endOfDevice(err)
+			return ignoreClosed(err)
 		}
 		p.enqueue(packet{due: time.Now().Add(p.delay), data: buffer[:n]})
 	}
 }
 
-// enqueue drops the packet when as many as the queue holds are under way.
+// enqueue drops the packet if as many packets as the queue holds are in flight.
 func (p *pipe) enqueue(next packet) {
-	flying := p.inFlight.Add(1)
-	if flying > int64(cap(p.queue)) {
+	inFlight := p.inFlight.Add(1)
+	if inFlight > int64(cap(p.queue)) {
 		p.inFlight.Add(-1)
 		p.dropped.Add(1)
-		p.recycle(next.data)
+		p.putBuffer(next.data)
 		return
 	}
-	p.peak.Store(max(p.peak.Load(), flying)) // the reader alone writes it
-	p.queue <- next                          // has room: it holds at most what is under way
+	p.peak.Store(max(p.peak.Load(), inFlight)) // only the reader writes it
+	p.queue <- next                            // never blocks: the queue holds at most the packets in flight
 }
 
-// write writes each packet to the other device when it is due, until the queue ends or stop becomes readable. It has a
-// thread to itself: Go's timers round up to a millisecond, ppoll in a thread of 1 ns timer slack does not.
-func (p *pipe) write(stop *os.File) error {
+// writePackets writes each packet to the other device when it is due, until the queue is closed or stop becomes readable. It
+// has a thread of its own: Go's timers round up to a millisecond, but ppoll in a thread with a timer slack of 1 ns does not.
+func (p *pipe) writePackets(stop *os.File) error {
 	runtime.LockOSThread() // never unlocked: the thread, with its timer slack, ends with the goroutine
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl", err)
@@ -88,19 +89,20 @@ func (p *pipe) write(stop *os.File) error {
 func (p *pipe) deliver(next packet) error {
 	_, err := p.to.Write(next.data)
 	p.inFlight.Add(-1)
-	p.recycle(next.data)
+	p.putBuffer(next.data)
 	switch {
-	case errors.Is(err, unix.EIO): // the device is down: a cable that was pulled
+	case errors.Is(err, unix.EIO): // the device is down, so the packet is lost
 		p.dropped.Add(1)
 		return nil
 	case err != nil:
-		return endOfDevice(err)
+		return ignoreClosed(err)
 	}
 	p.carried.Add(1)
 	return nil
 }
 
-func (p *pipe) buffer() []byte {
+// getBuffer returns a free buffer, or a new one.
+func (p *pipe) getBuffer() []byte {
 	select {
 	case buffer := <-p.free:
 		return buffer[:maxPacket]
@@ -109,29 +111,30 @@ func (p *pipe) buffer() []byte {
 	}
 }
 
-func (p *pipe) recycle(buffer []byte) {
+// putBuffer makes the buffer available to getBuffer.
+func (p *pipe) putBuffer(buffer []byte) {
 	select {
 	case p.free <- buffer:
 	default:
 	}
 }
 
-// endOfDevice turns the error of a closed device into none.
-func endOfDevice(err error) error {
+// ignoreClosed returns nil for the error of a closed device.
+func ignoreClosed(err error) error {
 	if errors.Is(err, os.ErrClosed) || errors.Is(err, io.EOF) {
 		return nil
 	}
 	return err
 }
 
-// sleepUntil waits until due, or until there is an event, which it reports.
+// sleepUntil waits until due. It reports whether an event of poll ended the wait.
 func sleepUntil(due time.Time, poll []unix.PollFd) (stopped bool, err error) {
 	for {
-		left := time.Until(due)
-		if left <= 0 {
+		remaining := time.Until(due)
+		if remaining <= 0 {
 			return false, nil
 		}
-		timeout := unix.NsecToTimespec(int64(left))
+		timeout := unix.NsecToTimespec(int64(remaining))
 		n, err := unix.Ppoll(poll, &timeout, nil)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return false, os.NewSyscallError("ppoll", err)

@@ -13,8 +13,8 @@ import (
 // device is the name of the TUN device in both namespaces.
 const device = "delay0"
 
-// openTUN makes the device in the network namespace of that name (as `ip netns add` makes it), gives it the address and
-// takes it up. The device lives until the file is closed.
+// openTUN creates the device in a network namespace that `ip netns add` has created, gives it the address and sets it up. The
+// caller must close the file, which removes the device.
 func openTUN(namespace, address string) (*os.File, error) {
 	type result struct {
 		file *os.File
@@ -22,7 +22,7 @@ func openTUN(namespace, address string) (*os.File, error) {
 	}
 	done := make(chan result)
 	go func() {
-		runtime.LockOSThread() // never unlocked: a thread in another namespace must not be used again
+		runtime.LockOSThread() // never unlocked: a thread in another namespace must not be used for other goroutines
 		file, err := openTUNHere(namespace)
 		done <- result{file, err}
 	}()
@@ -30,24 +30,24 @@ func openTUN(namespace, address string) (*os.File, error) {
 	if opened.err != nil {
 		return nil, fmt.Errorf("namespace %s: %w", namespace, opened.err)
 	}
-	if err := configure(namespace, address); err != nil {
-		return nil, fmt.Errorf("namespace %s: %w", namespace, closing(opened.file, err))
+	if err := configureDevice(namespace, address); err != nil {
+		return nil, fmt.Errorf("namespace %s: %w", namespace, closeAfter(opened.file, err))
 	}
 	return opened.file, nil
 }
 
-// closing closes the file on the way out with err.
-func closing(file *os.File, err error) error {
-	_ = file.Close() // err is the news
+// closeAfter closes the file and returns err, the error that made it useless.
+func closeAfter(file *os.File, err error) error {
+	_ = file.Close()
 	return err
 }
 
-// openTUNHere moves the calling thread into the namespace: a TUN device belongs to the namespace in which
-// /dev/net/tun was opened.
+// openTUNHere moves the calling thread into the namespace, because a TUN device belongs to the namespace in which /dev/net/tun
+// was opened.
 func openTUNHere(namespace string) (*os.File, error) {
 	ns, err := os.Open("/run/netns/" + namespace)
 	if err != nil {
-		return nil, fmt.Errorf("%w (`ip netns add %s` makes it)", err, namespace)
+		return nil, fmt.Errorf("%w (`ip netns add %s` creates it)", err, namespace)
 	}
 	defer ns.Close()
 	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
@@ -58,7 +58,7 @@ func openTUNHere(namespace string) (*os.File, error) {
 		return nil, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
 	}
 	if err := setTUN(fd); err != nil {
-		_ = unix.Close(fd) // err is the news
+		_ = unix.Close(fd)
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "/dev/net/tun"), nil
@@ -73,8 +73,8 @@ func setTUN(fd int) error {
 	return os.NewSyscallError("ioctl TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, request))
 }
 
-// configure uses ip(8), which everybody who made the namespace has.
-func configure(namespace, address string) error {
+// configureDevice sets the device up with ip(8). That program exists, because it created the namespace.
+func configureDevice(namespace, address string) error {
 	for _, arguments := range [][]string{
 		{"link", "set", "lo", "up"},
 		{"link", "set", device, "mtu", "1500", "txqueuelen", "16384"},

@@ -1,10 +1,11 @@
 # shellcheck shell=bash
-# What the journeys share. A journey is a script test/journeys/NAME.sh. It does what a user does who knows only the README, with a
-# copy of examples/NAME outside the repository and this checkout's HEAD as a git dependency. It sources this file, defines
-# case_… functions, and ends with `journey NAME CASE …`.
+# Functions that the journeys share. A journey is a script test/journeys/NAME.sh that follows the steps of a user, in a copy of
+# examples/NAME outside the repository, with this checkout's HEAD as a git dependency. It sources this file, defines functions
+# case_…, and ends with `journey NAME CASE …`.
 #   test/journeys/NAME.sh [REPORT]
-# Prints a line a case, and into REPORT too: `ok|skip|FAIL NAME.CASE [Reason]`. Exit status 1 if a case failed. Cases run in
-# their order, each in a process of its own with a deadline. What one leaves behind fails it and is ended.
+# Writes a line for each case to REPORT (default: stdout): `ok|skip|FAIL NAME.CASE [Reason]`. Exit status 1 if a case failed.
+# The cases run one after another, each in a process of its own and with a deadline. If a case leaves a process running, it fails
+# and the process is killed.
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 test_script=$repository/test/journeys/$(basename "$0")
@@ -12,19 +13,19 @@ example=$repository/examples/$(basename "$0" .sh)
 arguments=("$@")
 case_limit=300 # seconds
 
-# until_true SECONDS WHAT COMMAND …: at least a minute, for machines that are busy
+# until_true SECONDS WHAT COMMAND …: runs COMMAND until it succeeds. It waits at least a minute, because the machine may be busy.
 until_true() {
     local deadline=$((SECONDS + ($1 > 60 ? $1 : 60))) what=$2
     shift 2
     until "$@" >/dev/null 2>&1; do
-        [ "$SECONDS" -lt "$deadline" ] || { echo "$what did not come about in time" && return 1; }
+        [ "$SECONDS" -lt "$deadline" ] || { echo "timed out waiting for $what" && return 1; }
         sleep 0.2
     done
 } 2>/dev/null
 
-gone() { ! kill -0 "$1" 2>/dev/null; }
+has_ended() { ! kill -0 "$1" 2>/dev/null; }
 
-# fails COMMAND …: it ends, and not with success
+# fails COMMAND …: succeeds if COMMAND fails, but not by a timeout (124)
 fails() {
     local status=0
     "$@" || status=$?
@@ -47,10 +48,10 @@ free_port() {
 
 epmd() { "$repository/priv/epmd" -port "$ERL_EPMD_PORT" "$@"; }
 
-# all_at_port_0 COUNT: so many nodes are registered, and none of them listens
+# all_at_port_0 COUNT: succeeds if COUNT nodes are registered and none of them listens
 all_at_port_0() { [ "$(epmd -names | grep -c ' at port 0$')" -eq "$1" ] && [ "$(epmd -names | grep -c '^name ')" -eq "$1" ]; }
 
-# The EPMD that the nodes have started: it refuses to end until it has noticed that they are gone.
+# end_epmd ends the EPMD that the nodes started. EPMD refuses until it has unregistered all nodes.
 end_epmd() {
     until_true 10 "the end of EPMD" kill_epmd
 }
@@ -59,11 +60,12 @@ kill_epmd() {
     ! epmd -names
 }
 
-# What asks a node for a list of `{Node, {Ip, Port}}`, where its links go to
-# shellcheck disable=SC2034 # for the journeys
+# An expression that gives the list of a node's links: `{Node, {Ip, Port}}` with the remote address.
+# shellcheck disable=SC2034 # the journeys use it
 links='[{N, element(2, inet:peername(P))} || {N, P} <- erlang:system_info(dist_ctrl)].'
 
-# console LOG COMMAND LINE…: runs COMMAND on a terminal, types each LINE behind a prompt `N>`, then leaves by ^G q.
+# console LOG COMMAND LINE …: runs COMMAND on a terminal, types each LINE at a prompt `N>`, and quits with ^G q. LOG gets what
+# the terminal shows.
 console() {
     local log=$1 command=$2 pid prompt=1
     shift 2
@@ -78,14 +80,14 @@ console() {
     done
     until_true 30 "prompt $prompt" grep -q "$prompt>" "$log" || { cat "$log" && return 1; }
     printf '\007' >&9
-    until_true 10 "the prompt of ^G" grep -q -e '-->' "$log" || { cat "$log" && return 1; }
+    until_true 10 "the prompt after ^G" grep -q -e '-->' "$log" || { cat "$log" && return 1; }
     printf 'q\n' >&9
-    until_true 20 "the end of the console" gone "$pid" || { cat "$log" && return 1; }
+    until_true 20 "the end of the console" has_ended "$pid" || { cat "$log" && return 1; }
     exec 9>&-
     cat "$log"
 }
 
-# left_behind: the pids of what a case has started, which has this run's folder in its environment
+# left_behind prints the pids of all processes that a case started. They have this run's directory in their environment.
 left_behind() { grep -lsF "JOURNEY_FOLDER=$work" /proc/[0-9]*/environ | cut -d / -f 3; }
 
 # shellcheck disable=SC2317 # the trap calls it
@@ -94,7 +96,8 @@ finish() {
     rm -rf "$work"
 }
 
-# The user's folder and environment, and this checkout's HEAD as branch main of the repository that the examples name.
+# prepare creates the user's directory and environment. git resolves the URL in the examples to a repository whose branch main
+# is this checkout's HEAD.
 prepare() {
     # shellcheck source=test/lib.sh
     . "$repository"/test/lib.sh
@@ -117,16 +120,16 @@ prepare() {
         GIT_CONFIG_VALUE_0=https://example.org/handover.git
 }
 
-# settled: at most 10 s for what is about to end; what stays is named and ended
-settled() {
-    until_true 10 "the end of all processes" test_none_left && return
+# end_left_behind waits for all processes of a case to end. It prints and kills those that stay, and then fails.
+end_left_behind() {
+    until_true 10 "the end of all processes" none_left_behind && return
     for pid in $(left_behind); do
         echo "left behind, process $pid: $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | cut -c 1-200)"
         kill -KILL "$pid" 2>/dev/null || true
     done
     return 1
 } 2>/dev/null
-test_none_left() { [ -z "$(left_behind)" ]; }
+none_left_behind() { [ -z "$(left_behind)" ]; }
 
 journey() {
     local name=$1 status failed=0 started
@@ -144,14 +147,14 @@ journey() {
         status=0
         started=$SECONDS
         JOURNEY_FOLDER=$work timeout -k 5 "$case_limit" "$test_script" --case "$case" >"$work/log" 2>&1 </dev/null || status=$?
-        settled >>"$work/log" || [ "$status" -ne 0 ] || status=1
+        end_left_behind >>"$work/log" || [ "$status" -ne 0 ] || status=1
         case $status in
         0) verdict "ok $name.$case" ;;
         77) verdict "skip $name.$case: $(cat "$work/skipped")" ;;
         *)
             failed=1
             grep -v 'Source code not found' "$work/log" | tail -n 50
-            [ "$status" -ne 124 ] || echo "not at its end after $case_limit s"
+            [ "$status" -ne 124 ] || echo "stopped after $case_limit s"
             verdict "FAIL $name.$case after $((SECONDS - started)) s, status $status, see above"
             ;;
         esac

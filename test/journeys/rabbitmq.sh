@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2154,SC1091,SC2164,SC2086 # journey.bash sets variables, and -e
+# shellcheck disable=SC2154,SC1091,SC2164,SC2086 # lib.bash sets variables, and -e
 #
-# Two RabbitMQ nodes become a cluster through EPMD alone: see test/journeys/lib.bash. Skipped where there is no rabbitmq-server.
+# The journey of a RabbitMQ user: two nodes form a cluster through EPMD's port. Skipped if rabbitmq-server is not installed.
+# test/journeys/lib.bash explains journeys.
 . "$(dirname "$0")/lib.bash"
 for sbin in /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin; do :; done
 set -a
@@ -10,28 +11,28 @@ EBIN=$repository/_build/default/lib/handover/ebin
 set +a
 
 ctl() { timeout 60 "$sbin/rabbitmqctl" -n "$1@127.0.0.1" "${@:2}"; }
-up() { ctl "$1" await_startup --timeout 5; }
+has_started() { ctl "$1" await_startup --timeout 5; }
 
-# start NAME PORT: a node, whose process is the job's
-start() {
+# start_node NAME PORT: starts a node as a background job
+start_node() {
     RABBITMQ_NODENAME=$1@127.0.0.1 RABBITMQ_NODE_PORT=$2 RABBITMQ_MNESIA_BASE=$work/rabbit/$1 \
         RABBITMQ_PID_FILE=$work/rabbit/$1.pid "$sbin/rabbitmq-server" >"$work/rabbit/$1.log" 2>&1 &
 }
 
 case_cluster() {
-    [ -d "$sbin" ] || skip "no rabbitmq-server here: apt-get install rabbitmq-server"
-    [ "$(id -u)" = 0 ] || [ "$(id -u)" = "$(id -u rabbitmq)" ] || skip "rabbitmq-server runs as root or rabbitmq only"
+    [ -d "$sbin" ] || skip "rabbitmq-server is not installed: apt-get install rabbitmq-server"
+    [ "$(id -u)" = 0 ] || [ "$(id -u)" = "$(id -u rabbitmq)" ] || skip "rabbitmq-server runs only as root or as the user rabbitmq"
     [ -e "$EBIN/handover.app" ] || (cd "$repository" && rebar3 compile)
     mkdir "$work/rabbit"
     export RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_CONFIG_FILE=$work/rabbit/none RABBITMQ_LOG_BASE=$work/rabbit/log
     export RABBITMQ_USE_LONGNAME=true RABBITMQ_ENABLED_PLUGINS_FILE=$work/rabbit/plugins
     echo '[].' >"$RABBITMQ_ENABLED_PLUGINS_FILE"
-    # RabbitMQ starts OTP's EPMD where none runs
+    # if no EPMD is running, RabbitMQ starts OTP's
     epmd -daemon
-    start r1 "$(free_port)"
-    start r2 "$(free_port)"
-    until_true 60 'node r1' up r1
-    until_true 60 'node r2' up r2
+    start_node r1 "$(free_port)"
+    start_node r2 "$(free_port)"
+    until_true 60 'node r1' has_started r1
+    until_true 60 'node r2' has_started r2
     ctl r2 stop_app
     ctl r2 join_cluster r1@127.0.0.1
     ctl r2 start_app

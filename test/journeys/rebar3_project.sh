@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2154,SC1091,SC2164 # journey.bash sets variables, and -e
+# shellcheck disable=SC2154,SC1091,SC2164 # lib.bash sets variables, and -e
 #
-# The way of a rebar3 user, from the dependency to a release that is upgraded while it runs: see test/journeys/lib.bash.
+# The journey of a rebar3 user, from the dependency to a running release that is upgraded. test/journeys/lib.bash explains
+# journeys.
 . "$(dirname "$0")/lib.bash"
-export USE_NODETOOL=1 # README.md says why
+export USE_NODETOOL=1 # examples/rebar3_project/README.md gives the reason
 
 programs_are_there() {
     [ -x "$1/priv/epmd" ] && [ -x "$1/priv/handover" ]
@@ -15,7 +16,7 @@ case_compile() {
     programs_are_there _build/default/lib/handover
 }
 
-# A machine without Go. It may be where build-go.sh looks beside the PATH, so it is hidden there.
+# without_go COMMAND …: runs COMMAND as on a machine without Go. build-go.sh also looks in /usr/local/go, so that is hidden too.
 without_go() {
     local path='' dir
     for dir in ${PATH//:/ }; do [ -x "$dir/go" ] || path=$path:$dir; done
@@ -28,7 +29,7 @@ without_go() {
 }
 
 case_no_go() {
-    [ ! -x /usr/local/go/bin/go ] || unshare -rm true || skip "Go is in /usr/local/go, and no mount namespace can hide it"
+    [ ! -x /usr/local/go/bin/go ] || unshare -rm true || skip "Go is in /usr/local/go, and hiding it needs a mount namespace"
     rm -rf _build/default/lib/handover
     fails without_go rebar3 compile >out 2>&1
     cat out
@@ -36,7 +37,7 @@ case_no_go() {
     grep 'HANDOVER_PREBUILT=/dir' out
 }
 
-# refused DIR WORDS
+# refused DIR TEXT: succeeds if the build fails with HANDOVER_PREBUILT=DIR and its output contains TEXT
 refused() {
     rm -rf _build/default/lib/handover
     fails env "HANDOVER_PREBUILT=$1" rebar3 compile >out 2>&1
@@ -46,14 +47,14 @@ refused() {
 
 case_prebuilt() {
     rm -rf "$work/built" && mkdir "$work/built"
-    refused "$work/nowhere" "HANDOVER_PREBUILT=$work/nowhere is no directory"
-    refused relative 'has to be an absolute path'
+    refused "$work/nowhere" "HANDOVER_PREBUILT=$work/nowhere is not a directory"
+    refused relative 'must be an absolute path'
     refused "$work/built" 'has no program epmd'
     cp "$repository/priv/epmd" "$repository/priv/handover" "$work/built"
     chmod -x "$work/built/handover"
     refused "$work/built" "$work/built/handover is not executable"
     printf '#!/bin/sh\necho handover 0.0.1\n' >"$work/built/handover" && chmod +x "$work/built/handover"
-    refused "$work/built" 'says "handover 0.0.1", not'
+    refused "$work/built" 'prints "handover 0.0.1", not'
     cp "$repository/priv/handover" "$work/built"
     cp "$(type -P epmd)" "$work/built/epmd" # OTP's
     refused "$work/built" "is not handover's epmd"
@@ -65,7 +66,7 @@ case_prebuilt() {
     programs_are_there _build/default/lib/handover
 }
 
-# Two shells; the second asks the first.
+# Two shells; the second one calls the first.
 case_shell() {
     export ERL_FLAGS='-proto_dist handover_tcp -start_epmd false -handover listen false'
     mkfifo one.in
@@ -87,18 +88,18 @@ case_ct() {
     end_epmd
 }
 
-# greeter HOST COMMAND …: of the release in the folder HOST, which is a host to itself
+# greeter HOST COMMAND …: calls bin/greeter of the release in the directory HOST, which stands for a host
 greeter() {
     local host=$1
     shift
     ERL_LIBS=$PWD/$host/lib NODE_NAME=$host@127.0.0.1 COOKIE=journey PIPE_DIR=$work/pipes/$host/ timeout 60 "$host/bin/greeter" "$@"
 }
 
-# Not before the node has started its epmd: what pings is a node too, and would start OTP's.
-pongs() { epmd -names | grep -q "^name $1 " && greeter "$1" ping | grep -x pong; }
+# answers_ping NODE: checks first that the node has registered. Otherwise the ping, which is a node too, would start OTP's epmd.
+answers_ping() { epmd -names | grep -q "^name $1 " && greeter "$1" ping | grep -x pong; }
 
-# two_nodes: a greets on b, and nothing listens but EPMD
-two_nodes() {
+# check_two_nodes: a calls b through EPMD's port, and neither node listens
+check_two_nodes() {
     [ "$(greeter a eval "greeter:greet('b@127.0.0.1', me).")" = 1 ]
     greeter a eval "$links" | tr -d ' \n' | grep -F "{'b@127.0.0.1',{{127,0,0,1},$ERL_EPMD_PORT}}"
     all_at_port_0 2
@@ -114,7 +115,7 @@ case_release() {
     rebar3 release
     ln -sfn _build/default/rel/greeter a
     greeter a foreground >a.log 2>&1 &
-    until_true 30 'the node' pongs a
+    until_true 30 'the node' answers_ping a
     greeter a stop
     wait
     NODE_NAME=a@127.0.0.1 console console.log 'a/bin/greeter console' "greeter:greet(node(), me)." "maps:get(epmd, handover:info())."
@@ -130,7 +131,7 @@ case_tar() {
     programs_are_there a/lib/handover-*
     greeter a daemon
     greeter b daemon
-    two_nodes
+    check_two_nodes
     [ "$(greeter b rpc erlang node)" = "'b@127.0.0.1'" ]
     COOKIE=journey NODE_NAME=b@127.0.0.1 console remote.log 'b/bin/greeter remote_console' 'greeter:greet(node(), you).' "nodes()."
     tr -d '\r' <remote.log | grep -x 2
@@ -147,15 +148,15 @@ case_tar_without_erts() {
     programs_are_there a/lib/handover-*
     greeter a foreground >a.log 2>&1 &
     greeter b foreground >b.log 2>&1 &
-    until_true 30 'node a' pongs a
-    until_true 30 'node b' pongs b
-    two_nodes
+    until_true 30 'node a' answers_ping a
+    until_true 30 'node b' answers_ping b
+    check_two_nodes
     greeter a stop
     greeter b stop
     end_epmd
 }
 
-# The same with everything as relx does it by itself: its erl_call knows no handover, and needs a node that listens.
+# The release without USE_NODETOOL: relx then uses erl_call, which does not support handover and needs a node that listens.
 case_stock_tools() {
     unset USE_NODETOOL
     rm -rf c && mkdir c
@@ -168,19 +169,22 @@ case_stock_tools() {
     end_epmd
 }
 
-# what must be the same after an upgrade: the link's own port, the carrier's process, and what must not be
+# link_of_a prints what an upgrade must not change: the local port of the link, and the pid of the carrier.
 link_of_a() {
     greeter a eval "{[inet:sockname(P) || {'b@127.0.0.1', P} <- erlang:system_info(dist_ctrl)], maps:get(os_pid, handover:info())}." | tr -d ' \n'
 }
-handover_of_a() { greeter a eval "element(3, lists:keyfind(handover, 1, application:which_applications()))."; }
 
-carrier_of() {
+# version_on_a prints what an upgrade must change: the version of handover.
+version_on_a() { greeter a eval "element(3, lists:keyfind(handover, 1, application:which_applications()))."; }
+
+# carrier_is_of VERSION: succeeds if the carrier of node a runs the program of that version
+carrier_is_of() {
     local pid
     pid=$(greeter a eval 'maps:get(os_pid, handover:info()).')
     [ "$(readlink "/proc/$pid/exe")" = "$PWD/a/lib/handover-$1/priv/handover" ]
 }
 
-# another version of handover, of 0.0.9, on a branch of its own
+# older_handover creates a version 0.0.9 of handover, on the branch "older".
 older_handover() {
     git clone -q "$work/handover.git" "$work/older"
     (
@@ -193,8 +197,8 @@ older_handover() {
     )
 }
 
-# Handover is upgraded and downgraded in a node that runs: its link, and its carrier, stay. The node listens too, which
-# erl_call needs, and shows that its acceptor is still there.
+# Handover is upgraded and downgraded in a running node: its link and its carrier stay. The node also listens on its own port,
+# which erl_call needs. A ping with erl_call then shows that the acceptor still runs.
 case_upgrade() {
     local before after vsn
     vsn=$(sed -n 's/.*{vsn, *"\(.*\)"}.*/\1/p' _build/default/lib/handover/src/handover.app.src)
@@ -208,7 +212,7 @@ case_upgrade() {
     greeter a daemon
     greeter b daemon
     [ "$(greeter a eval "greeter:greet('b@127.0.0.1', me).")" = 1 ]
-    [ "$(handover_of_a)" = '"0.0.9"' ]
+    [ "$(version_on_a)" = '"0.0.9"' ]
     before=$(link_of_a)
 
     rm -rf _build/default/lib/handover _build/prod/lib/handover rebar.lock
@@ -218,24 +222,24 @@ case_upgrade() {
     rebar3 as prod tar
     cp _build/prod/rel/greeter/greeter-0.2.0.tar.gz a/releases/
     greeter a upgrade 0.2.0
-    [ "$(handover_of_a)" = "\"$vsn\"" ]
+    [ "$(version_on_a)" = "\"$vsn\"" ]
     after=$(link_of_a)
     [ "$after" = "$before" ]
     [ "$(greeter a eval "greeter:greet('b@127.0.0.1', me).")" = 2 ]
     greeter a downgrade 0.1.0
-    [ "$(handover_of_a)" = '"0.0.9"' ]
+    [ "$(version_on_a)" = '"0.0.9"' ]
     after=$(link_of_a)
     [ "$after" = "$before" ]
     greeter a upgrade 0.2.0
     after=$(link_of_a)
     [ "$after" = "$before" ]
-    (unset USE_NODETOOL && pongs a)
-    # the new carrier comes when the old one is ended, and no link ends
+    (unset USE_NODETOOL && answers_ping a)
+    # a carrier that is killed is replaced by one of the new version, and the link stays
     kill -KILL "$(greeter a eval 'maps:get(os_pid, handover:info()).')"
-    until_true 20 'the new carrier' carrier_of "$vsn"
+    until_true 20 'the new carrier' carrier_is_of "$vsn"
     after=$(link_of_a)
     [ "${after%,*}" = "${before%,*}" ]
-    # and it still connects and is connected to
+    # the node still connects, and others can connect to it
     greeter a eval "{erlang:disconnect_node('b@127.0.0.1'), handover:connect('b@127.0.0.1')}." | grep -F "{true,{ok,'b@127.0.0.1'}}"
     [ "$(greeter b eval "greeter:greet('a@127.0.0.1', me).")" = 1 ]
     greeter a stop
@@ -243,7 +247,7 @@ case_upgrade() {
     end_epmd
 }
 
-# The dependency as a folder of the project: with the sources to change them.
+# The dependency in _checkouts, where a user can change its sources.
 case_checkouts() {
     rm -rf "$work/checkouts" && mkdir -p "$work/checkouts/_checkouts"
     cp -r rebar.config src config hooks "$work/checkouts"
@@ -255,7 +259,7 @@ case_checkouts() {
     unpack _build/system/rel/greeter/greeter-0.1.0.tar.gz
     programs_are_there a/lib/handover-*
     greeter a foreground >a.log 2>&1 &
-    until_true 30 'node a' pongs a
+    until_true 30 'node a' answers_ping a
     greeter a stop
     end_epmd
 }

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs every fuzz target for FUZZTIME (default 60s) with one worker, from the committed corpus in testdata/fuzz.
-#   test/long/fuzz.sh [TARGET …]      default: all of them
-# A finding is written to testdata/fuzz of its package, to be committed with its repair. The last line is
-# `N passed, N failed`; exit status 1 if anything failed or nothing ran.
+# Runs each fuzz target for FUZZTIME (default 60s) with one worker, starting from the committed corpus in testdata/fuzz.
+#   test/long/fuzz.sh [TARGET …]      default: all targets
+# If a target fails, go test writes the input to testdata/fuzz of the package; commit it together with the fix. The last line
+# is `N passed, N failed`. Exit status 1 if a target failed or none ran.
 set -eu
 cd "$(dirname "$0")/../.."
 time=${FUZZTIME:-60s}
@@ -12,12 +12,12 @@ trap 'exit 130' INT TERM HUP
 passed=0
 failed=0
 
-# a line "./package Target" for each
-targets() {
+# prints a line "./package Target" for each target
+list_targets() {
     grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' go | sed 's|^\(.*\)/[^/]*:func \(.*\)$|./\1 \2|' | sort
 }
 
-# wanted TARGET NAME …: is it one of the names, or are there none
+# wanted TARGET NAME …: succeeds if TARGET is one of the names, or if there are no names
 wanted() {
     target=$1
     shift
@@ -26,7 +26,7 @@ wanted() {
     return 1
 }
 
-targets >"$work/targets"
+list_targets >"$work/targets"
 while read -r package target; do
     wanted "$target" "$@" || continue
     if nice -n 10 go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x -parallel 1 "$package" >"$work/output" 2>&1; then

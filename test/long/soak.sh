@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Loads everything for longer than the tests may take, and prints what was held.
+# Runs the programs under load for longer than ordinary tests may take, and prints what was measured.
 #   [SOAKTIME=3m] [SEED=N] test/long/soak.sh [PART …]      PART: daemon, stock, nodes; default: all
-# SOAKTIME: how long each part runs. 10m before a release.
-# daemon: 10,000 nodes, lookups by 64 clients, handovers, nodes that come and go, silent and slow connections; in the last quarter
-#   upgrades, one after the other. Fails on one error, on a name or a file that is lost or left, on memory that grows.
-# stock: generated streams, compared with the stock epmd. Fails on the first difference.
+# SOAKTIME is the duration of each part. Use 10m before a release.
+# daemon: 10,000 nodes, lookups by 64 clients, handovers, nodes that start and end, silent and slow connections; in the last
+#   quarter of the time upgrades, one after another. Fails on any error, if a name is lost, if a name or an open file is left
+#   over, or if memory grows.
+# stock: sends generated requests to handover's epmd and to the stock epmd. Fails on the first difference.
 # nodes: six nodes on two firewalled hosts (root; ct/handover_soak.erl). Links, nodes, carriers and EPMDs end and come back at
-#   random, chosen by SEED. Fails on a message that is lost or doubled on a link, and on what is held afterwards.
+#   random, as chosen by SEED. Fails if a message on a link is lost or duplicated, or if processes or open files are left over.
 # The last line is `N passed, N failed`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -25,9 +26,9 @@ trap finish EXIT
 trap 'exit 130' INT TERM HUP
 [ $# -gt 0 ] || set -- daemon stock nodes
 
-# The lines for the operator, and all that is neither go test's own nor good news. As they come, which not every awk does.
-# Counts in $work/sum.
-sum() {
+# Counts the results on stdin into $work/sum, and prints every line except go test's own and those of passed subtests. It is not
+# awk, because some versions of awk buffer their input.
+count_results() {
     local passed=0 failed=0 line
     while IFS= read -r line; do
         case $line in
@@ -41,11 +42,11 @@ sum() {
     echo "$passed $failed" >>"$work/sum"
 }
 
-go_part() {
-    nice -n 5 go test -tags soak -p 1 -count 1 -timeout 0 -v -run '^TestSoak' "$1" 2>&1 | sum || true
+run_go_part() {
+    nice -n 5 go test -tags soak -p 1 -count 1 -timeout 0 -v -run '^TestSoak' "$1" 2>&1 | count_results || true
 }
 
-nodes() {
+run_nodes() {
     local reason
     if ! reason=$(ct/hosts.sh check 2>&1); then
         echo "skip nodes: $reason"
@@ -53,16 +54,16 @@ nodes() {
     fi
     erlc -Werror -o "$work" ct/handover_ct.erl ct/handover_ct_work.erl ct/handover_soak.erl
     ct/hosts.sh up "$prefix"
-    nice -n 5 erl -noinput -pa "$work" -pa _build/default/lib/handover/ebin -run handover_soak main "$prefix" "$SOAKTIME" "$SEED" 2>&1 | sum
+    nice -n 5 erl -noinput -pa "$work" -pa _build/default/lib/handover/ebin -run handover_soak main "$prefix" "$SOAKTIME" "$SEED" 2>&1 | count_results
 }
 
 for part; do
     echo "== $part"
     case $part in
-    daemon) go_part ./go/cmd/epmd ;;
-    stock) go_part ./go/internal/epmd ;;
-    nodes) nodes ;;
-    *) echo "soak.sh: no part $part: daemon, stock or nodes" >&2 && exit 1 ;;
+    daemon) run_go_part ./go/cmd/epmd ;;
+    stock) run_go_part ./go/internal/epmd ;;
+    nodes) run_nodes ;;
+    *) echo "soak.sh: unknown part $part; the parts are daemon, stock and nodes" >&2 && exit 1 ;;
     esac
 done
 awk '{passed += $1; failed += $2} END {printf "%d passed, %d failed\n", passed, failed; exit failed > 0 || passed == 0}' "$work/sum"

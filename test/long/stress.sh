@@ -1,7 +1,8 @@
 #!/bin/sh
-# Runs all tests three times next to four loops that only use processor time: no test may depend on how fast anything is.
-#   [ROUNDS=3] test/long/stress.sh [PART …]      PART: as of scripts/test.sh; default: go ct
-# The last line is the sum, `N passed, N failed`; exit status 1 if anything failed. It takes about half an hour on two processors.
+# Runs all tests three times next to four busy loops, because no test may depend on speed.
+#   [ROUNDS=3] test/long/stress.sh [PART …]      PART: a part of scripts/test.sh; default: go ct
+# The last line is `N passed, N failed` for all rounds; exit status 1 if a test failed. It takes half an hour or more on two
+# processors.
 set -eu
 cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
@@ -14,7 +15,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
 [ $# -gt 0 ] || set -- go ct
-# a test that hangs still ends the run
+# longer deadlines than usual, so that a slow test passes and one that hangs still fails
 HANDOVER_GO_TIMEOUT=60m
 HANDOVER_CT_DEADLINE=5400
 export HANDOVER_GO_TIMEOUT HANDOVER_CT_DEADLINE

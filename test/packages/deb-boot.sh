@@ -1,7 +1,7 @@
 #!/bin/sh
-# Boots a system with erlang-base, and installs, upgrades and removes a package while it runs: does systemd hold the port by
-# the right epmd each time, and do the nodes come back? For scratch.sh, with the package in /mnt; exit status 77 and a reason
-# where this can't be.
+# Boots a system with erlang-base under systemd, and installs, upgrades and removes the package there. Each time it checks that
+# epmd.service runs the right epmd and that the nodes register again. scratch.sh runs it, with the package in /mnt. Exit status
+# 77 and a reason if the test is not possible on this machine.
 #   test/packages/scratch.sh / FOLDER sh /mnt/deb-boot.sh
 set -eu
 
@@ -10,7 +10,7 @@ fail() {
     exit 1
 }
 
-# await WHAT COMMAND …: until it succeeds
+# await WHAT COMMAND …: waits until COMMAND succeeds, for at most 60 s
 await() {
     what=$1
     shift
@@ -21,47 +21,47 @@ await() {
     done
 }
 
-registered() {
+is_registered() {
     epmd -names | grep -q "^name $1 "
 }
 
-# held_by PROGRAM: the service runs, as epmd's user, and is the program
-held_by() {
+# check_service PROGRAM: checks that epmd.service is active and runs PROGRAM as the user epmd
+check_service() {
     systemctl is-active epmd.socket epmd.service >/dev/null || fail "not active: $(systemctl status epmd.socket epmd.service)"
     pid=$(systemctl show -P MainPID epmd.service)
     [ "$(stat -c %U "/proc/$pid")" = epmd ] || fail "the service runs as $(stat -c %U "/proc/$pid")"
-    [ "$(stat -L -c %d:%i "/proc/$pid/exe")" = "$(stat -L -c %d:%i "$1")" ] || fail "$(readlink "/proc/$pid/exe") runs, not $1"
-    echo "epmd.service is $1, process $pid"
+    [ "$(stat -L -c %d:%i "/proc/$pid/exe")" = "$(stat -L -c %d:%i "$1")" ] || fail "the service runs $(readlink "/proc/$pid/exe"), not $1"
+    echo "epmd.service runs $1, process $pid"
 }
 
 test_package() {
-    held_by /usr/bin/epmd
+    check_service /usr/bin/epmd
     erl -noinput -sname stock &
-    await 'a stock node registers' registered stock
+    await 'registration of a stock node' is_registered stock
     dpkg -i /mnt/handover.deb
     [ -e /usr/bin/epmd.erlang ] || fail 'no diversion'
-    held_by /usr/bin/epmd
-    await 'a stock node comes back after the installation' registered stock
+    check_service /usr/bin/epmd
+    await 'registration of the stock node after the installation' is_registered stock
     for node in n1 n2; do
         erl -noinput -name $node@127.0.0.1 -proto_dist handover_tcp -start_epmd false -handover listen false -setcookie c \
             -eval "net_adm:ping('n1@127.0.0.1')" &
-        await "$node registers" registered $node
+        await "registration of $node" is_registered $node
     done
-    await 'a handover by the epmd of systemd' sh -c 'handover status | grep "handovers .* ok"'
+    await 'a handover by epmd.service' sh -c 'handover status | grep "handovers .* ok"'
 
     pid=$(systemctl show -P MainPID epmd.service)
     started=$(stat -c %Y /proc/"$pid")
     dpkg -i /mnt/handover.deb
     for node in stock n1 n2; do
-        registered $node || fail "$node was lost in an upgrade"
+        is_registered $node || fail "the upgrade unregistered $node"
     done
-    held_by /usr/bin/epmd
-    [ "$pid $started" = "$(systemctl show -P MainPID epmd.service) $(stat -c %Y /proc/"$pid")" ] || fail 'an upgrade restarts epmd'
+    check_service /usr/bin/epmd
+    [ "$pid $started" = "$(systemctl show -P MainPID epmd.service) $(stat -c %Y /proc/"$pid")" ] || fail 'the upgrade restarted epmd'
 
     dpkg -r handover
-    held_by /usr/bin/epmd
-    if [ -e /usr/bin/epmd.erlang ]; then fail 'the diversion is still there'; fi
-    await 'a stock node comes back after the removal' registered stock
+    check_service /usr/bin/epmd
+    if [ -e /usr/bin/epmd.erlang ]; then fail 'the diversion still exists'; fi
+    await 'registration of the stock node after the removal' is_registered stock
     echo ok
 }
 
@@ -75,14 +75,14 @@ fi
 
 systemd=/lib/systemd/systemd
 if [ ! -x $systemd ] || [ ! -e /usr/bin/epmd ]; then
-    echo 'no systemd or no erlang-base on this machine'
+    echo 'systemd or erlang-base is not installed on this machine'
     exit 77
 fi
 if ! { mount -t tmpfs tmpfs /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup; } 2>/dev/null; then
-    echo 'no cgroups for a system that boots'
+    echo 'cgroups cannot be mounted, and a system cannot boot without'
     exit 77
 fi
-# nothing of the machine's own is started, but what the two units ask for; packages may start theirs
+# Start no units of this machine except what the two units need. policy-rc.d would keep the package from starting its units.
 : >/etc/fstab
 rm -rf /usr/sbin/policy-rc.d /etc/systemd/system/*.wants /usr/lib/systemd/system/*.wants /usr/lib/systemd/system-generators
 printf '[Unit]\nWants=epmd.socket epmd.service deb-boot.service\n' >/etc/systemd/system/deb-boot.target
@@ -94,7 +94,7 @@ Type=oneshot
 Environment=HOME=/root LC_ALL=C.UTF-8
 ExecStart=/bin/sh /mnt/deb-boot.sh inside
 UNIT
-# deb-systemd-invoke starts what is enabled
+# deb-systemd-invoke starts only enabled units
 systemctl enable epmd.socket epmd.service
 export container=scratch
 exec $systemd --system --unit=deb-boot.target --log-target=null --show-status=false </dev/null

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs a package over erlang-base, uses it, upgrades it and removes it. For scratch.sh, with the package in /mnt; exit status
-# 77 and a reason where this can't be.
+# Installs the package next to erlang-base, uses it, upgrades it and removes it. scratch.sh runs it, with the package in /mnt. Exit
+# status 77 and a reason if the test is not possible on this machine.
 #   test/packages/scratch.sh / FOLDER sh /mnt/deb-test.sh
 set -eu
 
@@ -14,38 +14,39 @@ fail() {
     exit 1
 }
 
-# the paths that are ours or were made way for, but our configuration; the system below may change meanwhile
+# snapshot lists the paths that the package installs or diverts, except for its configuration. Other paths may change during the
+# test, because the file system below the copy is in use.
 snapshot() {
     find /usr /etc /lib -xdev ! -path '/etc/netns/*' ! -path '/etc/handover*' -printf '%p %l %m\n' | grep -E 'epmd|handover' | LC_ALL=C sort
 }
 
-# the stock epmd prints no -upgrade in its usage
-is_ours() {
+# is_handovers PROGRAM: succeeds if it is handover's epmd; the usage text of the stock epmd has no -upgrade
+is_handovers() {
     "$1" -help 2>&1 | grep -q upgrade
 }
 
-dpkg --verify erlang-base >/tmp/verified 2>&1 || skip "no erlang-base on this machine: $(cat /tmp/verified)"
-if is_ours /usr/bin/epmd; then skip 'handover is installed on this machine'; fi
+dpkg --verify erlang-base >/tmp/verified 2>&1 || skip "erlang-base is not installed on this machine, or was changed: $(cat /tmp/verified)"
+if is_handovers /usr/bin/epmd; then skip 'handover is installed on this machine'; fi
 snapshot >/tmp/before
 stock=$(readlink /usr/bin/epmd)
 dpkg -i /mnt/handover.deb
 
 echo '-- the programs and their pages'
-is_ours /usr/bin/epmd || fail '/usr/bin/epmd is not ours'
-[ "$(readlink /usr/bin/epmd.erlang)" = "$stock" ] || fail "erlang-base's epmd is not at /usr/bin/epmd.erlang"
-[ "$(dpkg-query -W -f '${Version}' handover)" = "$(handover version | sed 's/handover //')-1" ] || fail "$(handover version)"
+is_handovers /usr/bin/epmd || fail "/usr/bin/epmd is not handover's"
+[ "$(readlink /usr/bin/epmd.erlang)" = "$stock" ] || fail "erlang-base's epmd was not moved to /usr/bin/epmd.erlang"
+[ "$(dpkg-query -W -f '${Version}' handover)" = "$(handover version | sed 's/handover //')-1" ] || fail "the package and the program have different versions: $(handover version)"
 if [ -e /usr/share/man/man1/epmd.erlang.1.gz ]; then # a minimal system has no man pages
-    zcat /usr/share/man/man1/epmd.1.gz | grep -q 'hands connections over' || fail 'epmd(1) is not ours'
+    zcat /usr/share/man/man1/epmd.1.gz | grep -q 'hands connections over' || fail "epmd(1) is not handover's"
 fi
 
 echo '-- the units'
 if command -v systemd-analyze; then
-    systemd-analyze verify --man=no epmd.service epmd.socket 2>&1 | grep -F epmd. && fail 'systemd-analyze finds faults'
+    systemd-analyze verify --man=no epmd.service epmd.socket 2>&1 | grep -F epmd. && fail 'systemd-analyze reports errors'
     systemd-analyze security --offline=true --no-pager epmd.service | grep '✓ NoNewPrivileges=' ||
-        fail 'the units of handover are not in force'
+        fail 'the settings of handover are not in epmd.service'
 fi
 
-echo '-- two nodes, by nothing but vm.args; a stock one beside them'
+echo '-- two nodes with handover, one without'
 start='-proto_dist handover_tcp -start_epmd false -handover listen false -setcookie c'
 # shellcheck disable=SC2086 # a list of words
 erl -noinput -name n1@127.0.0.1 $start &
@@ -64,15 +65,15 @@ epmd -status | head -n 1
 
 echo '-- an upgrade, and the removal'
 dpkg -i /mnt/handover.deb
-is_ours /usr/bin/epmd || fail '/usr/bin/epmd is not ours after an upgrade'
-epmd -names | grep -q '^name n1 ' || fail 'n1 is not registered any more'
+is_handovers /usr/bin/epmd || fail "/usr/bin/epmd is not handover's after an upgrade"
+epmd -names | grep -q '^name n1 ' || fail 'the upgrade unregistered n1'
 dpkg -r handover
 snapshot >/tmp/after
-diff /tmp/before /tmp/after || fail 'the system is not as it was'
-[ -z "$(dpkg-divert --list handover)" ] || fail "left: $(dpkg-divert --list handover)"
-dpkg --verify erlang-base || fail 'erlang-base is not as it was'
-if is_ours /usr/bin/epmd; then fail '/usr/bin/epmd is still ours'; fi
-[ -e /etc/handover/epmd.toml ] || fail 'the configuration went with the removal, not with the purge'
+diff /tmp/before /tmp/after || fail 'the removal left the differences above'
+[ -z "$(dpkg-divert --list handover)" ] || fail "the removal left a diversion: $(dpkg-divert --list handover)"
+dpkg --verify erlang-base || fail 'the removal left erlang-base changed'
+if is_handovers /usr/bin/epmd; then fail "/usr/bin/epmd is still handover's"; fi
+[ -e /etc/handover/epmd.toml ] || fail 'the removal removed the configuration; only a purge may'
 dpkg -P handover
-[ ! -e /etc/handover ] || fail 'the configuration outlives the purge'
+[ ! -e /etc/handover ] || fail 'the purge left the configuration'
 echo 'ok'

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the tarballs, once more for the same bytes, looks into them, and runs the programs of another processor.
-#   test/packages/dist-check.sh [REPORT]      default: stdout. Exit status 1 if a test failed.
+# Builds the tarballs, checks their contents, builds one a second time and compares the bytes, and runs the programs for arm64.
+#   test/packages/dist-check.sh [REPORT]
+# Writes a line for each test to REPORT (default: stdout). Exit status 1 if a test failed.
 # shellcheck disable=SC2317 # try calls the functions
 set -eu
 cd "$(dirname "$0")/../.."
@@ -17,8 +18,8 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
-# the sums are right, the programs static, no folder of this machine is in them
-sound() {
+# The sums are right, the programs are static, and no path of this machine is in them.
+check_contents() {
     (cd "$work/1" && sha256sum --quiet -c SHA256SUMS) || return 1
     mkdir "$work/tree"
     for tarball in "$work"/1/*.tar.gz; do
@@ -27,33 +28,33 @@ sound() {
     for tree in "$work"/tree/*; do
         (cd "$tree" && sha256sum --quiet -c share/doc/handover/SHA256SUMS) || return 1
         if grep -rlF -e "$PWD/" -e "${TMPDIR:-/tmp}/tmp." -e "$HOME/" "$tree/bin" "$tree/lib"; then
-            echo 'a path of this machine is in the files above'
+            echo 'the files above contain a path of this machine'
             return 1
         fi
         if readelf -l "$tree"/bin/* | grep INTERP; then
-            echo "$tree: not static"
+            echo "$tree: a program is not static"
             return 1
         fi
     done
 }
 
-# from another folder and with nothing compiled before
-same_bytes() {
+# A build in another directory and without a build cache gives the same bytes.
+check_same_bytes() {
     GOCACHE=$work/cache scripts/dist.sh "$work/2" amd64 || return 1
     cmp "$work"/1/*-amd64-*.tar.gz "$work"/2/*-amd64-*.tar.gz
 }
 
-# what another build takes as HANDOVER_PREBUILT
-names_its_version() {
+# The programs print the version that scripts/build-go.sh requires of HANDOVER_PREBUILT.
+check_version() {
     vsn=$(sed -n 's/.*{vsn, *"\(.*\)"}.*/\1/p' erl/src/handover.app.src)
     bin=$(echo "$work"/tree/*-"$(go env GOARCH)"-*/bin)
     "$bin/handover" version | grep -xF "handover $vsn"
 }
 
-# a node registers with an epmd of another processor
-arm64() {
+# A node registers with an epmd for arm64.
+test_arm64() {
     command -v qemu-aarch64-static >/dev/null || {
-        echo 'no qemu-aarch64-static (Debian: apt install qemu-user-static)'
+        echo 'qemu-aarch64-static is not installed (Debian: apt install qemu-user-static)'
         return 77
     }
     bin=$(echo "$work"/tree/*-arm64-*/bin)
@@ -69,10 +70,10 @@ arm64() {
     ERL_EPMD_PORT=$port qemu-aarch64-static "$bin/handover" status --json | jq -e '.requests.register.ok == 1'
 }
 
-scripts/deps.sh qemu-aarch64-static=qemu-user-static readelf=binutils || true # arm64 says what is missing
+scripts/deps.sh qemu-aarch64-static=qemu-user-static readelf=binutils || true # test_arm64 is skipped without qemu
 try 'dist builds' scripts/dist.sh "$work/1"
-try 'dist sums, static, no paths' sound
-try 'dist version' names_its_version
-try 'dist the same bytes again' same_bytes
-try 'dist arm64 runs' arm64
+try 'dist sums, static, no paths' check_contents
+try 'dist version' check_version
+try 'dist the same bytes again' check_same_bytes
+try 'dist arm64 runs' test_arm64
 exit "$failed"

@@ -1,21 +1,21 @@
 #!/bin/sh
-# Runs a command in a copy of a file system that ends with the command, whatever it did: an overlay, in namespaces of its own,
-# with a network of nothing but lo. Needs root; exit status 77 and a reason where there is none.
-#   test/packages/scratch.sh ROOT FOLDER COMMAND …      FOLDER is at /mnt; COMMAND is process 1
+# Runs a command in a copy of a file system: an overlay, in separate namespaces, without a network except lo. The copy is
+# discarded when the command ends. Needs root; without root, it prints the reason and exits with status 77.
+#   test/packages/scratch.sh ROOT FOLDER COMMAND …      FOLDER is mounted at /mnt; COMMAND is process 1
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 root=$1
 folder=$(realpath "$2")
 shift 2
 if [ "$(id -u)" -ne 0 ]; then
-    echo 'needs root, for an overlay and dpkg'
+    echo 'needs root for an overlay and dpkg'
     exit 77
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
 
-# /dev is a new one: what runs here may be a system that boots
+# /dev is a new one, because COMMAND may boot a system
 # shellcheck disable=SC2016 # for the inner shell
 timeout -k 5 300 unshare --mount --pid --net --uts --ipc --cgroup --fork --kill-child sh -euc '
     root=$1; folder=$2; cd "$3"; shift 3
@@ -24,7 +24,7 @@ timeout -k 5 300 unshare --mount --pid --net --uts --ipc --cgroup --fork --kill-
     cd "$PWD"
     mkdir upper work root
     mount -t overlay -o "lowerdir=$root,upperdir=upper,workdir=work" overlay root || {
-        echo "no overlay over $root on this machine" >&2
+        echo "this machine cannot mount an overlay over $root" >&2
         exit 77
     }
     cd root

@@ -10,22 +10,23 @@ import (
 	"time"
 )
 
-// A block `console` is a transcript.
+// A block in the language `console` is a transcript of commands and their output:
 //
-//	$ COMMAND           is run on host1 of ct/hosts.sh's two, in a folder of its own;
-//	host2$ COMMAND      on host2, where the nodes n2 and n3 run with handover
-//	(n1@host1)1> INPUT  is what the command reads, and
-//	                    every other line what it prints, in this order, and
-//	exit status 1       where it fails
+//	$ COMMAND           a command on host1, one of the two hosts of ct/hosts.sh
+//	host2$ COMMAND      a command on host2, where the nodes n2 and n3 run with handover
+//	(n1@host1)1> INPUT  a line of input for the command
+//	exit status 1       the last line of the output of a command that fails
+//	any other line      output of the command, in this order
 //
-// In what is printed, ... stands for anything, as a whole line for any lines; behind
-// two spaces, % begins a comment. Words behind `console`:
+// In the output, ... matches any text, and as a whole line any lines. A comment begins with % after two spaces. The word
+// `console` can be followed by:
 //
 //	open     the firewalls let everything through
-//	soon     a command is run again until it prints what it should
-//	numbers  may be others
-//	here     on this machine, in the repository
+//	soon     the command is repeated until it prints the expected output
+//	numbers  numbers in the output may differ
+//	here     the commands run on this machine, in the repository
 
+// A step is one command of a transcript.
 type step struct {
 	host          int
 	command       string
@@ -38,7 +39,8 @@ var (
 	inputLine   = regexp.MustCompile(`^(?:\([^ )]+\))?\d+> (.*)`)
 )
 
-func (b block) steps(t *testing.T) (steps []step) {
+// parseSteps returns the commands of a transcript.
+func (b block) parseSteps(t *testing.T) (steps []step) {
 	t.Helper()
 	for line := range strings.Lines(b.text) {
 		line = strings.TrimRight(line, " \n")
@@ -51,7 +53,7 @@ func (b block) steps(t *testing.T) (steps []step) {
 			continue
 		}
 		if len(steps) == 0 {
-			t.Fatalf("%v does not begin with a command", b)
+			t.Fatalf("%v must begin with a command", b)
 		}
 		s := &steps[len(steps)-1]
 		if m := inputLine.FindStringSubmatch(line); m != nil {
@@ -63,8 +65,8 @@ func (b block) steps(t *testing.T) (steps []step) {
 	return steps
 }
 
-// printed is what a shell or a node said, without what is always there.
-func printed(out string) (lines []string) {
+// printedLines returns the lines of output, without prompts and without the lines that Erlang always prints.
+func printedLines(out string) (lines []string) {
 	noise := regexp.MustCompile(`^(Eshell V|Erlang/OTP |\*\*\* Terminating erlang|handover: building )`)
 	prompt := regexp.MustCompile(`^(\([^ )]+\)\d+> )+`)
 	for line := range strings.Lines(out) {
@@ -76,8 +78,8 @@ func printed(out string) (lines []string) {
 	return lines
 }
 
-// pattern matches what a transcript lets a command print.
-func pattern(lines []string) *regexp.Regexp {
+// outputPattern returns a pattern for the output in a transcript.
+func outputPattern(lines []string) *regexp.Regexp {
 	var p strings.Builder
 	for _, line := range lines {
 		if line == "..." {
@@ -89,9 +91,8 @@ func pattern(lines []string) *regexp.Regexp {
 	return regexp.MustCompile(`^` + p.String() + `$`)
 }
 
-// alike makes all numbers the same, and the spaces before them; not those within
-// names and addresses.
-func alike(lines []string) (list []string) {
+// withoutNumbers replaces all numbers by 0, and spaces by one space. It keeps the numbers within names and addresses.
+func withoutNumbers(lines []string) (list []string) {
 	number := regexp.MustCompile(`^\d+(\.\d+)?([.,;:)]*)$`)
 	for _, line := range lines {
 		words := strings.Fields(line)
@@ -103,53 +104,55 @@ func alike(lines []string) (list []string) {
 	return list
 }
 
-// TestConsole does what the transcripts do.
+// TestConsole runs the transcripts and compares the output.
 func TestConsole(t *testing.T) {
-	for _, p := range manual(t) {
+	for _, p := range manualPages(t) {
 		var blocks []block
-		for _, b := range p.blocks() {
+		for _, b := range p.codeBlocks() {
 			if b.is("console") {
 				blocks = append(blocks, b)
 			}
 		}
 		if len(blocks) > 0 {
-			t.Run(strings.TrimSuffix(filepath.Base(p.path), ".md"), func(t *testing.T) { transcripts(t, blocks) })
+			t.Run(strings.TrimSuffix(filepath.Base(p.path), ".md"), func(t *testing.T) { runTranscripts(t, blocks) })
 		}
 	}
 }
 
-func transcripts(t *testing.T, blocks []block) {
+// runTranscripts runs the transcripts of one page on two new hosts.
+func runTranscripts(t *testing.T, blocks []block) {
 	h := newHosts(t)
-	// README.md's .../handover/ebin
+	// README.md writes .../handover/ebin for the path of the application
 	err := os.Mkdir(filepath.Join(h.dir, "..."), 0o700)
 	if err == nil {
-		err = os.Symlink(absolute(t, "_build/default/lib/handover"), filepath.Join(h.dir, ".../handover"))
+		err = os.Symlink(absolutePath(t, "_build/default/lib/handover"), filepath.Join(h.dir, ".../handover"))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"n2", "n3"} {
-		h.node(t, 2, name, overHandover()...)
+		h.startNode(t, 2, name, handoverArgs()...)
 	}
 	for _, b := range blocks {
 		if b.has("open") {
 			for host := range 2 {
-				h.must(t, 1+host, "", "nft", "flush", "ruleset")
+				h.mustRun(t, 1+host, "", "nft", "flush", "ruleset")
 			}
 		}
-		for _, s := range b.steps(t) {
-			h.compare(t, b, s)
+		for _, s := range b.parseSteps(t) {
+			h.runStep(t, b, s)
 		}
 	}
 }
 
-func (h *hosts) compare(t *testing.T, b block, s step) {
+// runStep runs a command and compares its output.
+func (h *hosts) runStep(t *testing.T, b block, s step) {
 	t.Helper()
-	like := func(lines []string) []string { return lines }
+	normalize := func(lines []string) []string { return lines }
 	if b.has("numbers") {
-		like = alike
+		normalize = withoutNumbers
 	}
-	want := pattern(like(s.prints))
+	want := outputPattern(normalize(s.prints))
 	var out string
 	once := func() bool {
 		cmd := h.command(t, s.host, "sh", "-c", s.command)
@@ -158,10 +161,10 @@ func (h *hosts) compare(t *testing.T, b block, s step) {
 			cmd.Dir = top
 		}
 		var err error
-		if out, err = output(t, cmd, strings.Join(append(s.input, ""), "\n")); err != nil {
+		if out, err = runCommand(t, cmd, strings.Join(append(s.input, ""), "\n")); err != nil {
 			out += "\n" + err.Error() + "\n"
 		}
-		out = strings.Join(append(like(printed(out)), ""), "\n")
+		out = strings.Join(append(normalize(printedLines(out)), ""), "\n")
 		return want.MatchString(out)
 	}
 	ok := once()
@@ -169,6 +172,6 @@ func (h *hosts) compare(t *testing.T, b block, s step) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if !ok {
-		t.Errorf("%v: %s prints\n%s\nand not\n%s", b, s.command, out, strings.Join(s.prints, "\n"))
+		t.Errorf("%v: %s prints\n%s\nwant\n%s", b, s.command, out, strings.Join(s.prints, "\n"))
 	}
 }

@@ -15,20 +15,21 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// hosts are the two of ct/hosts.sh, with a home for the nodes' cookie and a
-// folder where commands run.
+// hosts are the two hosts of ct/hosts.sh.
 type hosts struct {
-	prefix, dir string
+	prefix string // of the names of their network namespaces
+	dir    string // the home and working directory of all commands, with the cookie of the nodes
 }
 
-func script(args ...string) error {
+// hostsScript runs ct/hosts.sh.
+func hostsScript(args ...string) error {
 	if out, err := exec.Command(filepath.Join(top, "ct/hosts.sh"), args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("hosts.sh: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return nil
 }
 
-// newHosts makes two hosts, which end with the test and all that runs there.
+// newHosts creates two hosts. They are removed when the test ends, and everything that runs there is killed.
 func newHosts(t *testing.T) *hosts {
 	t.Helper()
 	for _, built := range []string{"priv/epmd", "_build/default/lib/handover/ebin/handover.app"} {
@@ -36,7 +37,7 @@ func newHosts(t *testing.T) *hosts {
 			t.Skipf("skipped: not built: %v", err)
 		}
 	}
-	if err := script("check"); err != nil {
+	if err := hostsScript("check"); err != nil {
 		t.Skipf("skipped: %v", err)
 	}
 	h := &hosts{prefix: fmt.Sprintf("pages-%d-%d", os.Getpid(), time.Now().UnixMilli()%100_000), dir: t.TempDir()}
@@ -44,18 +45,19 @@ func newHosts(t *testing.T) *hosts {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := script("up", h.prefix); err != nil {
+	if err := hostsScript("up", h.prefix); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := script("down", h.prefix); err != nil {
+		if err := hostsScript("down", h.prefix); err != nil {
 			t.Error(err)
 		}
 	})
 	return h
 }
 
-func absolute(t *testing.T, path string) string {
+// absolutePath returns the absolute path of a path in the repository.
+func absolutePath(t *testing.T, path string) string {
 	t.Helper()
 	abs, err := filepath.Abs(filepath.Join(top, path))
 	if err != nil {
@@ -64,25 +66,25 @@ func absolute(t *testing.T, path string) string {
 	return abs
 }
 
-// command is one on host 1 or 2.
+// command returns a command that runs on host 1 or 2.
 func (h *hosts) command(t *testing.T, host int, args ...string) *exec.Cmd {
 	t.Helper()
 	args = append([]string{"netns", "exec", fmt.Sprintf("%s-host%d", h.prefix, host)}, args...)
 	cmd := exec.CommandContext(t.Context(), "ip", args...)
 	cmd.Dir = h.dir
-	cmd.Env = append(os.Environ(), "HOME="+h.dir, "PATH="+absolute(t, "priv")+":"+os.Getenv("PATH")+":/usr/sbin:/sbin",
-		"ERL_LIBS="+absolute(t, "_build/default/lib"))
+	cmd.Env = append(os.Environ(), "HOME="+h.dir, "PATH="+absolutePath(t, "priv")+":"+os.Getenv("PATH")+":/usr/sbin:/sbin",
+		"ERL_LIBS="+absolutePath(t, "_build/default/lib"))
 	return cmd
 }
 
-// run gives what the command prints, on both ways.
+// run runs a command on a host and returns its output, stdout and stderr.
 func (h *hosts) run(t *testing.T, host int, stdin string, args ...string) (string, error) {
 	t.Helper()
-	return output(t, h.command(t, host, args...), stdin)
+	return runCommand(t, h.command(t, host, args...), stdin)
 }
 
-// must is run where it has to work.
-func (h *hosts) must(t *testing.T, host int, stdin string, args ...string) string {
+// mustRun is like run, but a command that fails ends the test.
+func (h *hosts) mustRun(t *testing.T, host int, stdin string, args ...string) string {
 	t.Helper()
 	out, err := h.run(t, host, stdin, args...)
 	if err != nil {
@@ -91,9 +93,9 @@ func (h *hosts) must(t *testing.T, host int, stdin string, args ...string) strin
 	return out
 }
 
-// output runs the command, for commandTimeout at most. It does not wait for a daemon that
-// the command leaves behind and that keeps its output open.
-func output(t *testing.T, cmd *exec.Cmd, stdin string) (string, error) {
+// runCommand runs the command, for at most commandTimeout, and returns its output. If the command leaves a daemon running that
+// keeps the output open, it does not wait for the daemon.
+func runCommand(t *testing.T, cmd *exec.Cmd, stdin string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &out
@@ -104,10 +106,10 @@ func output(t *testing.T, cmd *exec.Cmd, stdin string) (string, error) {
 		return "", err
 	}
 	defer context.AfterFunc(t.Context(), func() { _ = cmd.Cancel() })()
-	late := time.AfterFunc(commandTimeout, func() { _ = cmd.Cancel() })
+	timeout := time.AfterFunc(commandTimeout, func() { _ = cmd.Cancel() })
 	err := cmd.Wait()
-	if !late.Stop() {
-		err = fmt.Errorf("not done after %v", commandTimeout)
+	if !timeout.Stop() {
+		err = fmt.Errorf("stopped after %v", commandTimeout)
 	}
 	if err == exec.ErrWaitDelay {
 		err = nil
@@ -115,8 +117,8 @@ func output(t *testing.T, cmd *exec.Cmd, stdin string) (string, error) {
 	return out.String(), err
 }
 
-// background runs it until the test's end, and shows what it said if that failed.
-func (h *hosts) background(t *testing.T, cmd *exec.Cmd) {
+// startBackground starts the command, which runs until the test ends. If the test fails, it logs the output.
+func (h *hosts) startBackground(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second
@@ -132,14 +134,15 @@ func (h *hosts) background(t *testing.T, cmd *exec.Cmd) {
 	})
 }
 
-// node starts one and waits until its host's EPMD has it.
-func (h *hosts) node(t *testing.T, host int, name string, args ...string) {
+// startNode starts a node on a host and waits until it has registered.
+func (h *hosts) startNode(t *testing.T, host int, name string, args ...string) {
 	t.Helper()
-	h.background(t, h.command(t, host, append([]string{"erl", "-noinput", "-sname", fmt.Sprintf("%s@host%d", name, host)}, args...)...))
-	h.registered(t, host, name)
+	h.startBackground(t, h.command(t, host, append([]string{"erl", "-noinput", "-sname", fmt.Sprintf("%s@host%d", name, host)}, args...)...))
+	h.waitRegistered(t, host, name)
 }
 
-func (h *hosts) registered(t *testing.T, host int, name string) {
+// waitRegistered waits until the EPMD of the host lists the name.
+func (h *hosts) waitRegistered(t *testing.T, host int, name string) {
 	t.Helper()
 	testkit.WaitFor(t, "node "+name, func() bool {
 		names, err := h.run(t, host, "", "epmd", "-names")
@@ -147,13 +150,14 @@ func (h *hosts) registered(t *testing.T, host int, name string) {
 	})
 }
 
-// ping is from a node on host1.
-func (h *hosts) ping(t *testing.T, node, want string, args ...string) {
+// checkPing pings node from the node n1 on host1 and compares the result, pong or pang, with want.
+func (h *hosts) checkPing(t *testing.T, node, want string, args ...string) {
 	t.Helper()
-	h.pingAs(t, "n1@host1", node, want, args...)
+	h.checkPingFrom(t, "n1@host1", node, want, args...)
 }
 
-func (h *hosts) pingAs(t *testing.T, from, node, want string, args ...string) {
+// checkPingFrom is like checkPing, from a node on host1 with the given name.
+func (h *hosts) checkPingFrom(t *testing.T, from, node, want string, args ...string) {
 	t.Helper()
 	names := "-sname"
 	if strings.Contains(from, ".") {
@@ -161,12 +165,12 @@ func (h *hosts) pingAs(t *testing.T, from, node, want string, args ...string) {
 	}
 	eval := fmt.Sprintf("io:format(\"~s\", [net_adm:ping('%s')]), halt().", node)
 	args = append([]string{"erl", "-noinput", names, from, "-eval", eval}, args...)
-	if out := h.must(t, 1, "", args...); !strings.Contains(out, want) {
-		t.Errorf("%v is not %s: %s", args, want, out)
+	if out := h.mustRun(t, 1, "", args...); !strings.Contains(out, want) {
+		t.Errorf("%v does not print %s: %s", args, want, out)
 	}
 }
 
-// overHandover are the arguments of a node that is reached through EPMD alone.
-func overHandover(more ...string) []string {
+// handoverArgs returns the arguments of a node with handover, followed by more.
+func handoverArgs(more ...string) []string {
 	return append([]string{"-proto_dist", "handover_tcp", "-start_epmd", "false"}, more...)
 }

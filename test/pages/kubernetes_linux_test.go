@@ -13,8 +13,7 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// object has the fields that docs/OPERATIONS.md uses of Kubernetes' objects; one
-// that is not here is an error.
+// object has the fields of Kubernetes' objects that docs/OPERATIONS.md uses. Any other field is an error.
 type object struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string
@@ -79,9 +78,10 @@ type container struct {
 	} `yaml:"readinessProbe"`
 }
 
-func objects(t *testing.T) map[string]object {
+// kubernetesObjects returns the objects in the yaml block of docs/OPERATIONS.md by version and kind.
+func kubernetesObjects(t *testing.T) map[string]object {
 	t.Helper()
-	decoder := yaml.NewDecoder(strings.NewReader(theBlock(t, "yaml").text))
+	decoder := yaml.NewDecoder(strings.NewReader(onlyBlock(t, "yaml").text))
 	decoder.KnownFields(true)
 	found := map[string]object{}
 	for {
@@ -97,13 +97,13 @@ func objects(t *testing.T) map[string]object {
 	}
 }
 
-// TestKubernetes: the objects fit each other, and a node with the container's
-// variables gets ready by its probe and is reached through the one port.
+// TestKubernetes checks that the objects refer to each other, and that a node with the variables of the container becomes ready
+// by the probe and can be reached through one port.
 func TestKubernetes(t *testing.T) {
-	all := objects(t)
-	service, set, policy := all["v1 Service"], all["apps/v1 StatefulSet"], all["networking.k8s.io/v1 NetworkPolicy"]
-	if len(all) != 3 || len(set.Spec.Template.Spec.Containers) != 1 || len(policy.Spec.Ingress) != 1 {
-		t.Fatalf("%d objects: %v", len(all), all)
+	found := kubernetesObjects(t)
+	service, set, policy := found["v1 Service"], found["apps/v1 StatefulSet"], found["networking.k8s.io/v1 NetworkPolicy"]
+	if len(found) != 3 || len(set.Spec.Template.Spec.Containers) != 1 || len(policy.Spec.Ingress) != 1 {
+		t.Fatalf("%d objects, want 3: %v", len(found), found)
 	}
 	var labels map[string]string
 	var chosen selector
@@ -113,7 +113,7 @@ func TestKubernetes(t *testing.T) {
 	app, from := set.Spec.Template.Spec.Containers[0], policy.Spec.Ingress[0]
 	for what, got := range map[string]string{
 		"the service's pods": labels["app"], "the set's pods": chosen.MatchLabels["app"], "the policy's pods": policy.Spec.PodSelector.MatchLabels["app"],
-		"who is let in": from.From[0].PodSelector.MatchLabels["app"],
+		"the pods that may connect": from.From[0].PodSelector.MatchLabels["app"],
 	} {
 		if want := set.Spec.Template.Metadata.Labels["app"]; got != want || got == "" {
 			t.Errorf("%s: app is %q, the pods' label is %q", what, got, want)
@@ -125,17 +125,18 @@ func TestKubernetes(t *testing.T) {
 	if service.Spec.Ports[0].Port != 4369 || app.Ports[0].ContainerPort != 4369 || from.Ports[0].Port != 4369 || from.Ports[0].Protocol != "TCP" || len(from.Ports) != 1 {
 		t.Errorf("ports: %v %v %v", service.Spec.Ports, app.Ports, from.Ports)
 	}
-	pod(t, app, service.Metadata.Name)
+	testPod(t, app, service.Metadata.Name)
 }
 
-func pod(t *testing.T, app container, service string) {
+// testPod runs a node with the container's variables on host2 and pings it.
+func testPod(t *testing.T, app container, service string) {
 	var env []string
-	known := environment(t)
+	known := environmentVariables(t)
 	for _, e := range app.Env {
 		if e.ValueFrom.FieldRef.FieldPath == "" {
 			env = append(env, e.Name+"="+strings.NewReplacer("$(POD_NAME)."+service+".$(NAMESPACE).svc.cluster.local", "host2.handover.test").Replace(e.Value))
 			if strings.Contains(env[len(env)-1], "$(") || strings.HasPrefix(e.Name, "HANDOVER_") && !slices.Contains(known, e.Name) {
-				t.Fatalf("the variable %s", env[len(env)-1])
+				t.Fatalf("the variable %s cannot be resolved, or nothing reads it", env[len(env)-1])
 			}
 		}
 	}
@@ -146,10 +147,10 @@ func pod(t *testing.T, app container, service string) {
 	h := newHosts(t)
 	node := h.command(t, 2, "erl", "-noinput")
 	node.Env = append(node.Env, env...)
-	h.background(t, node)
+	h.startBackground(t, node)
 	testkit.WaitFor(t, "the probe", func() bool { _, err := h.run(t, 2, "", app.ReadinessProbe.Exec.Command...); return err == nil })
-	h.pingAs(t, "n1@host1.handover.test", name[1], "pong", overHandover()...)
-	if out := h.must(t, 2, "", "ss", "-Hltn", "sport != 4369"); out != "" {
-		t.Errorf("more is open than 4369: %s", out)
+	h.checkPingFrom(t, "n1@host1.handover.test", name[1], "pong", handoverArgs()...)
+	if out := h.mustRun(t, 2, "", "ss", "-Hltn", "sport != 4369"); out != "" {
+		t.Errorf("ports other than 4369 are open: %s", out)
 	}
 }

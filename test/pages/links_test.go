@@ -10,21 +10,21 @@ import (
 	"github.com/yuin/goldmark/ast"
 )
 
-// TestLinks: every link within the repository leads to a file, and to a heading
-// where it names one. Those to other places are not followed.
+// TestLinks checks that each link within the repository leads to an existing file, and to an existing heading if it names one.
+// It does not check links to other sites.
 func TestLinks(t *testing.T) {
 	checked := 0
-	for _, path := range glob(t, "*.md", "docs/*.md", "bench/*.md") {
-		p := load(t, path)
-		each(p, func(n *ast.Link) { checked += checkLink(t, p, string(n.Destination)) })
-		each(p, func(n *ast.Image) { checked += checkLink(t, p, string(n.Destination)) })
+	for _, path := range findFiles(t, "*.md", "docs/*.md", "bench/*.md") {
+		p := loadPage(t, path)
+		forEachNode(p, func(n *ast.Link) { checked += checkLink(t, p, string(n.Destination)) })
+		forEachNode(p, func(n *ast.Image) { checked += checkLink(t, p, string(n.Destination)) })
 	}
 	if checked < 20 {
-		t.Errorf("only %d links found: are they read as they should be?", checked)
+		t.Errorf("only %d links found; is this test wrong?", checked)
 	}
 }
 
-// checkLink returns how many links it has looked at.
+// checkLink checks one link and returns 1, or returns 0 for a link to another site.
 func checkLink(t *testing.T, p page, link string) int {
 	t.Helper()
 	if strings.Contains(link, "://") || strings.HasPrefix(link, "mailto:") {
@@ -36,10 +36,10 @@ func checkLink(t *testing.T, p page, link string) int {
 		to = filepath.Join(filepath.Dir(p.path), path)
 	}
 	if _, err := os.Stat(filepath.Join(top, to)); err != nil {
-		t.Errorf("%s: dead link %s: %v", p.path, link, err)
+		t.Errorf("%s: broken link %s: %v", p.path, link, err)
 		return 1
 	}
-	if anchor != "" && !slices.Contains(load(t, to).anchors(), anchor) {
+	if anchor != "" && !slices.Contains(loadPage(t, to).anchors(), anchor) {
 		t.Errorf("%s: %s has no heading #%s", p.path, to, anchor)
 	}
 	return 1

@@ -1,12 +1,10 @@
-// Package pages holds the pages to what they say: links lead somewhere, names
-// exist, texts are those of the programs, and commands do what stands below them.
+// Package pages tests the documentation: the links, the names of options, keys and metrics, the texts that it quotes from the
+// programs, and the commands that it shows.
 //
-// In README.md and docs/*.md a block in the language
+// In README.md and docs/*.md, blocks in these languages are tested:
 //
-//	console   is run, and what it prints is compared (console_linux_test.go says how)
+//	console               is run, and the output is compared (console_linux_test.go explains the format)
 //	nft, iptables, yaml   is loaded by a test of its own
-//
-// and any other block is only shown.
 package pages
 
 import (
@@ -30,10 +28,10 @@ import (
 
 const top = "../.."
 
-// theEPMD is the page about the daemon.
-const theEPMD = "docs/EPMD.md"
+// epmdPage is the page about the daemon.
+const epmdPage = "docs/EPMD.md"
 
-// commandTimeout bounds each command of a page. Some build a release.
+// commandTimeout is the deadline of each command in a page. Some commands build a release.
 const commandTimeout = 5 * time.Minute
 
 func TestMain(m *testing.M) {
@@ -41,33 +39,36 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// page is a Markdown file; its path is below the top of the repository.
+// A page is a Markdown file. path is relative to the top of the repository.
 type page struct {
 	path string
 	src  []byte
 	doc  ast.Node
 }
 
-// block is a fenced block of code.
+// A block is a fenced block of code.
 type block struct {
 	page string
 	line int
-	info []string // language first
+	info []string // the words after ```; the first is the language
 	text string
 }
 
 func (b block) String() string { return fmt.Sprintf("%s:%d", b.page, b.line) }
 
+// is reports whether the block is in the language.
 func (b block) is(language string) bool { return len(b.info) > 0 && b.info[0] == language }
 
+// has reports whether the word follows the language.
 func (b block) has(word string) bool { return slices.Contains(b.info, word) }
 
-func glob(t *testing.T, patterns ...string) (paths []string) {
+// findFiles returns the files of the repository that match the patterns. A pattern without a match ends the test.
+func findFiles(t *testing.T, patterns ...string) (paths []string) {
 	t.Helper()
 	for _, pattern := range patterns {
 		found, err := filepath.Glob(filepath.Join(top, pattern))
 		if err != nil || found == nil {
-			t.Fatalf("%s: no such file, %v", pattern, err)
+			t.Fatalf("no file matches %s (%v)", pattern, err)
 		}
 		for _, path := range found {
 			below, err := filepath.Rel(top, path)
@@ -80,7 +81,7 @@ func glob(t *testing.T, patterns ...string) (paths []string) {
 	return paths
 }
 
-func load(t *testing.T, path string) page {
+func loadPage(t *testing.T, path string) page {
 	t.Helper()
 	src, err := os.ReadFile(filepath.Join(top, path))
 	if err != nil {
@@ -90,17 +91,17 @@ func load(t *testing.T, path string) page {
 	return page{path, src, markdown.Parser().Parse(text.NewReader(src))}
 }
 
-// manual is what users read: README.md and docs/*.md.
-func manual(t *testing.T) (pages []page) {
+// manualPages returns the pages for users: README.md and docs/*.md.
+func manualPages(t *testing.T) (pages []page) {
 	t.Helper()
-	for _, path := range glob(t, "README.md", "docs/*.md") {
-		pages = append(pages, load(t, path))
+	for _, path := range findFiles(t, "README.md", "docs/*.md") {
+		pages = append(pages, loadPage(t, path))
 	}
 	return pages
 }
 
-// each calls f with every node of the kind.
-func each[N ast.Node](p page, f func(N)) {
+// forEachNode calls f with each node of type N.
+func forEachNode[N ast.Node](p page, f func(N)) {
 	_ = ast.Walk(p.doc, func(n ast.Node, entering bool) (ast.WalkStatus, error) {
 		if wanted, ok := n.(N); ok && entering {
 			f(wanted)
@@ -109,8 +110,8 @@ func each[N ast.Node](p page, f func(N)) {
 	})
 }
 
-func (p page) blocks() (list []block) {
-	each(p, func(n *ast.FencedCodeBlock) {
+func (p page) codeBlocks() (list []block) {
+	forEachNode(p, func(n *ast.FencedCodeBlock) {
 		b := block{page: p.path, text: string(n.Lines().Value(p.src))}
 		if n.Info != nil {
 			b.info = strings.Fields(string(n.Info.Value(p.src)))
@@ -121,10 +122,10 @@ func (p page) blocks() (list []block) {
 	return list
 }
 
-// codes are the spans of code in the text, and the words of the blocks as lines.
-func (p page) codes() (list []string) {
-	each(p, func(n *ast.CodeSpan) { list = append(list, plain(n, p.src)) })
-	for _, b := range p.blocks() {
+// codeLines returns the code spans of the text and the lines of the code blocks.
+func (p page) codeLines() (list []string) {
+	forEachNode(p, func(n *ast.CodeSpan) { list = append(list, plainText(n, p.src)) })
+	for _, b := range p.codeBlocks() {
 		for line := range strings.Lines(b.text) {
 			list = append(list, strings.TrimSpace(line))
 		}
@@ -132,7 +133,8 @@ func (p page) codes() (list []string) {
 	return list
 }
 
-func plain(n ast.Node, src []byte) string {
+// plainText returns the text of a node without markup.
+func plainText(n ast.Node, src []byte) string {
 	var b strings.Builder
 	_ = ast.Walk(n, func(n ast.Node, entering bool) (ast.WalkStatus, error) {
 		if leaf, ok := n.(*ast.Text); ok && entering {
@@ -143,9 +145,9 @@ func plain(n ast.Node, src []byte) string {
 	return b.String()
 }
 
-// anchors are the headings' as GitHub makes them.
+// anchors returns the anchors that GitHub gives the headings.
 func (p page) anchors() (list []string) {
-	each(p, func(n *ast.Heading) {
+	forEachNode(p, func(n *ast.Heading) {
 		anchor := strings.Map(func(r rune) rune {
 			switch {
 			case r == ' ':
@@ -154,17 +156,17 @@ func (p page) anchors() (list []string) {
 				return unicode.ToLower(r)
 			}
 			return -1
-		}, plain(n, p.src))
-		again := anchor
-		for i := 1; slices.Contains(list, again); i++ {
-			again = fmt.Sprint(anchor, "-", i)
+		}, plainText(n, p.src))
+		unique := anchor
+		for i := 1; slices.Contains(list, unique); i++ {
+			unique = fmt.Sprint(anchor, "-", i)
 		}
-		list = append(list, again)
+		list = append(list, unique)
 	})
 	return list
 }
 
-// section is the text from a heading to the next one of any level.
+// section returns the text between a heading and the next heading of any level.
 func (p page) section(t *testing.T, heading string) string {
 	t.Helper()
 	found := regexp.MustCompile(`(?ms)^#+ ` + regexp.QuoteMeta(heading) + `\n(.*?)(?:^#+ |\z)`).FindSubmatch(p.src)
@@ -174,8 +176,8 @@ func (p page) section(t *testing.T, heading string) string {
 	return string(found[1])
 }
 
-// rows are the cells of the section's tables, without their headings.
-func rows(section string) (list [][]string) {
+// tableRows returns the cells of the tables in a section, without the rows of headings.
+func tableRows(section string) (list [][]string) {
 	lines := strings.Split(section, "\n")
 	for i, line := range lines {
 		if !strings.HasPrefix(line, "| ") || i+1 < len(lines) && strings.HasPrefix(lines[i+1], "|--") {
@@ -191,8 +193,8 @@ func rows(section string) (list [][]string) {
 	return list
 }
 
-// quoted are the spans of code in a cell.
-func quoted(cell string) (list []string) {
+// codeSpans returns the code spans in a cell of a table.
+func codeSpans(cell string) (list []string) {
 	for _, span := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
 		list = append(list, span[1])
 	}

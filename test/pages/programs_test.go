@@ -16,8 +16,8 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// program is one of priv/.
-func program(t *testing.T, name string) string {
+// builtProgram returns the path of a program in priv/. It skips the test if the program is not built.
+func builtProgram(t *testing.T, name string) string {
 	t.Helper()
 	path := filepath.Join(top, "priv", name)
 	if _, err := os.Stat(path); err != nil {
@@ -26,36 +26,35 @@ func program(t *testing.T, name string) string {
 	return path
 }
 
-// usage is what the program says when it does not know what to do.
-func usage(t *testing.T, name string, args ...string) string {
+// usageText returns what the program prints when it is called with wrong arguments.
+func usageText(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command(program(t, name), args...).CombinedOutput()
+	out, err := exec.Command(builtProgram(t, name), args...).CombinedOutput()
 	if err == nil {
-		t.Fatalf("%s %v works", name, args)
+		t.Fatalf("%s %v succeeded", name, args)
 	}
 	return string(out)
 }
 
-// TestCommandLine: the page has every option and command of the programs' usage,
-// and no page calls them with another one.
+// TestCommandLine checks that docs/EPMD.md has each option and command of the usage texts, and that no page uses an unknown one.
 func TestCommandLine(t *testing.T) {
-	section := load(t, theEPMD).section(t, "Command line")
+	section := loadPage(t, epmdPage).section(t, "Command line")
 	option := `(?:^|[ \[|` + "`" + `])(--?[a-z_]+)\b`
-	inUsage := all(`(?m)`+option, usage(t, "epmd", "-usage"))
-	differ(t, "option", all(option, strings.Join(quoted(section), "\n`")), inUsage)
-	differ(t, "variable", all(`\b(ERL_EPMD_\w+)`, section), all(`\b(ERL_EPMD_\w+)`, usage(t, "epmd", "-usage")))
-	commands := all(`(?m)^(?:usage:)? +handover ([a-z]+)`, usage(t, "handover"))
-	differ(t, "command of handover", all("`handover ([a-z]+)", section), commands)
-	for _, p := range append(manual(t), load(t, "CONTRIBUTING.md")) {
-		for _, code := range p.codes() {
-			for _, call := range all(`^(?:\S*\$ )?(?:priv/)?(epmd -.*)`, code) {
-				for _, used := range all(option, call) {
+	inUsage := allMatches(`(?m)`+option, usageText(t, "epmd", "-usage"))
+	compareNames(t, "option", allMatches(option, strings.Join(codeSpans(section), "\n`")), inUsage)
+	compareNames(t, "variable", allMatches(`\b(ERL_EPMD_\w+)`, section), allMatches(`\b(ERL_EPMD_\w+)`, usageText(t, "epmd", "-usage")))
+	commands := allMatches(`(?m)^(?:usage:)? +handover ([a-z]+)`, usageText(t, "handover"))
+	compareNames(t, "command of handover", allMatches("`handover ([a-z]+)", section), commands)
+	for _, p := range append(manualPages(t), loadPage(t, "CONTRIBUTING.md")) {
+		for _, code := range p.codeLines() {
+			for _, call := range allMatches(`^(?:\S*\$ )?(?:priv/)?(epmd -.*)`, code) {
+				for _, used := range allMatches(option, call) {
 					if !slices.Contains(inUsage, used) {
 						t.Errorf("%s: %s: epmd has no option %s", p.path, code, used)
 					}
 				}
 			}
-			for _, used := range all(`^(?:\S*\$ )?(?:priv/)?handover ([a-z]+)\b`, code) {
+			for _, used := range allMatches(`^(?:\S*\$ )?(?:priv/)?handover ([a-z]+)\b`, code) {
 				if !slices.Contains(commands, used) {
 					t.Errorf("%s: %s: handover has no command %s", p.path, code, used)
 				}
@@ -64,52 +63,51 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-// TestMetrics: the table has what a running epmd serves: the names, and the values
-// of their labels.
+// TestMetrics compares the table of metrics with those of a running epmd: their names, and the values of their labels.
 func TestMetrics(t *testing.T) {
-	served := scrape(t)
+	served := scrapeMetrics(t)
 	documented := map[string]map[string][]string{} // metric, label, values
 	remark := regexp.MustCompile(`\((?:[^()]|\([^()]*\))*\)`)
-	for _, row := range rows(load(t, theEPMD).section(t, "Seeing what it does")) {
+	for _, row := range tableRows(loadPage(t, epmdPage).section(t, "Seeing what it does")) {
 		labels := map[string][]string{}
 		for _, part := range strings.Split(remark.ReplaceAllString(row[1], ""), ";") {
 			if label, values, ok := strings.Cut(strings.TrimSpace(part), "`: "); ok {
-				labels[strings.Trim(label, "`")] = all(`(\w+)`, values)
+				labels[strings.Trim(label, "`")] = allMatches(`(\w+)`, values)
 			}
 		}
-		for _, name := range quoted(row[0]) {
+		for _, name := range codeSpans(row[0]) {
 			documented[name] = labels
 		}
 	}
 	delete(documented, "process_*")
-	names := all(`(?m)^# TYPE (epmd_\w+) `, served)
-	differ(t, "metric", slices.Sorted(maps.Keys(documented)), names)
+	names := allMatches(`(?m)^# TYPE (epmd_\w+) `, served)
+	compareNames(t, "metric", slices.Sorted(maps.Keys(documented)), names)
 	for _, name := range names {
-		lines := strings.Join(all(`(?m)^(`+name+`\{.*)$`, served), "\n")
+		lines := strings.Join(allMatches(`(?m)^(`+name+`\{.*)$`, served), "\n")
 		for label, values := range documented[name] {
-			for _, value := range all(label+`="([^"]*)"`, lines) {
+			for _, value := range allMatches(label+`="([^"]*)"`, lines) {
 				if !slices.Contains(values, value) {
-					t.Errorf("%s: no %s=%q in the page", name, label, value)
+					t.Errorf("%s: the page has no %s=%q", name, label, value)
 				}
 			}
 		}
-		// a result of requests is there when it was counted first
-		for _, label := range all(`(\w+)="`, lines) {
-			if _, there := documented[name][label]; !there && label != "le" {
-				t.Errorf("%s: no label %s in the page", name, label)
+		// epmd_requests_total has a result only after the first such request
+		for _, label := range allMatches(`(\w+)="`, lines) {
+			if _, exists := documented[name][label]; !exists && label != "le" {
+				t.Errorf("%s: the page has no label %s", name, label)
 			}
 			if name != "epmd_requests_total" && label != "le" {
-				differ(t, name+" "+label, documented[name][label], all(label+`="([^"]*)"`, lines))
+				compareNames(t, name+" "+label, documented[name][label], allMatches(label+`="([^"]*)"`, lines))
 			}
 		}
 	}
 }
 
-// scrape gets the metrics of an epmd of its own.
-func scrape(t *testing.T) string {
+// scrapeMetrics starts an epmd and returns its metrics.
+func scrapeMetrics(t *testing.T) string {
 	t.Helper()
 	addr := testkit.Loopback(testkit.FreePort(t)).String()
-	epmd := exec.Command(program(t, "epmd"), "-port", fmt.Sprint(testkit.FreePort(t)), "-address", "127.0.0.1", "-metrics", addr)
+	epmd := exec.Command(builtProgram(t, "epmd"), "-port", fmt.Sprint(testkit.FreePort(t)), "-address", "127.0.0.1", "-metrics", addr)
 	epmd.Stderr = os.Stderr
 	if err := epmd.Start(); err != nil {
 		t.Fatal(err)

@@ -9,16 +9,16 @@ import (
 	"testing"
 )
 
-// TestReliability: each test that docs/RELIABILITY.md names is there, and each row
-// of the faults names one or says why there is none.
+// TestReliability checks that each test that docs/RELIABILITY.md names exists, and that each fault names a test or the reason why
+// there is none.
 func TestReliability(t *testing.T) {
-	page := source(t, "docs/RELIABILITY.md")
+	page := readSource(t, "docs/RELIABILITY.md")
 	faults, _, _ := strings.Cut(page, "## The matrix")
 	named := regexp.MustCompile("`((\\w+_SUITE)(:(\\w+))?|Test\\w+|(\\w+)|go/[a-z/]+)`")
-	if len(rows(faults)) < 10 {
-		t.Fatalf("%d rows", len(rows(faults)))
+	if len(tableRows(faults)) < 10 {
+		t.Fatalf("only %d rows found", len(tableRows(faults)))
 	}
-	for _, row := range rows(faults) {
+	for _, row := range tableRows(faults) {
 		suite, found := "", strings.HasPrefix(row[len(row)-1], "no test")
 		for _, m := range named.FindAllStringSubmatch(row[len(row)-1], -1) {
 			found = true
@@ -26,7 +26,7 @@ func TestReliability(t *testing.T) {
 				suite = m[2]
 			}
 			if !isTest(t, m[1], suite, m[4]+m[5]) {
-				t.Errorf("no test %s (%s)", m[1], row[0])
+				t.Errorf("the test %s does not exist (%s)", m[1], row[0])
 			}
 		}
 		if !found {
@@ -35,7 +35,7 @@ func TestReliability(t *testing.T) {
 	}
 }
 
-// isTest: text is a suite, a case of a suite, a Go test or a package with tests.
+// isTest reports whether text is the name of a suite, a case of a suite, a Go test, or a package with tests.
 func isTest(t *testing.T, text, suite, name string) bool {
 	t.Helper()
 	switch {

@@ -14,13 +14,12 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// TestSizing: epmd holds no more than docs/OPERATIONS.md says, idle and with a
-// thousand nodes.
+// TestSizing checks that epmd needs no more memory and open files than docs/OPERATIONS.md states, idle and with a thousand nodes.
 func TestSizing(t *testing.T) {
-	table := rows(load(t, "docs/OPERATIONS.md").section(t, "Sizing"))
+	table := tableRows(loadPage(t, "docs/OPERATIONS.md").section(t, "Sizing"))
 	port := testkit.FreePort(t)
 	addr := testkit.Loopback(port).String()
-	epmd := exec.Command(program(t, "epmd"), "-port", fmt.Sprint(port), "-address", "127.0.0.1")
+	epmd := exec.Command(builtProgram(t, "epmd"), "-port", fmt.Sprint(port), "-address", "127.0.0.1")
 	epmd.Stderr = os.Stderr
 	if err := epmd.Start(); err != nil {
 		t.Fatal(err)
@@ -33,22 +32,22 @@ func TestSizing(t *testing.T) {
 		}
 		return err == nil
 	})
-	idleMiB, idleFiles := held(t, epmd.Process.Pid)
-	atMost(t, "idle", idleMiB, table[0][1])
-	atMost(t, "idle files", idleFiles, table[0][2])
+	idleMiB, idleFiles := memoryAndFiles(t, epmd.Process.Pid)
+	checkAtMost(t, "idle", idleMiB, table[0][1])
+	checkAtMost(t, "idle files", idleFiles, table[0][2])
 	for i := range 1000 {
-		register(t, addr, fmt.Sprint("node", i))
+		registerNode(t, addr, fmt.Sprint("node", i))
 	}
-	mib, files := held(t, epmd.Process.Pid)
-	atMost(t, "a thousand nodes", mib-idleMiB, table[1][1])
+	mib, files := memoryAndFiles(t, epmd.Process.Pid)
+	checkAtMost(t, "a thousand nodes", mib-idleMiB, table[1][1])
 	if files -= idleFiles; files < 1000 {
-		t.Errorf("a thousand nodes: %d files", files)
+		t.Errorf("a thousand nodes: %d files, want at least 1000", files)
 	}
 	t.Logf("idle: %d MiB, %d files; a thousand nodes: %d MiB and %d files more", idleMiB, idleFiles, mib-idleMiB, files)
 }
 
-// register holds a name until the test ends.
-func register(t *testing.T, addr, name string) {
+// registerNode registers a name until the test ends.
+func registerNode(t *testing.T, addr, name string) {
 	t.Helper()
 	c, err := net.Dial("tcp4", addr)
 	if err != nil {
@@ -68,8 +67,8 @@ func register(t *testing.T, addr, name string) {
 	}
 }
 
-// held is what a process holds: memory in MiB, open files.
-func held(t *testing.T, pid int) (mib, files int) {
+// memoryAndFiles returns the resident memory of a process in MiB and its number of open files.
+func memoryAndFiles(t *testing.T, pid int) (mib, files int) {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -87,14 +86,14 @@ func held(t *testing.T, pid int) (mib, files int) {
 	return kib / 1024, len(fds)
 }
 
-// atMost: the cell begins with a number, and got is not more.
-func atMost(t *testing.T, what string, got int, cell string) {
+// checkAtMost checks that got is not more than the number at the beginning of the cell.
+func checkAtMost(t *testing.T, what string, got int, cell string) {
 	t.Helper()
 	var most int
 	if _, err := fmt.Sscan(cell, &most); err != nil {
 		t.Fatalf("%q: %v", cell, err)
 	}
 	if got > most {
-		t.Errorf("%s: %d, the page says %s", what, got, cell)
+		t.Errorf("%s: %d, but the page has %s", what, got, cell)
 	}
 }

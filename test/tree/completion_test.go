@@ -10,10 +10,9 @@ import (
 	"testing"
 )
 
-// names is a program's answer to -names on a host where n1 and n2 run. All other
-// names mean no good: they would create the file when evaluated, end in a letter that
-// is no letter to all programs, or are an option.
-func names(file string) string {
+// namesAnswer is what `epmd -names` prints on a host with the nodes n1 and n2, and with hostile names: some would create the
+// file if a shell evaluated them, one ends in a letter that not every program takes for one, and one looks like an option.
+func namesAnswer(file string) string {
 	lines := []string{"epmd: up and running on port 4369 with data:"}
 	for i, name := range []string{"n1", "n2", "n$(touch${IFS}" + file + ")", "n`touch${IFS}" + file + "`", "n3;touch${IFS}" + file, "n*", "n4\u00e9", "-n5"} {
 		lines = append(lines, fmt.Sprintf("name %s at port %d", name, i+1))
@@ -21,8 +20,8 @@ func names(file string) string {
 	return strings.Join(lines, "\n")
 }
 
-// harmless fails the test if something has evaluated a name.
-func harmless(t *testing.T, file string) {
+// checkNotEvaluated fails the test if a hostile name of namesAnswer was evaluated, which has created the file.
+func checkNotEvaluated(t *testing.T, file string) {
 	t.Helper()
 	if _, err := os.Stat(file); err == nil {
 		t.Error("a node's name was run as a command")
@@ -30,10 +29,10 @@ func harmless(t *testing.T, file string) {
 	}
 }
 
-// complete is what bash offers behind a line that was typed. The words are bash's: it
-// splits at @ too. The nodes of names run on a host of two names; a program that is
-// no path is one that knows nothing but -names.
-func complete(t *testing.T, program, line string, words ...string) []string {
+// completeInBash returns what bash offers when the line was typed. words is the line as bash splits it: it splits at @ too. epmd
+// -names prints namesAnswer, and the host has a long and a short name. If program is not a path, it is that epmd, which knows
+// only -names.
+func completeInBash(t *testing.T, program, line string, words ...string) []string {
 	t.Helper()
 	if _, err := exec.LookPath("bash"); err != nil {
 		t.Skipf("skipped: %v", err)
@@ -46,19 +45,18 @@ timeout() { shift; "$@"; }
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_WORDBREAKS=$' \t\n"\'@><=;|&(:'
 _${program##*/} "$program" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" 
 printf '%s\n' "${COMPREPLY[@]}"`
-	args := append([]string{"-c", script, "bash", "packaging/completions/bash/" + words[0], program, line, names(file)}, words...)
+	args := append([]string{"-c", script, "bash", "packaging/completions/bash/" + words[0], program, line, namesAnswer(file)}, words...)
 	cmd := exec.Command("bash", args...)
 	cmd.Dir = top
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v: %s", line, err, out)
 	}
-	harmless(t, file)
+	checkNotEvaluated(t, file)
 	return strings.Fields(string(out))
 }
 
-// TestBashCompletion: commands and options are those of the usage text, whatever it
-// says; nodes are those that epmd knows.
+// TestBashCompletion checks that bash offers the commands and options of the usage texts, and the nodes that epmd lists.
 func TestBashCompletion(t *testing.T) {
 	sorted := func(set map[string]bool) (list []string) {
 		for word := range set {
@@ -69,11 +67,11 @@ func TestBashCompletion(t *testing.T) {
 	}
 	check := func(want []string, line string, words ...string) {
 		t.Helper()
-		if got := complete(t, "./priv/"+words[0], line, words...); !slices.Equal(got, want) {
+		if got := completeInBash(t, "./priv/"+words[0], line, words...); !slices.Equal(got, want) {
 			t.Errorf("%q: %q; want %q", line, got, want)
 		}
 	}
-	handover := said(t, "handover")
+	handover := readUsage(t, "handover")
 	check(sorted(handover.commands), "handover ", "handover", "")
 	check([]string{"status"}, "handover st", "handover", "st")
 	check([]string{"--json"}, "handover status --", "handover", "status", "--")
@@ -85,18 +83,18 @@ func TestBashCompletion(t *testing.T) {
 		check([]string{"--timeout"}, "handover doctor --t", "handover", "doctor", "--t")
 	}
 
-	flags := said(t, "epmd").flags
-	delete(flags, "--json") // behind -status only
+	flags := readUsage(t, "epmd").flags
+	delete(flags, "--json") // only after -status
 	check(sorted(flags), "epmd -", "epmd", "-")
 	check([]string{"--json"}, "epmd -status ", "epmd", "-status", "")
 	check([]string{"README.md"}, "epmd -config README.m", "epmd", "-config", "README.m")
 	check(nil, "epmd -port ", "epmd", "-port", "")
-	if got := complete(t, "epmd", "epmd -stop ", "epmd", "-stop", ""); !slices.Equal(got, []string{"n1", "n2"}) {
+	if got := completeInBash(t, "epmd", "epmd -stop ", "epmd", "-stop", ""); !slices.Equal(got, []string{"n1", "n2"}) {
 		t.Errorf("epmd -stop: %q", got)
 	}
 }
 
-// TestZshCompletion: zsh can read it, and evaluates no name of a node.
+// TestZshCompletion checks that zsh can parse the completions, and that they do not evaluate names of nodes.
 func TestZshCompletion(t *testing.T) {
 	if _, err := exec.LookPath("zsh"); err != nil {
 		t.Skipf("skipped: %v (Debian: apt install zsh)", err)
@@ -111,7 +109,7 @@ func TestZshCompletion(t *testing.T) {
 		}
 		text, err := os.ReadFile(script)
 		if want := "#compdef " + strings.TrimPrefix(filepath.Base(script), "_") + "\n"; err != nil || !strings.HasPrefix(string(text), want) {
-			t.Errorf("%s: its first line is not %q, %v", script, want, err)
+			t.Errorf("%s: the first line is not %q, %v", script, want, err)
 		}
 	}
 	for _, c := range []struct {
@@ -126,11 +124,11 @@ func TestZshCompletion(t *testing.T) {
 hostname() { [ "$1" = -f ] && echo h.example || echo h; }
 timeout() { shift; "$@"; }
 compadd() { print -rl -- "${@:2}"; }
-words=(`+c.words+`); CURRENT=3; . "$1"`, "zsh", "packaging/completions/zsh/"+c.script, names(file))
+words=(`+c.words+`); CURRENT=3; . "$1"`, "zsh", "packaging/completions/zsh/"+c.script, namesAnswer(file))
 		cmd.Dir = top
 		if out, err := cmd.CombinedOutput(); err != nil || !slices.Equal(strings.Fields(string(out)), c.want) {
 			t.Errorf("%s: %q, %v", c.words, out, err)
 		}
-		harmless(t, file)
+		checkNotEvaluated(t, file)
 	}
 }

@@ -21,11 +21,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// environmentEnv makes this program print what testkit.CleanEnvironment leaves.
+// environmentEnv makes this test program print the environment that testkit.CleanEnvironment leaves.
 const environmentEnv = "HOUSE_TEST_ENVIRONMENT"
 
-// TestCleanEnvironment: the scripts and the Go tests remove the same settings, of a
-// make above them and of the user, and nothing that they need.
+// TestCleanEnvironment checks that test/lib.sh and testkit.CleanEnvironment remove the same variables, both those of the user and
+// those of a make that calls them, and no variable that the tests need.
 func TestCleanEnvironment(t *testing.T) {
 	kept := []string{"HOME=/h", "PATH=" + os.Getenv("PATH"), "GOFLAGS=-x=y z", "SOAKTIME=2s", environmentEnv + "=1", "LANG=C.UTF-8"}
 	env := slices.Clone(kept)
@@ -42,19 +42,19 @@ func TestCleanEnvironment(t *testing.T) {
 	for _, cmd := range []*exec.Cmd{exec.Command(self), exec.Command("sh", "-euc", ". test/lib.sh; exec env")} {
 		cmd.Env, cmd.Dir = env, top
 		out, err := cmd.CombinedOutput()
-		left := strings.Split(strings.TrimSpace(string(out)), "\n")
-		left = slices.DeleteFunc(left, func(v string) bool { return strings.HasPrefix(v, "PWD=") || strings.HasPrefix(v, "_=") })
-		slices.Sort(left)
-		if err != nil || !slices.Equal(left, kept) {
-			t.Errorf("%v leaves\n%q, %v;\nwant\n%q", cmd.Args, left, err, kept)
+		remaining := strings.Split(strings.TrimSpace(string(out)), "\n")
+		remaining = slices.DeleteFunc(remaining, func(v string) bool { return strings.HasPrefix(v, "PWD=") || strings.HasPrefix(v, "_=") })
+		slices.Sort(remaining)
+		if err != nil || !slices.Equal(remaining, kept) {
+			t.Errorf("%v leaves\n%q, %v;\nwant\n%q", cmd.Args, remaining, err, kept)
 		}
 	}
 }
 
-// TestProgramsGetCleanEnvironment: every package whose tests start programs cleans
-// the environment first, and so does every script that runs tests.
+// TestProgramsGetCleanEnvironment checks that every package whose tests start programs cleans the environment first, and so does
+// every script that runs tests.
 func TestProgramsGetCleanEnvironment(t *testing.T) {
-	starts, cleans := map[string]bool{}, map[string]bool{} // folders
+	starts, cleans := map[string]bool{}, map[string]bool{} // by directory
 	tests, err := filepath.Glob(top + "/go/*/*/*_test.go")
 	if err != nil || tests == nil {
 		t.Fatal(tests, err)

@@ -1,4 +1,4 @@
-// Package tree tests what is true of the repository as a whole: imports, scripts, man pages, completions, the installation.
+// Package tree tests the repository as a whole: imports, scripts, man pages, completions and the installation.
 package tree
 
 import (
@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-const prefix = "handover/go/internal/"
+const packagePrefix = "handover/go/internal/"
 
-// mayImport is docs/ARCHITECTURE.md's table: imports go one way.
-var mayImport = map[string][]string{
+// allowedImports is the table of Go packages in docs/ARCHITECTURE.md.
+var allowedImports = map[string][]string{
 	"epmdproto": {},
 	"etf":       {},
 	"fdpass":    {},
@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"carrier":   {"fdpass", "peercred", "portproto", "epmdproto"},
 }
 
+// TestImportsGoOneWay checks that each package imports only the packages of this project that allowedImports lists for it.
 func TestImportsGoOneWay(t *testing.T) {
 	list := exec.Command("go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", "./go/internal/...")
 	list.Dir = top
@@ -38,20 +39,20 @@ func TestImportsGoOneWay(t *testing.T) {
 	}
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
-		name, isOurs := strings.CutPrefix(fields[0], prefix)
+		name, isOurs := strings.CutPrefix(fields[0], packagePrefix)
 		if !isOurs {
 			continue
 		}
-		allowed, known := mayImport[name]
+		allowed, known := allowedImports[name]
 		if !known {
-			t.Errorf("package %s is in no row of docs/ARCHITECTURE.md", name)
+			t.Errorf("package %s is not in the table of docs/ARCHITECTURE.md", name)
 		}
 		for _, path := range fields[1:] {
-			if imported, ok := strings.CutPrefix(path, prefix); ok && !slices.Contains(allowed, imported) {
-				t.Errorf("%s imports %s", name, imported)
+			if imported, ok := strings.CutPrefix(path, packagePrefix); ok && !slices.Contains(allowed, imported) {
+				t.Errorf("%s imports %s, which docs/ARCHITECTURE.md does not allow", name, imported)
 			}
 			if strings.HasPrefix(path, "github.com/okeuday/") && name != "etf" {
-				t.Errorf("%s imports %s; etf is the only one that may", name, path)
+				t.Errorf("%s imports %s; only etf may", name, path)
 			}
 		}
 	}

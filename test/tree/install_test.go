@@ -14,27 +14,29 @@ import (
 
 const top = "../.."
 
-func makeTarget(t *testing.T, target, dest string) {
+// runMake runs a make target that installs to or removes from dest.
+func runMake(t *testing.T, target, dest string) {
 	t.Helper()
 	if out, err := exec.Command("make", "-C", top, target, "PREFIX=/usr", "DESTDIR="+dest).CombinedOutput(); err != nil {
 		t.Fatalf("make %s: %v: %s", target, err, out)
 	}
 }
 
-func installed(t *testing.T) string {
+// installToTemp runs make install and returns the DESTDIR. It skips the test if nothing was built.
+func installToTemp(t *testing.T) string {
 	t.Helper()
 	for _, built := range []string{"priv/epmd", "_build/default/lib/handover/ebin/handover.app"} {
 		if _, err := os.Stat(filepath.Join(top, built)); err != nil {
-			t.Skipf("skipped: not built, so nothing to install: %v", err)
+			t.Skipf("skipped: not built: %v", err)
 		}
 	}
 	dest := t.TempDir()
-	makeTarget(t, "install", dest)
+	runMake(t, "install", dest)
 	return dest
 }
 
-// files lists what is there, but directories.
-func files(t *testing.T, dir string) (list []string) {
+// listFiles returns the paths below dir of everything that is not a directory.
+func listFiles(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
@@ -48,17 +50,16 @@ func files(t *testing.T, dir string) (list []string) {
 	return list
 }
 
-// TestInstall: what is installed refers to itself by the paths it will have, and
-// goes again without a rest.
+// TestInstall checks that the installed files refer to each other by their final paths, and that uninstall removes all of them.
 func TestInstall(t *testing.T) {
-	dest := installed(t)
+	dest := installToTemp(t)
 	unit, err := os.ReadFile(dest + "/usr/lib/systemd/system/epmd.service")
 	if err != nil {
 		t.Fatal(err)
 	}
 	paths := regexp.MustCompile(`(?m)^(?:ExecStart|ExecReload)=(\S+)`).FindAllStringSubmatch(string(unit), -1)
 	if len(paths) != 2 {
-		t.Errorf("the unit: %s", unit)
+		t.Errorf("want ExecStart and ExecReload in the unit: %s", unit)
 	}
 	for _, p := range paths {
 		if _, err := os.Stat(dest + p[1]); err != nil {
@@ -88,37 +89,35 @@ func TestInstall(t *testing.T) {
 			}
 		}
 	}
-	makeTarget(t, "uninstall", dest)
-	if left := files(t, dest); len(left) > 0 {
-		t.Errorf("left: %v", left)
+	runMake(t, "uninstall", dest)
+	if remaining := listFiles(t, dest); len(remaining) > 0 {
+		t.Errorf("make uninstall left %v", remaining)
 	}
 }
 
-// TestConfigurationStays: what an operator has written outlives the next install,
-// and uninstall.
+// TestConfigurationStays checks that install and uninstall keep a configuration that an operator has changed.
 func TestConfigurationStays(t *testing.T) {
-	dest := installed(t)
+	dest := installToTemp(t)
 	config, mine := dest+"/etc/handover/epmd.toml", "metrics = \"127.0.0.1:1\"\n"
 	if err := os.WriteFile(config, []byte(mine), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, target := range []string{"install", "uninstall"} {
-		makeTarget(t, target, dest)
+		runMake(t, target, dest)
 		if text, err := os.ReadFile(config); err != nil || string(text) != mine {
 			t.Errorf("after make %s: %q, %v", target, text, err)
 		}
 	}
 }
 
-// TestUnits: systemd finds no fault with them, and gives the score that
-// docs/EPMD.md tells.
+// TestUnits checks that systemd accepts the units, and that docs/EPMD.md has the score of systemd-analyze security.
 func TestUnits(t *testing.T) {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
 		t.Skipf("skipped: %v (Debian: apt install systemd)", err)
 	}
-	dest := installed(t)
+	dest := installToTemp(t)
 	service := filepath.Join(dest, "usr/lib/systemd/system/epmd.service")
-	// verify wants the programs where the unit says that they will be.
+	// systemd-analyze verify needs the programs at the paths in the unit.
 	text, err := os.ReadFile(service)
 	if err == nil {
 		err = os.WriteFile(service, []byte(strings.ReplaceAll(string(text), "=/usr/bin/", "="+dest+"/usr/bin/")), 0o600)
@@ -137,6 +136,6 @@ func TestUnits(t *testing.T) {
 	}
 	docs, err := os.ReadFile(top + "/docs/EPMD.md")
 	if err != nil || !strings.Contains(string(docs), "exposure level "+string(score[1])) {
-		t.Errorf("the score is %s; docs/EPMD.md has another one (%v)", score[1], err)
+		t.Errorf("the score is %s, but docs/EPMD.md does not have it (%v)", score[1], err)
 	}
 }

@@ -11,11 +11,11 @@ import (
 )
 
 var (
-	comment = regexp.MustCompile(`(?m)(^|\s)%.*$`)
-	remote  = regexp.MustCompile(`\b(handover\w*):\w`) // a call, a fun or a type
+	erlangComment = regexp.MustCompile(`(?m)(^|\s)%.*$`)
+	remoteCall    = regexp.MustCompile(`\b(handover\w*):\w`) // or a fun or a type of another module
 )
 
-// TestModulesHaveNoCycles: no Erlang module uses, directly or through others, one that uses it.
+// TestModulesHaveNoCycles checks that no Erlang module uses, directly or through others, a module that uses it.
 func TestModulesHaveNoCycles(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(top, "erl/src/*.erl"))
 	if err != nil || len(files) == 0 {
@@ -29,7 +29,7 @@ func TestModulesHaveNoCycles(t *testing.T) {
 		}
 		module := strings.TrimSuffix(filepath.Base(file), ".erl")
 		used := make(map[string]bool)
-		for _, match := range remote.FindAllSubmatch(comment.ReplaceAll(source, nil), -1) {
+		for _, match := range remoteCall.FindAllSubmatch(erlangComment.ReplaceAll(source, nil), -1) {
 			used[string(match[1])] = true
 		}
 		delete(used, module)
@@ -42,7 +42,7 @@ func TestModulesHaveNoCycles(t *testing.T) {
 		module := path[len(path)-1]
 		switch state[module] {
 		case visiting:
-			t.Errorf("a cycle: %s", strings.Join(path[slices.Index(path, module):], " uses "))
+			t.Errorf("the modules have a cycle: %s", strings.Join(path[slices.Index(path, module):], " uses "))
 			return
 		case done:
 			return

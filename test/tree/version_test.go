@@ -6,8 +6,7 @@ import (
 	"testing"
 )
 
-// TestVersions: erl/src/handover.app.src has the version; whatever else must name it
-// names the same.
+// TestVersions checks that each file that contains the version has that of erl/src/handover.app.src.
 func TestVersions(t *testing.T) {
 	versions := map[string]string{
 		"erl/src/handover.app.src":   `\{vsn, "(.*)"\}`,
@@ -21,13 +20,13 @@ func TestVersions(t *testing.T) {
 		}
 		found := regexp.MustCompile(pattern).FindStringSubmatch(string(text))
 		if found == nil {
-			t.Fatalf("%s has no version", file)
+			t.Fatalf("no version found in %s", file)
 		}
 		versions[file] = found[1]
 	}
 	for file, version := range versions {
 		if want := versions["erl/src/handover.app.src"]; version != want {
-			t.Errorf("%s has %s; erl/src/handover.app.src has %s", file, version, want)
+			t.Errorf("%s has version %s; erl/src/handover.app.src has %s", file, version, want)
 		}
 	}
 }

@@ -4,7 +4,7 @@ defmodule Greeter do
 
   def start_link(_), do: Agent.start_link(fn -> [] end, name: __MODULE__)
 
-  @doc "How many were greeted by the greeter of `node`, this one included."
+  @doc "Greets `who` on `node`, and returns how many were greeted there so far."
   def greet(node, who) do
     Agent.get_and_update({__MODULE__, node}, __MODULE__, :add, [who])
   end

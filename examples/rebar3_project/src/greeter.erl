@@ -9,7 +9,7 @@
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
-%% How many were greeted by the greeter of Node, this one included.
+%% Greets Who on Node, and returns how many were greeted there so far.
 -spec greet(node(), term()) -> pos_integer().
 greet(Node, Who) ->
     gen_server:call({?MODULE, Node}, {greet, Who}).

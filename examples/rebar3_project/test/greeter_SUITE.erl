@@ -1,4 +1,4 @@
-%% rebar3 ct --name ct@127.0.0.1: the test's node and its peer are connected by handover.
+%% `rebar3 ct --name ct@127.0.0.1' runs this suite. Handover connects the node of the test and its peer.
 -module(greeter_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -16,7 +16,7 @@ greets_across_nodes(_Config) ->
     ?assertEqual(1, greeter:greet(Node, self())),
     ?assertEqual(2, greeter:greet(Node, self())),
     ?assertMatch(#{carrier := up, epmd := handover}, erpc:call(Node, handover, info, [])),
-    %% whoever connected, the one end of the link is EPMD's port
+    %% one end of the link is EPMD's port; which one depends on who connected
     Link = proplists:get_value(Node, erlang:system_info(dist_ctrl)),
     {{ok, {_, Here}}, {ok, {_, There}}} = {inet:sockname(Link), inet:peername(Link)},
     ?assert(lists:member(list_to_integer(hd(hd(Epmd))), [Here, There])),
