@@ -284,7 +284,7 @@ is_preloaded() ->
     is_tuple(code:is_loaded(handover_reporter)) andalso preloaders() =:= [].
 
 preloaders() ->
-    [P || P <- processes(), started_by(P) =:= {handover_dist, preload, 0}].
+    [P || P <- processes(), started_by(P) =:= {handover_dist, preload_modules, 0}].
 
 %% Logs one message of each kind: crash reports, texts, reports, and handover's own. Returns after they are written.
 log_each_kind() ->

@@ -1,15 +1,15 @@
-%% @doc Keeps two processes running, and restarts each of them with a backoff: the loop that accepts connections at the
-%% node's own listen port, and the guard (handover_guard), which net_sup does not restart.
+%% @doc Keeps two processes running and restarts each of them with a backoff. It accepts no connections itself.
 %%
-%% net_kernel starts this process to accept connections, and restarts it when it ends. The process itself does nothing
-%% that can fail or that blocks net_kernel.
+%% The two processes are the accept loop, which accepts connections at the node's own port, and the guard
+%% (handover_guard), which net_sup does not restart. For net_kernel this process is the acceptor: net_kernel starts it,
+%% and restarts it when it ends. It does nothing that can fail or that blocks net_kernel.
 -module(handover_acceptor).
 
 -export([start/1]).
 -export([init/2, loop/1, accept/3]).
 
 -define(BACKOFF_FIRST_MS, 50).
--define(BACKOFF_LAST_MS, 5000).
+-define(BACKOFF_MAX_MS, 5000).
 -define(STABLE_MS, 10000).          % a process that lived this long resets its backoff
 
 -record(backoff, {ms = ?BACKOFF_FIRST_MS :: pos_integer(),
@@ -19,7 +19,7 @@
              listen :: handover_dist:listen(),
              accept_loop = none :: none | pid(),
              accept_backoff = #backoff{} :: #backoff{},
-             guard = none :: none | reference(),      % monitor
+             guard_monitor = none :: none | reference(),
              guard_backoff = #backoff{} :: #backoff{}}).
 
 %% @doc Starts the acceptor and links it to the caller, which must be net_kernel.
@@ -32,18 +32,18 @@ start(Listen) ->
 init(Kernel, Listen) ->
     process_flag(trap_exit, true),
     S = attach_guard(start_accept_loop(#st{net_kernel = Kernel, listen = Listen})),
-    handover_dist:preload_later(),
+    handover_dist:preload_modules_later(),
     loop(S).
 
 %% Hibernates while it waits, so that it holds no old code and survives an upgrade of this module. The accept loop
 %% blocks in accept, so an upgrade kills it. It is restarted, and new connections wait in the listen queue until then.
 %% @private
 -spec loop(#st{}) -> no_return().
-loop(#st{net_kernel = Kernel, accept_loop = Loop, guard = Guard} = S) ->
+loop(#st{net_kernel = Kernel, accept_loop = Loop, guard_monitor = Monitor} = S) ->
     receive
         {'EXIT', Kernel, _} -> exit(shutdown);
         {'EXIT', Loop, Reason} -> loop(restart_later(accept_loop, accept_loop_ended(Reason, S)));
-        {'DOWN', Guard, process, _, _} -> loop(restart_later(guard, S#st{guard = none}));
+        {'DOWN', Monitor, process, _, _} -> loop(restart_later(guard, S#st{guard_monitor = none}));
         {start, accept_loop} -> loop(start_accept_loop(S));
         {start, guard} -> loop(attach_guard(S));
         _ -> loop(S)
@@ -55,8 +55,8 @@ loop(#st{net_kernel = Kernel, accept_loop = Loop, guard = Guard} = S) ->
 start_accept_loop(#st{net_kernel = Kernel, listen = Listen, accept_backoff = Backoff} = S) ->
     case handover_dist:listener(Listen) of
         {_Driver, none} -> S;
-        {Driver, Socket} ->
-            try spawn_opt(?MODULE, accept, [Kernel, Driver, Socket], [link, {priority, max}]) of
+        {Driver, ListenSocket} ->
+            try spawn_opt(?MODULE, accept, [Kernel, Driver, ListenSocket], [link, {priority, max}]) of
                 Loop -> S#st{accept_loop = Loop, accept_backoff = Backoff#backoff{started = now_ms()}}
             catch
                 error:_ -> restart_later(accept_loop, S)             % the process limit is reached
@@ -73,7 +73,8 @@ accept_loop_ended(_, S) ->
 %% afterwards.
 attach_guard(#st{net_kernel = Kernel, listen = Listen, guard_backoff = Backoff} = S) ->
     case handover_guard:attach_net_kernel(Kernel, handover_dist:registration(Listen)) of
-        {ok, Guard} -> S#st{guard = monitor(process, Guard), guard_backoff = Backoff#backoff{started = now_ms()}};
+        {ok, Guard} ->
+            S#st{guard_monitor = monitor(process, Guard), guard_backoff = Backoff#backoff{started = now_ms()}};
         {error, _} -> restart_later(guard, S)
     end.
 
@@ -88,7 +89,7 @@ schedule_start(What, #backoff{ms = Last, started = Started}) ->
              false -> Last
          end,
     _ = erlang:send_after(Ms, self(), {start, What}),
-    #backoff{ms = min(Ms * 2, ?BACKOFF_LAST_MS), started = now_ms()}.
+    #backoff{ms = min(Ms * 2, ?BACKOFF_MAX_MS), started = now_ms()}.
 
 now_ms() ->
     erlang:monotonic_time(millisecond).
@@ -97,12 +98,12 @@ now_ms() ->
 
 %% @private
 -spec accept(pid(), module(), port()) -> no_return().
-accept(Kernel, Driver, Listener) ->
-    case Driver:accept(Listener) of
+accept(Kernel, Driver, ListenSocket) ->
+    case Driver:accept(ListenSocket) of
         {ok, Socket} ->
             Kernel ! {accept, self(), Socket, Driver:family(), handover_socket:protocol()},
             transfer_owner(Kernel, Driver, Socket),
-            accept(Kernel, Driver, Listener);
+            accept(Kernel, Driver, ListenSocket);
         {error, Reason} ->
             exit({accept, Reason})
     end.

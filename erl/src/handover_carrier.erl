@@ -24,10 +24,10 @@
              registration :: none | map(),              % what the node registers with EPMD
              net_kernel :: none | pid(),                % receives handed-over connections; none: the guard stores them
              port = none :: none | port(),
-             os_pid = 0 :: non_neg_integer(),
+             os_pid = 0 :: non_neg_integer(),           % of the program
              fd_socket = none :: none | socket:socket(),
              fd_socket_name = <<>> :: binary(),         % of the fd socket and the lifeline
-             closer :: reference() | undefined,         % monitor of handover_closer
+             closer_monitor :: reference() | undefined,
              next_id = 1 :: pos_integer(),
              register_id = none :: none | pos_integer(), % Id of a registration without a waiting caller
              last_register_error = none :: atom(),      % last error of such a registration; repetitions are not logged
@@ -36,7 +36,7 @@
 %% @doc Starts the process and the program. If Registration is not `none', the node is registered with it. Handed-over
 %% connections go to Kernel, the pid of net_kernel.
 %%
-%% Guard receives these casts: `{ready, Carrier, OsPid}' when the program is ready, `{epmd, handover | stock | down}'
+%% Guard receives these casts: `{ready, self(), OsPid}' when the program is ready, `{epmd, handover | stock | down}'
 %% when the registration changes, and `{handed_over, Fd, Connection}' for each connection that arrives while
 %% net_kernel's pid is not known. The receiver must close Fd with handover_closer.
 -spec start_link(pid(), none | map(), none | pid()) -> {ok, pid()} | {error, term()}.
@@ -46,32 +46,33 @@ start_link(Guard, Registration, Kernel) ->
 %% @doc Registers the node with EPMD and returns its creation and the kind of EPMD. Waits up to 12 s. The reasons of
 %% errors are those of handover_proto. Exits if the process ends before it answers.
 -spec register(pid(), map()) -> {ok, integer(), handover | stock} | {error, atom(), binary()}.
-register(Carrier, Registration) ->
-    gen_server:call(Carrier, {register, Registration, ?REGISTER_MS}, infinity).
+register(CarrierPid, Registration) ->
+    gen_server:call(CarrierPid, {register, Registration, ?REGISTER_MS}, infinity).
 
-%% @doc Registers the node in the background. If that fails, it is tried again every 500 ms until it succeeds.
+%% @doc Registers the node in the background. If that fails, it is tried again every 500 ms until it succeeds. When a
+%% registration that succeeded is lost, the carrier program registers again by itself.
 -spec keep_registered(pid(), map()) -> ok.
-keep_registered(Carrier, Registration) ->
-    gen_server:cast(Carrier, {keep_registered, Registration}).
+keep_registered(CarrierPid, Registration) ->
+    gen_server:cast(CarrierPid, {keep_registered, Registration}).
 
 %% @doc Has the carrier connect to an EPMD and send HANDOVER_REQ. The caller must close the fd with
 %% handover_closer:close/2. If the caller ends before it has the fd, the request is cancelled and the fd is closed.
 %% Waits 1 s longer than `timeout' of the request (ms), then returns `{error, timeout, _}'. Exits if the process ends
 %% before it answers.
 -spec connect(pid(), map()) -> {ok, non_neg_integer(), handover_proto:connection()} | {error, atom(), binary()}.
-connect(Carrier, #{timeout := Timeout} = Request) ->
-    gen_server:call(Carrier, {connect, Request, Timeout + ?ANSWER_MARGIN_MS}, infinity).
+connect(CarrierPid, #{timeout := Timeout} = Request) ->
+    gen_server:call(CarrierPid, {connect, Request, Timeout + ?ANSWER_MARGIN_MS}, infinity).
 
 %% @doc Sets the pid of net_kernel, which receives the connections that are handed over from now on.
 -spec set_net_kernel(pid(), pid()) -> ok.
-set_net_kernel(Carrier, Kernel) ->
-    gen_server:cast(Carrier, {set_net_kernel, Kernel}).
+set_net_kernel(CarrierPid, Kernel) ->
+    gen_server:cast(CarrierPid, {set_net_kernel, Kernel}).
 
 %% @doc Unregisters the node and stops the program. Returns after at most 600 ms, because net_sup waits only 900 ms for
 %% the guard.
 -spec stop(pid()) -> ok.
-stop(Carrier) ->
-    try gen_server:stop(Carrier, shutdown, 2 * ?STOP_MS) catch exit:_ -> ok end.
+stop(CarrierPid) ->
+    try gen_server:stop(CarrierPid, shutdown, 2 * ?STOP_MS) catch exit:_ -> ok end.
 
 %% callbacks
 
@@ -114,9 +115,9 @@ handle_cast(_, S) ->
 %% @private
 handle_info({Port, {data, Frame}}, #st{port = Port} = S) ->
     case handover_proto:decode(Frame) of
-        {ok, Event} -> {noreply, handle_event(Event, S)};
-        {error, {bad_message, Message}} ->
-            handover_event:emit(error, bad_message, #{message => Message}),
+        {ok, Message} -> {noreply, handle_message(Message, S)};
+        {error, {bad_message, Bad}} ->
+            handover_event:emit(error, bad_message, #{message => Bad}),
             {stop, {shutdown, bad_message}, S}
     end;
 handle_info({'$socket', FdSocket, select, _}, #st{fd_socket = FdSocket} = S) ->
@@ -133,7 +134,7 @@ handle_info({'EXIT', Guard, Reason}, #st{guard = Guard} = S) ->
     {stop, Reason, S};
 handle_info({timeout, _, {request_timeout, Id}}, S) ->
     {noreply, answer(Id, {error, timeout, <<"the carrier did not answer">>}, cancel_request(Id, S))};
-handle_info({'DOWN', Monitor, process, _, _}, #st{closer = Monitor} = S) ->
+handle_info({'DOWN', Monitor, process, _, _}, #st{closer_monitor = Monitor} = S) ->
     {noreply, attach_to_closer(S)};
 handle_info({'DOWN', Monitor, process, _, _}, #st{requests = Requests} = S) ->
     {noreply, caller_gone([Id || {Id, #request{monitor = M}} <- maps:to_list(Requests), M =:= Monitor], S)};
@@ -151,8 +152,8 @@ terminate(_Reason, #st{port = Port, os_pid = OsPid} = S) ->
         {Port, {exit_status, _}} -> ok;
         {'EXIT', Port, _} -> ok
     after ?STOP_MS ->
-            %% The program hangs, and its registration would keep the node's name. The OS pid is still its own: the port
-            %% is open.
+            %% The program hangs, and its registration would keep the node's name. OsPid cannot belong to another
+            %% program yet, because the port is still open.
             OsPid > 0 andalso kill(OsPid),
             ok
     end.
@@ -194,7 +195,7 @@ hello_options() ->
                true -> handover_config:program("epmd");
                false -> ""
            end,
-    #{os_pid => list_to_integer(os:getpid()),
+    #{os_pid => list_to_integer(os:getpid()),            % of the BEAM: the program checks who connects to it
       epmd => unicode:characters_to_binary(Epmd),
       log_level => handover_config:get(log_level)}.
 
@@ -222,34 +223,35 @@ send_command(Command, #st{port = Port}) ->
         error:badarg -> ok       % the port has ended: its 'EXIT' is in the mailbox
     end.
 
-%% internal: events from the carrier
+%% internal: messages from the program
 
-handle_event({registered, Id, _Creation, Kind}, #st{register_id = Id} = S) ->
+handle_message({registered, Id, _Creation, Kind}, #st{register_id = Id} = S) ->
     report_registered(Kind, S),
     handover_event:emit(notice, epmd_up, #{kind => Kind}),
     S#st{register_id = none, last_register_error = none};
-handle_event({registered, Id, Creation, Kind}, S) ->
+handle_message({registered, Id, Creation, Kind}, S) ->
     report_registered(Kind, S),
     answer(Id, {ok, Creation, Kind}, S);
-handle_event({error, Id, Reason, Detail}, #st{register_id = Id, last_register_error = LastError} = S) ->
+%% With any error, not only if EPMD cannot be reached, the node is not registered. That is what epmd_down reports.
+handle_message({error, Id, Reason, Detail}, #st{register_id = Id, last_register_error = LastError} = S) ->
     Reason =:= LastError
         orelse handover_event:emit(warning, epmd_down, #{detail => [atom_to_list(Reason), ": ", Detail]}),
     erlang:send_after(?REGISTER_RETRY_MS, self(), register_node),
     S#st{register_id = none, last_register_error = Reason};
-handle_event({error, Id, Reason, Detail}, S) ->
+handle_message({error, Id, Reason, Detail}, S) ->
     answer(Id, {error, Reason, Detail}, S);
-handle_event({epmd, up, Kind}, S) ->
+handle_message({epmd, up, Kind}, S) ->
     report_registered(Kind, S),
     handover_event:emit(notice, epmd_up, #{kind => Kind}),
     S;
-handle_event({epmd, down, Detail}, #st{guard = Guard} = S) ->
+handle_message({epmd, down, Detail}, #st{guard = Guard} = S) ->
     gen_server:cast(Guard, {epmd, down}),
     handover_event:emit(warning, epmd_down, #{detail => Detail}),
     S;
-handle_event({log, Level, Text, Fields}, S) ->
+handle_message({log, Level, Text, Fields}, S) ->
     log(Level, Text, Fields),
     S;
-handle_event(Other, S) ->
+handle_message(Other, S) ->
     handover_event:emit(error, bad_message, #{message => Other}),
     S.
 
@@ -268,9 +270,9 @@ register_node(#st{registration = Registration, next_id = Id} = S) ->
 
 %% internal: fds
 
-%% handover_closer passes copies of this node's links to the new program.
+%% handover_closer passes copies of the descriptors of this node's links to the new program.
 attach_to_closer(#st{fd_socket = FdSocket, fd_socket_name = Name} = S) ->
-    S#st{closer = handover_closer:attach_carrier(self(), FdSocket, Name)}.
+    S#st{closer_monitor = handover_closer:attach_carrier(self(), FdSocket, Name)}.
 
 receive_fds(#st{fd_socket = FdSocket} = S) ->
     case handover_fd:recv(FdSocket) of
@@ -313,7 +315,7 @@ deliver({ok, #{kind := asked, id := Id} = Connection}, Fd, #st{requests = Reques
   when is_map_key(Id, Requests) ->
     answer(Id, {ok, Fd, Connection}, S);
 deliver({ok, #{kind := asked} = Connection}, Fd, S) ->
-    handover_closer:close(Fd, Connection),           % the caller has ended
+    handover_closer:close(Fd, Connection),           % the caller has ended, or the request timed out
     S;
 deliver({error, Reason}, Fd, S) ->
     handover_event:emit(error, bad_fd, #{reason => Reason}),

@@ -12,7 +12,8 @@
 -export([init/1, loop/1]).
 
 -type fd() :: non_neg_integer().
--type connection() :: handover_proto:connection() | #{}.    % #{}: no carrier has a copy
+%% Describes the connection of a descriptor. It says which handover_carrier's program has a copy; #{}: none has.
+-type connection() :: handover_proto:connection() | #{}.
 -type start_keeper() :: fun((Socket :: port(), fd(), connection()) -> ok).
 -type watched() :: #{Keeper :: pid() => {Monitor :: reference(), Socket :: port(), fd(), connection(), start_keeper()}}.
 
@@ -42,24 +43,24 @@ start() ->
 
 %% @doc Watches the calling process, the keeper of Fd and Socket. If the keeper ends before it has called {@link
 %% close/2}, StartKeeper must start another keeper. The keeper receives `{copied, Fd, Connection}' when a carrier has
-%% got a copy of Fd, and must use that Connection from then on. Returns a monitor of this process: on its 'DOWN' the
-%% keeper must call this again.
+%% got a copy of Fd, and must use that Connection from then on. Returns a monitor of handover_closer: on its 'DOWN'
+%% the keeper must call this again.
 -spec watch(port(), fd(), connection(), start_keeper()) -> reference().
 watch(Socket, Fd, Connection, StartKeeper) ->
     send_to_closer({watch, self(), Socket, Fd, Connection, StartKeeper}),
     monitor(process, ?MODULE).
 
 %% @doc Passes copies of all watched descriptors, and of later ones, to the program of Carrier (a handover_carrier)
-%% through the fd socket FdSocket, and opens a lifeline to the fd socket's Name. This process owns the lifeline, because
-%% Carrier may end while the node lives. Carrier receives a cast `{closed, Kind, Id}' for each copy that the program
-%% must close. Returns a monitor of this process: on its 'DOWN' Carrier must call this again.
+%% through the fd socket FdSocket, and opens a lifeline to the fd socket's Name. handover_closer owns the lifeline,
+%% because Carrier may end while the node lives. Carrier receives a cast `{closed, Kind, Id}' for each copy that the
+%% program must close. Returns a monitor of handover_closer: on its 'DOWN' Carrier must call this again.
 -spec attach_carrier(pid(), socket:socket(), Name :: binary()) -> reference().
 attach_carrier(Carrier, FdSocket, Name) ->
     send_to_closer({attach_carrier, Carrier, FdSocket, Name}),
     monitor(process, ?MODULE).
 
-%% @doc Closes Fd, and has the carrier close its copy. Stops watching the caller if that is the keeper of Fd. Returns at
-%% once.
+%% @doc Closes Fd, and has the carrier that Connection names close its copy. Stops watching the caller if that is the
+%% keeper of Fd. Returns at once.
 -spec close(fd(), connection()) -> ok.
 close(Fd, Connection) ->
     send_to_closer({close, self(), Fd, Connection}).

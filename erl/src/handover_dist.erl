@@ -1,11 +1,11 @@
-%% @doc Implements the callbacks that handover_tcp_dist and handover_tcp6_dist share: it opens the node's own listen
-%% port and registers the node with EPMD. Also has helpers for the setup of connections. `Driver' is inet_tcp or
+%% @doc Implements the callbacks that handover_tcp_dist and handover_tcp6_dist share: it opens the node's own port and
+%% registers the node with EPMD. Also has helpers for the setup of connections. `Driver' is inet_tcp or
 %% inet6_tcp.
 -module(handover_dist).
 
 -export([childspecs/1, listen/3, address/1, close/1, select/2, setopts/2, getopts/2, is_node_name/1]).
--export([preload/0, preload_later/0, registration/1, listener/1, drivers/1, is_address/2, resolve/4, uses_epmd/0,
-         has_node_port/2, epmd_call/2]).
+-export([preload_modules/0, preload_modules_later/0, registration/1, listener/1, drivers/1, is_address/2, resolve/4,
+         uses_epmd/0, has_fixed_port/2, epmd_call/2]).
 
 -export_type([listen/0]).
 
@@ -42,7 +42,7 @@ guard_childspec() ->
     _ = persistent_term:erase(?USES_EPMD),
     {ok, [handover_guard:child_spec()]}.
 
-%% @doc Checks the configuration, opens the listen port unless `listen' is off, and registers the node. Returns its
+%% @doc Checks the configuration, opens the own port unless `listen' is off, and registers the node. Returns its
 %% creation.
 -spec listen(module(), atom(), string()) -> {ok, {listen(), tuple(), integer()}} | {error, term()}.
 listen(Driver, Name, Host) ->
@@ -62,7 +62,7 @@ address(Driver) ->
     {ok, Host} = inet:gethostname(),
     #net_address{host = Host, protocol = handover_socket:protocol(), family = Driver:family()}.
 
-%% @doc Closes the listen port.
+%% @doc Closes the own port.
 -spec close(listen()) -> ok.
 close(#listen{socket = none}) -> ok;
 close(#listen{driver = Driver, socket = Socket}) -> _ = Driver:close(Socket), ok.
@@ -90,14 +90,14 @@ serves_host([_, _], _) -> true.
 other_driver(inet_tcp) -> inet6_tcp;
 other_driver(inet6_tcp) -> inet_tcp.
 
-%% @doc Sets options of the listen port; see {@link handover_socket:setopts/2}. net_kernel:setopts(new, ...) calls this
+%% @doc Sets options of the own port; see {@link handover_socket:setopts/2}. net_kernel:setopts(new, ...) calls this
 %% and also stores the options in kernel's environment, from where handover_socket:options/1 applies them to handed-over
 %% connections.
 -spec setopts(listen() | port() | undefined, list()) -> ok | {error, term()}.
 setopts(Listen, Options) ->
     handover_socket:setopts(listen_socket(Listen), Options).
 
-%% @doc Gets options of the listen port; see {@link handover_socket:getopts/2}.
+%% @doc Gets options of the own port; see {@link handover_socket:getopts/2}.
 -spec getopts(listen() | port() | undefined, list()) -> {ok, list()} | {error, term()}.
 getopts(Listen, Options) ->
     handover_socket:getopts(listen_socket(Listen), Options).
@@ -125,8 +125,8 @@ is_node_name(Node) ->
 
 %% @doc Loads all modules of handover, and the OTP modules that logging needs, because a node that has run out of
 %% descriptors cannot load modules. Must be called after the node is up: it would make the boot a tenth slower.
--spec preload() -> ok.
-preload() ->
+-spec preload_modules() -> ok.
+preload_modules() ->
     _ = application:load(handover),
     Ours = case application:get_key(handover, modules) of
                {ok, Modules} -> Modules;
@@ -134,10 +134,10 @@ preload() ->
            end,
     lists:foreach(fun code:ensure_loaded/1, Ours ++ ?OTP_MODULES).
 
-%% @doc Calls preload/0 in a new process. Does nothing at the process limit.
--spec preload_later() -> ok.
-preload_later() ->
-    try spawn(?MODULE, preload, []) of
+%% @doc Calls preload_modules/0 in a new process. Does nothing at the process limit.
+-spec preload_modules_later() -> ok.
+preload_modules_later() ->
+    try spawn(?MODULE, preload_modules, []) of
         _ -> ok
     catch
         error:_ -> ok                    % the process limit is reached
@@ -189,11 +189,11 @@ uses_epmd() ->
 
 %% @doc Reports whether the port of all nodes is configured (`-erl_epmd_port', and since OTP 27 kernel's
 %% `erl_epmd_node_listen_port'), so that EPMD is not needed to find it.
--spec has_node_port(string() | atom(), string()) -> boolean().
-has_node_port(Name, Host) ->
+-spec has_fixed_port(string() | atom(), string()) -> boolean().
+has_fixed_port(Name, Host) ->
     erl_epmd:listen_port_please(Name, Host) =/= {ok, 0}.
 
-%% @doc Returns the driver and the socket of the listen port.
+%% @doc Returns the driver and the listen socket of the own port.
 -spec listener(listen()) -> {module(), port() | none}.
 listener(#listen{driver = Driver, socket = Socket}) -> {Driver, Socket}.
 
@@ -216,7 +216,7 @@ open_listen(Driver, Name, Host) ->
         false -> find_bound_address(Driver, Address)
     end.
 
-%% Also without a listen port, the node accepts handed-over connections only at the address at which it would listen. To
+%% Also without an own port, the node accepts handed-over connections only at the address at which it would listen. To
 %% find that address, this opens a port and closes it.
 find_bound_address(Driver, Address) ->
     case Driver:listen(0, listen_options()) of
@@ -310,7 +310,7 @@ register_by_carrier(#listen{driver = Driver} = Listen, {Ip, Port}, Name) ->
     Registration = new_registration(Driver, Name, Ip, Port),
     case handover_guard:register(Registration) of
         {ok, Creation} -> {ok, Listen#listen{registration = Registration}, Creation};
-        {error, Reason} -> start_unregistered(has_node_port(Name, ""), Listen, Name, Reason)
+        {error, Reason} -> start_unregistered(has_fixed_port(Name, ""), Listen, Name, Reason)
     end.
 
 %% If nodes can be reached without EPMD, the node starts although it could not be registered, as with inet_tcp.

@@ -1,12 +1,14 @@
-%% @doc Passes descriptors over the fd socket, makes distribution sockets of them, and closes them.
+%% @doc Passes descriptors over the fd socket, makes distribution sockets from them, and closes them. A distribution
+%% socket is a TCP socket of the inet driver (an Erlang port) on which dist_util can run the handshake.
 %%
-%% The caller of {@link recv/1} owns the fd. It must either close it, or make a socket of it with {@link adopt/3}. In
+%% The caller of {@link recv/1} owns the fd. It must either close it, or make a socket from it with {@link adopt/3}. In
 %% the second case it must wait for the end of the port ({@link await_port_end/2}), shut the connection down ({@link
 %% shutdown/1}) and then close the fd. Only handover_closer calls {@link close/1}; other processes close an fd with
 %% handover_closer:close/2.
 -module(handover_fd).
 
--export([connect/2, lifeline/1, recv/1, send/3, adopt/3, await_port_end/2, shutdown/1, shutdown_and_end/1, close/1]).
+-export([connect/2, lifeline/1, recv/1, send/3, adopt/3, await_port_end/2, shutdown/1, shutdown_before_exit/1,
+         close/1]).
 
 -type fd() :: non_neg_integer().
 
@@ -21,8 +23,9 @@
 -define(MESSAGE_SIZE, 64).
 -define(CONTROL_SIZE, 64).
 -define(SEND_MS, 1000).
--define(LAST_PAUSE_MS, 40).
--define(STALL_MS, 15000).
+-define(SHORT_POLLS, 40).           % polls for the end of a port with a pause of 0 to 9 ms
+-define(MAX_PAUSE_MS, 40).          % the pause before each later poll
+-define(STALL_MS, 15000).           % without an acknowledgement, then the connection is shut down
 
 %% @doc Connects to the carrier's fd socket. Returns `{error, {not_the_carrier, Pid}}' if another OS process than OsPid
 %% listens there. The caller must close the socket.
@@ -47,14 +50,15 @@ connect_checked(Socket, Name, OsPid) ->
             Error
     end.
 
-%% @doc Connects to the carrier with a port. A halt of this node closes all ports at once, so the carrier notices it.
-%% Waits up to 1 s.
+%% @doc Opens a lifeline to the carrier: a connection that is an Erlang port. A BEAM that halts closes its ports at
+%% once, so the carrier notices the halt. Waits up to 1 s.
 -spec lifeline(binary()) -> {ok, port()} | {error, term()}.
 lifeline(Name) ->
     gen_tcp:connect({local, <<0, Name/binary>>}, 0, [{active, false}], ?SEND_MS).
 
-%% @doc Receives the next message and its fd without waiting. The caller must close the fd, or all fds of a `fds'
-%% result, which no carrier sends. `no_fd': the kernel dropped the fd because this node has too many open files.
+%% @doc Receives the next message and its fd without waiting. The caller must close the fd. `fds': the message has more
+%% than one fd, which is against the protocol; the caller must close all of them. `no_fd': the kernel dropped the fd
+%% because this node has too many open files.
 %% `select': no message is available; the caller receives `{'$socket', Socket, select, _}' when it should call this
 %% again.
 -spec recv(socket:socket()) -> {ok, Header :: binary(), fd()} | {no_fd, Header :: binary()}
@@ -87,7 +91,7 @@ send(Socket, Header, Fd) ->
         {ok, Rest} -> {error, {unsent, Rest}}
     end.
 
-%% @doc Makes a distribution socket of Fd, owned by the caller. The caller must close Fd after the end of the socket's
+%% @doc Makes a distribution socket from Fd, owned by the caller. The caller must close Fd after the end of the socket's
 %% port, or at once if this fails. An option that cannot be set is logged.
 %%
 %% nodelay is set because the handshake has small writes without an answer between them (HANDOVER_REQ and the name,
@@ -120,24 +124,25 @@ set_option(Socket, Option) ->
 await_port_end(Socket, Fd) ->
     await_port_end(Socket, Fd, 0, undefined, now_ms() + ?STALL_MS).
 
-await_port_end(Socket, Fd, Pause, LastAcked, Deadline) ->
+await_port_end(Socket, Fd, Polls, LastAcked, Deadline) ->
     case erlang:port_info(Socket, name) of
         undefined -> ok;
-        _ -> poll_port_end(Socket, Fd, Pause, LastAcked, Deadline)
+        _ -> poll_port_end(Socket, Fd, Polls, LastAcked, Deadline)
     end.
 
 %% The first polls have no or short pauses: without output to flush the port ends within microseconds, and the peer
-%% waits for the FIN.
-poll_port_end(Socket, Fd, Pause, LastAcked, Deadline) when Pause < ?LAST_PAUSE_MS ->
-    pause(Pause div 4),
-    await_port_end(Socket, Fd, Pause + 1, LastAcked, Deadline);
-poll_port_end(Socket, Fd, Pause, LastAcked, Deadline) ->
-    pause(Pause),
+%% waits for the FIN. They are counted; all later ones have the longest pause and check whether the peer acknowledges
+%% data.
+poll_port_end(Socket, Fd, Polls, LastAcked, Deadline) when Polls < ?SHORT_POLLS ->
+    pause(Polls div 4),
+    await_port_end(Socket, Fd, Polls + 1, LastAcked, Deadline);
+poll_port_end(Socket, Fd, Polls, LastAcked, Deadline) ->
+    pause(?MAX_PAUSE_MS),
     Now = now_ms(),
     case bytes_acked(Fd) of
-        LastAcked when Now > Deadline -> shutdown(Fd), await_port_end(Socket, Fd, Pause, LastAcked, Now + ?STALL_MS);
-        LastAcked -> await_port_end(Socket, Fd, Pause, LastAcked, Deadline);
-        More -> await_port_end(Socket, Fd, Pause, More, Now + ?STALL_MS)
+        LastAcked when Now > Deadline -> shutdown(Fd), await_port_end(Socket, Fd, Polls, LastAcked, Now + ?STALL_MS);
+        LastAcked -> await_port_end(Socket, Fd, Polls, LastAcked, Deadline);
+        More -> await_port_end(Socket, Fd, Polls, More, Now + ?STALL_MS)
     end.
 
 pause(0) -> erlang:yield();
@@ -161,15 +166,15 @@ shutdown(Fd) ->
     _ = with_dup(Fd, fun(Dup) -> socket:shutdown(Dup, read_write) end),
     ok.
 
-%% @doc Like {@link shutdown/1}, but faster. The caller must end soon afterwards: until then a duplicate of Fd stays
-%% open.
--spec shutdown_and_end(fd()) -> ok.
-shutdown_and_end(Fd) ->
+%% @doc Like {@link shutdown/1}, but faster, because it starts no process. The caller must exit soon afterwards: until
+%% then a duplicate of Fd stays open.
+-spec shutdown_before_exit(fd()) -> ok.
+shutdown_before_exit(Fd) ->
     _ = with_dup_here(Fd, fun(Dup) -> socket:shutdown(Dup, read_write) end),
     ok.
 
-%% Calls Fun with a duplicate of Fd in a new process. socket:close would wait for a dirty scheduler; the end of the
-%% owner closes the duplicate without one.
+%% Calls Fun with a duplicate of Fd in a new process. socket:close would wait for a dirty scheduler. When the process
+%% ends, the duplicate is closed on an ordinary scheduler.
 with_dup(Fd, Fun) ->
     {Caller, Result} = {self(), make_ref()},
     try spawn_opt(fun() -> Caller ! {Result, with_dup_here(Fd, Fun)} end, [monitor, {priority, max}]) of
@@ -188,9 +193,9 @@ with_dup_here(Fd, Fun) ->
         {error, _} = Error -> Error
     end.
 
-%% @doc Closes Fd. The file driver is the only part of OTP that closes an existing descriptor. The close needs a dirty
-%% scheduler, so it may block as long as another process blocks all of them (a hung file system). Only handover_closer
-%% may call this.
+%% @doc Closes Fd. prim_file is the only part of OTP that can close a descriptor it did not open. The close needs a
+%% dirty scheduler, so it may block as long as another process blocks all of them (a hung file system). Only
+%% handover_closer may call this.
 -spec close(fd()) -> ok.
 close(Fd) ->
     {ok, File} = prim_file:file_desc_to_ref(Fd, [read]),

@@ -3,8 +3,8 @@
 %% and the reasons of recent failures.
 %%
 %% net_sup is one_for_all with intensity 0, so the crash of a permanent child would take the node down. The guard is a
-%% temporary child, traps exits, and does nothing that can fail. If it is killed, handover_acceptor restarts it. On a
-%% node that does not listen, the next call that needs it does so.
+%% temporary child, traps exits, and does nothing that can fail. If it is killed, handover_acceptor restarts it. A node
+%% with `-dist_listen false' has no handover_acceptor: there the next connect/1 restarts it.
 -module(handover_guard).
 
 -behaviour(gen_server).
@@ -14,17 +14,17 @@
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(BACKOFF_FIRST_MS, 50).
--define(BACKOFF_LAST_MS, 5000).
+-define(BACKOFF_MAX_MS, 5000).
 -define(STABLE_MS, 10000).          % a handover_carrier that lived this long resets the backoff
--define(REGISTER_MS, 15000).
+-define(GET_CARRIER_MS, 15000).
 -define(MAX_UNDELIVERED, 64).       % stored connections; further ones are closed
 -define(MAX_FAILURES, 128).         % nodes whose last failure is stored; then the store is emptied
 -define(FAILURE_WAIT_MS, 500).
 
--record(st, {carrier = none :: none | pid(),          % a handover_carrier whose program is ready
+-record(st, {carrier_pid = none :: none | pid(),      % a handover_carrier whose program is ready
              os_pid = 0 :: non_neg_integer(),         % of the carrier program
-             starting = none :: none | pid(),         % a handover_carrier whose program is not ready yet
-             started = 0 :: integer(),                % monotonic time in ms
+             starting_pid = none :: none | pid(),     % a handover_carrier whose program is not ready yet
+             started_at = 0 :: integer(),             % of the newest handover_carrier: monotonic time in ms
              backoff = ?BACKOFF_FIRST_MS :: pos_integer(),
              restarts = 0 :: non_neg_integer(),
              carrier_waiters = [] :: [gen_server:from()], % callers that wait for a handover_carrier
@@ -55,11 +55,11 @@ start_link() ->
 %% whenever the registration is lost. net_kernel calls this while net_sup starts.
 -spec register(map()) -> {ok, Creation :: integer()} | {error, duplicate_name | {atom(), term()}}.
 register(Registration) ->
-    case with_carrier(fun(Carrier) -> {Carrier, handover_carrier:register(Carrier, Registration)} end) of
-        {Carrier, {ok, Creation, Kind}} ->
-            _ = call_guard({registered, Registration, Kind, Carrier}, ok),
+    case with_carrier(fun(CarrierPid) -> {CarrierPid, handover_carrier:register(CarrierPid, Registration)} end) of
+        {CarrierPid, {ok, Creation, Kind}} ->
+            _ = call_guard({registered, Registration, Kind, CarrierPid}, ok),
             {ok, Creation};
-        {_Worker, Error} -> register_error(Error);
+        {_CarrierPid, Error} -> register_error(Error);
         Error -> register_error(Error)
     end.
 
@@ -86,7 +86,7 @@ attach_net_kernel(Kernel, Registration) ->
 -spec connect(map()) -> {ok, non_neg_integer(), handover_proto:connection()} | {error, atom(), term()}.
 connect(Request) ->
     _ = ensure_started(),
-    with_carrier(fun(Carrier) -> handover_carrier:connect(Carrier, Request) end).
+    with_carrier(fun(CarrierPid) -> handover_carrier:connect(CarrierPid, Request) end).
 
 %% @doc Stores why a connection to Node failed. Returns at once.
 -spec store_failure(node(), atom(), term()) -> ok.
@@ -122,16 +122,16 @@ init([]) ->
     {ok, start_carrier(#st{})}.
 
 %% @private
-handle_call(get_carrier, From, #st{carrier = none, carrier_waiters = CarrierWaiters} = S) ->
+handle_call(get_carrier, From, #st{carrier_pid = none, carrier_waiters = CarrierWaiters} = S) ->
     {noreply, S#st{carrier_waiters = [From | CarrierWaiters]}};
-handle_call(get_carrier, _From, #st{carrier = Carrier} = S) ->
-    {reply, {ok, Carrier}, S};
+handle_call(get_carrier, _From, #st{carrier_pid = CarrierPid} = S) ->
+    {reply, {ok, CarrierPid}, S};
 handle_call({attach_net_kernel, Kernel, Registration}, _From, #st{undelivered = Undelivered} = S) ->
     lists:foreach(fun({Fd, Connection}) -> handover_keeper:accept(Kernel, Fd, Connection) end,
                   lists:reverse(Undelivered)),
-    lists:foreach(fun(Carrier) -> handover_carrier:set_net_kernel(Carrier, Kernel) end, carriers(S)),
+    lists:foreach(fun(CarrierPid) -> handover_carrier:set_net_kernel(CarrierPid, Kernel) end, carrier_pids(S)),
     {reply, ok, set_registration(Registration, S#st{net_kernel = Kernel, undelivered = []})};
-handle_call({registered, Registration, Kind, Carrier}, _From, #st{carrier = Carrier} = S) ->
+handle_call({registered, Registration, Kind, CarrierPid}, _From, #st{carrier_pid = CarrierPid} = S) ->
     {reply, ok, S#st{registration = Registration, epmd = Kind}};
 handle_call({registered, Registration, _, _}, _From, S) ->
     {reply, ok, set_registration(Registration, S)};
@@ -146,9 +146,9 @@ handle_call(_, _From, S) ->
 
 %% The casts that handover_carrier:start_link/3 lists, and that of store_failure/3.
 %% @private
-handle_cast({ready, Carrier, OsPid}, #st{starting = Carrier, carrier_waiters = CarrierWaiters} = S) ->
-    lists:foreach(fun(From) -> gen_server:reply(From, {ok, Carrier}) end, CarrierWaiters),
-    {noreply, S#st{carrier = Carrier, os_pid = OsPid, starting = none, carrier_waiters = []}};
+handle_cast({ready, CarrierPid, OsPid}, #st{starting_pid = CarrierPid, carrier_waiters = CarrierWaiters} = S) ->
+    lists:foreach(fun(From) -> gen_server:reply(From, {ok, CarrierPid}) end, CarrierWaiters),
+    {noreply, S#st{carrier_pid = CarrierPid, os_pid = OsPid, starting_pid = none, carrier_waiters = []}};
 handle_cast({epmd, Epmd}, S) ->
     {noreply, S#st{epmd = Epmd}};
 handle_cast({handed_over, Fd, Connection}, S) ->
@@ -159,8 +159,8 @@ handle_cast(_, S) ->
     {noreply, S}.
 
 %% @private
-handle_info({'EXIT', Pid, Reason}, #st{carrier = Carrier, starting = Starting} = S)
-  when Pid =:= Carrier; Pid =:= Starting ->
+handle_info({'EXIT', Pid, Reason}, #st{carrier_pid = CarrierPid, starting_pid = StartingPid} = S)
+  when Pid =:= CarrierPid; Pid =:= StartingPid ->
     {noreply, restart_later(Reason, S)};
 handle_info(start_carrier, S) ->
     {noreply, start_carrier(S)};
@@ -174,7 +174,7 @@ handle_info(_, S) ->
 
 %% @private
 terminate(_Reason, S) ->
-    lists:foreach(fun handover_carrier:stop/1, carriers(S)).
+    lists:foreach(fun handover_carrier:stop/1, carrier_pids(S)).
 
 %% internal: the guard itself
 
@@ -204,16 +204,17 @@ set_registration(none, S) ->
 set_registration(_, #st{registration = Registration} = S) when Registration =/= none ->
     S;
 set_registration(Registration, S) ->
-    lists:foreach(fun(Carrier) -> handover_carrier:keep_registered(Carrier, Registration) end, carriers(S)),
+    lists:foreach(fun(CarrierPid) -> handover_carrier:keep_registered(CarrierPid, Registration) end, carrier_pids(S)),
     S#st{registration = Registration}.
 
-carriers(#st{carrier = Carrier, starting = Starting}) ->
-    [Pid || Pid <- [Carrier, Starting], is_pid(Pid)].
+carrier_pids(#st{carrier_pid = CarrierPid, starting_pid = StartingPid}) ->
+    [Pid || Pid <- [CarrierPid, StartingPid], is_pid(Pid)].
 
+%% Calls Fun with the pid of the handover_carrier whose program is ready. Waits for one if there is none.
 with_carrier(Fun) ->
     try
-        case gen_server:call(?MODULE, get_carrier, ?REGISTER_MS) of
-            {ok, Carrier} -> Fun(Carrier);
+        case gen_server:call(?MODULE, get_carrier, ?GET_CARRIER_MS) of
+            {ok, CarrierPid} -> Fun(CarrierPid);
             {error, carrier_down, _} = Error -> Error
         end
     catch
@@ -222,23 +223,23 @@ with_carrier(Fun) ->
 
 start_carrier(#st{registration = Registration, net_kernel = Kernel} = S) ->
     try handover_carrier:start_link(self(), Registration, Kernel) of
-        {ok, Carrier} -> S#st{starting = Carrier, started = now_ms()};
-        {error, Reason} -> restart_later(Reason, S#st{started = now_ms()})
+        {ok, CarrierPid} -> S#st{starting_pid = CarrierPid, started_at = now_ms()};
+        {error, Reason} -> restart_later(Reason, S#st{started_at = now_ms()})
     catch
-        error:Reason -> restart_later(Reason, S#st{started = now_ms()})
+        error:Reason -> restart_later(Reason, S#st{started_at = now_ms()})
     end.
 
-%% Callers that wait now get the reason. Later callers wait for the next attempt.
-restart_later(Reason, #st{started = Started, backoff = Backoff, restarts = Restarts, carrier_waiters = Waiters} = S) ->
-    lists:foreach(fun(From) -> gen_server:reply(From, {error, carrier_down, Reason}) end, Waiters),
-    Ms = case now_ms() - Started > ?STABLE_MS of
+%% Callers already waiting get the reason at once; later callers wait for the next attempt.
+restart_later(Reason, #st{started_at = StartedAt, backoff = Backoff, restarts = Restarts} = S) ->
+    lists:foreach(fun(From) -> gen_server:reply(From, {error, carrier_down, Reason}) end, S#st.carrier_waiters),
+    Ms = case now_ms() - StartedAt > ?STABLE_MS of
              true -> ?BACKOFF_FIRST_MS;
              false -> Backoff
          end,
     handover_event:emit(warning, carrier_ended, #{reason => Reason, restart_ms => Ms}),
     erlang:send_after(Ms, self(), start_carrier),
-    S#st{carrier = none, starting = none, carrier_waiters = [], epmd = down, restarts = Restarts + 1,
-         backoff = min(Ms * 2, ?BACKOFF_LAST_MS)}.
+    S#st{carrier_pid = none, starting_pid = none, carrier_waiters = [], epmd = down, restarts = Restarts + 1,
+         backoff = min(Ms * 2, ?BACKOFF_MAX_MS)}.
 
 now_ms() ->
     erlang:monotonic_time(millisecond).
@@ -275,7 +276,7 @@ answer_waiters(IsMatch, Answer, Waiters) ->
     lists:foreach(fun({_, _, From}) -> gen_server:reply(From, Answer) end, Now),
     Later.
 
-info(#st{carrier = none, restarts = Restarts, epmd = Epmd}) ->
+info(#st{carrier_pid = none, restarts = Restarts, epmd = Epmd}) ->
     #{carrier => down, epmd => Epmd, restarts => Restarts};
 info(#st{os_pid = OsPid, restarts = Restarts, epmd = Epmd}) ->
     #{carrier => up, epmd => Epmd, restarts => Restarts, os_pid => OsPid}.

@@ -15,39 +15,42 @@
 -type outgoing() :: #{kernel := pid(), node := node(), my_node := node(), socket := port(), driver := module(),
                       timer := pid(), type := normal | hidden, version := integer(), host := string(),
                       via := handover | direct,
-                      may_redial := boolean(),      % redial if the node answers `nok', see check_packet/4
+                      may_redial := boolean(),      % redial if the node answers `nok', see after_nok/3
                       f_up := fun((port()) -> ok),
                       f_abort := fun((abort_reason()) -> no_return())}.
 %% f_up is called when the link is up. f_abort is called if the handshake cannot go on, and must not return.
 -type abort_reason() :: {result, 1..255}          % the result of HANDOVER_RESP
-                      | closed                    % the far end closed the connection before HANDOVER_RESP
+                      | no_response               % the far end closed the connection before HANDOVER_RESP
                       | redial                    % the setup must connect again
                       | {bad_answer, iodata()}    % these bytes came instead of HANDOVER_RESP
                       | {error, term()}           % the socket's error
                       | {other_name, string()}.   % the node has this name
 
-%% How long to wait for the answers of linked nodes with the same alive name.
+%% How long to wait for the answers of connected nodes with the same alive name.
 -define(ALIAS_MS, 1000).
-%% How often to look whether the node's own connection to this node is up.
+%% How often to check whether the node's own connection to this node is up.
 -define(NOK_WAIT_MS, 1000).
 
 %% HANDOVER_RESP's opcode.
 -define(HANDOVER_RESP, $i).
 
 %% @doc Starts the handshake with a node that connected to this node, in a new process that is linked to the caller,
-%% net_kernel. The process becomes that of the link.
--spec accept(module(), pid(), port(), node(), [node()], timeout()) -> pid().
-accept(Driver, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
-    spawn_opt(?MODULE, init_accept, [Driver, self(), Acceptor, Socket, MyNode, Allowed, SetupTime],
+%% net_kernel. When the link is up, the process stays as its connection process (dist_util's con_loop). AcceptPid is the
+%% process that offered Socket to net_kernel: the accept loop of the node's own port, or a handover_keeper.
+-spec accept(module(), AcceptPid :: pid(), port(), node(), [node()], timeout()) -> pid().
+accept(Driver, AcceptPid, Socket, MyNode, Allowed, SetupTime) ->
+    spawn_opt(?MODULE, init_accept, [Driver, self(), AcceptPid, Socket, MyNode, Allowed, SetupTime],
               dist_util:net_ticker_spawn_options()).
 
 %% @private
 -spec init_accept(module(), pid(), pid(), port(), node(), [node()], timeout()) -> no_return().
-init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
-    Monitor = monitor(process, Acceptor),
+init_accept(Driver, Kernel, AcceptPid, Socket, MyNode, Allowed, SetupTime) ->
+    Monitor = monitor(process, AcceptPid),
     Via = receive
-              {Acceptor, controller, How} -> demonitor(Monitor, [flush]), How;
-              {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)     % this node was busy for too long
+              {AcceptPid, controller, How} -> demonitor(Monitor, [flush]), How;
+              %% AcceptPid ended before it transferred Socket. It was killed (an upgrade kills the accept loop), or it
+              %% is a keeper that waited too long for net_kernel.
+              {'DOWN', Monitor, process, AcceptPid, _} -> ?shutdown(no_node)
           end,
     Reporter = handover_reporter:start_incoming(Socket, Via),
     Timer = dist_util:start_timer(SetupTime),
@@ -60,8 +63,8 @@ init_accept(Driver, Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
         f_address = fun remote_address/2,
         f_handshake_complete = fun(_, Node, _) -> handover_reporter:accepted(Reporter, Node) end}).
 
-%% @doc Runs the handshake with a node that this node connected to. The calling process becomes that of the link. Does
-%% not return.
+%% @doc Runs the handshake with a node that this node connected to. When the link is up, the calling process
+%% stays as its connection process (dist_util's con_loop). Does not return.
 -spec start(outgoing()) -> no_return().
 start(#{socket := Socket, driver := Driver, via := Via} = O) ->
     Abort = maps:get(f_abort, O),
@@ -105,7 +108,8 @@ nodelay() ->
     {nodelay, application:get_env(kernel, dist_nodelay, true) =/= false}.
 
 %% This node sends its name directly after HANDOVER_REQ, without waiting for HANDOVER_RESP. That saves a round trip. The
-%% packet mode of the socket is the state: raw until HANDOVER_RESP has been read, then that of the handshake.
+%% packet mode of the socket is the state: raw until HANDOVER_RESP has been read, then framed ({packet, 2}), as the rest
+%% of the handshake is.
 send_and_recv(direct, Driver, _) ->
     {fun Driver:send/2, fun Driver:recv/3};
 send_and_recv(handover, Driver, Abort) ->
@@ -116,15 +120,15 @@ packet_mode(Socket) ->
     case inet:getopts(Socket, [packet]) of
         {ok, [{packet, 0}]} -> raw;
         {ok, [{packet, raw}]} -> raw;
-        _ -> packed
+        _ -> framed
     end.
 
 send(raw, Driver, Socket, Data) ->
     Driver:send(Socket, [<<(iolist_size(Data)):16>>, Data]);
-send(packed, Driver, Socket, Data) ->
+send(framed, Driver, Socket, Data) ->
     Driver:send(Socket, Data).
 
-recv(packed, Driver, Socket, Length, Timeout, _) ->
+recv(framed, Driver, Socket, Length, Timeout, _) ->
     Driver:recv(Socket, Length, Timeout);
 recv(raw, Driver, Socket, Length, Timeout, Abort) ->
     case recv_handover_resp(Driver, Socket) of
@@ -138,29 +142,29 @@ recv(raw, Driver, Socket, Length, Timeout, Abort) ->
 %% No timeout: the setup timer ends this process.
 recv_handover_resp(Driver, Socket) ->
     case Driver:recv(Socket, 2, infinity) of
-        {ok, [?HANDOVER_RESP, 0]} -> check_version(Driver:recv(Socket, 2, infinity));
+        {ok, [?HANDOVER_RESP, 0]} -> skip_version(Driver:recv(Socket, 2, infinity));
         {ok, [?HANDOVER_RESP, Result]} -> {result, Result};
         {ok, Bytes} -> {bad_answer, Bytes};
-        {error, Closed} when Closed =:= closed; Closed =:= econnreset; Closed =:= epipe -> closed;
+        {error, Closed} when Closed =:= closed; Closed =:= econnreset; Closed =:= epipe -> no_response;
         {error, Reason} -> {error, Reason}
     end.
 
-%% The version is ignored: each node that takes handovers has version 6.
-check_version({ok, [_, _]}) -> ok;
-check_version({error, Reason}) -> {error, Reason}.
+%% The version is not needed: each node that takes handovers has version 6.
+skip_version({ok, [_, _]}) -> ok;
+skip_version({error, Reason}) -> {error, Reason}.
 
-%% Checks a packet of the handshake for signs that the node has another name than Node, before dist_util gets it.
+%% Checks a packet of the handshake for signs that the true name of the node is not Node, before dist_util gets it.
 %%
-%% A challenge (N, n) has the true name of the node. dist_util would end the connection without a reason if that is not
-%% Node.
+%% A challenge (N, n) has the true name of the node. If that is not Node, dist_util would end the connection without a
+%% reason.
 %%
-%% The status `alive' means that the node already has a link to this node. If that link has the node's true name,
-%% dist_util's answer would end it. So this function finds the true name: it asks each linked node with the same alive
-%% name whether a connection of this node is pending there.
+%% The status `alive' means that the node already has a link to this node. If this node has that link under the node's
+%% true name, dist_util's reply to `alive' would make the other node drop it. So this function first looks for the true
+%% name: it asks every connected node with the same alive name whether it has a connection of this node as `up_pending'.
 %%
 %% The status `nok' means that the node is connecting to this node at the same time. dist_util would then wait until
-%% net_kernel ends this process in favour of that connection. But if that connection has another name, net_kernel does
-%% not do so. So this function waits instead, and looks from time to time: a node with the same alive name that has
+%% net_kernel ends this process in favour of that connection. But if the node connects under its true name, net_kernel
+%% does not do so. So this function waits instead and checks from time to time: a node with the same alive name that has
 %% connected from the address that was dialled must be the node. The alive name alone does not suffice, because in many
 %% clusters all nodes have the same.
 check_packet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | Rest]} = Packet, Node, Abort, _) ->
@@ -168,7 +172,7 @@ check_packet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | 
 check_packet({ok, [$n, _, _, _, _, _, _, _, _, _, _ | Name]} = Packet, Node, Abort, _) ->
     check_name(Name, Node, Packet, Abort);
 check_packet({ok, "salive"} = Packet, Node, Abort, _) ->
-    Candidates = [N || N <- nodes(connected), is_alias(Node, N)],
+    Candidates = [N || N <- nodes(connected), has_same_alive_name(Node, N)],
     Answers = erpc:multicall(Candidates, ets, lookup, [sys_dist, node()], ?ALIAS_MS),
     case [N || {N, {ok, [Connection]}} <- lists:zip(Candidates, Answers),
                lists:member(up_pending, tuple_to_list(Connection))] of
@@ -180,22 +184,24 @@ check_packet({ok, "snok"}, Node, Abort, Context) ->
 check_packet(Other, _, _, _) ->
     Other.
 
-%% May redial: this node dialled the node by another name a moment ago, so the node may not have noticed the end of that
-%% connection yet.
+%% If MayRedial, the setup connects again after a pause: this node dialled the node by another name a moment ago, so
+%% `nok' may only mean that the node has not noticed the end of that connection yet. Otherwise, or when no redials are
+%% left, checks until the setup timer ends this process.
 after_nok(Node, Abort, {Peer, Before, MayRedial} = Context) ->
     receive after ?NOK_WAIT_MS -> ok end,
     MayRedial andalso Abort(redial),
-    case [N || N <- nodes(connected) -- Before, is_alias(Node, N), is_linked_to(N, Peer)] of
+    case [N || N <- nodes(connected) -- Before, has_same_alive_name(Node, N), has_link_from(N, Peer)] of
         [Name] -> Abort({other_name, atom_to_list(Name)});
         _ -> after_nok(Node, Abort, Context)
     end.
 
-is_linked_to(Node, {Ip, _}) ->
+%% Reports whether this node has a link to Node whose far end has this IP address.
+has_link_from(Node, {Ip, _}) ->
     case handover_stats:link_of(Node) of
         {ok, _, #{peer := {Ip, _}}} -> true;
         _ -> false
     end;
-is_linked_to(_, unknown) ->
+has_link_from(_, unknown) ->
     false.
 
 %% OTP releases encode a name that is not ASCII in Latin-1 or in UTF-8.
@@ -205,8 +211,11 @@ check_name(Name, Node, Packet, Abort) ->
         false -> Abort({other_name, Name})
     end.
 
-is_alias(Node, Node) -> false;
-is_alias(Node, Other) -> hd(string:split(atom_to_list(Node), "@")) =:= hd(string:split(atom_to_list(Other), "@")).
+%% Reports whether Other is another node with the alive name of Node.
+has_same_alive_name(Node, Node) -> false;
+has_same_alive_name(Node, Other) -> alive_name(Node) =:= alive_name(Other).
+
+alive_name(Node) -> hd(string:split(atom_to_list(Node), "@")).
 
 f_address(Host) ->
     fun(Socket, _Node) ->

@@ -1,14 +1,14 @@
-%% @doc The keeper of a link: a process that owns the descriptor of one link. It makes a distribution socket of the
+%% @doc The keeper of a link: a process that owns the descriptor of one link. It makes a distribution socket from the
 %% descriptor, transfers the socket to the process that does the handshake, and waits until the socket's port has ended.
-%% Then it shuts the connection down and has handover_closer close the descriptor. It is not linked to any process, so
-%% that no other crash can prevent the close.
+%% Then it shuts the connection down and has handover_closer close the descriptor. It is not linked (erlang:link/1) to
+%% any process, so that no other crash can prevent the close.
 -module(handover_keeper).
 
 -export([dial/1, accept/3, replace/3]).
 -export([init_dial/2, init_accept/3, init_replacement/3, loop/1]).
 
 -type fd() :: non_neg_integer().
--type connection() :: handover_proto:connection().
+-type connection() :: handover_proto:connection().         % describes the connection; see handover_proto
 -type failure() :: {error, handover_proto:reason() | carrier_down, Detail :: term()}.
 
 -record(keeper, {port_monitor :: reference(),           % of the socket's port
@@ -19,20 +19,26 @@
 
 -define(CONTROLLER_MS, 10000).
 
-%% @doc Calls Dial in a new keeper, which makes a socket of the fd that Dial returns. The caller owns the returned
-%% socket. If the caller ends before that, the connection is closed. Waits as long as Dial does. `carrier_down' also
-%% means that the keeper could not be started.
+%% @doc Calls Dial in a new keeper, which makes a socket from the fd that Dial returns. The caller owns the returned
+%% socket. If the caller ends before that, the connection is closed. Waits as long as Dial does.
+%%
+%% The reason is `closed' if no socket can be made from the fd; usually the far end has closed the connection. It is
+%% `carrier_down' if the carrier is down, and also if the keeper could not be started or was killed: then too this node
+%% cannot use its carrier, and the setup can fall back. Detail has the difference.
 -spec dial(fun(() -> {ok, fd(), connection()} | failure())) -> {ok, port()} | failure().
 dial(Dial) ->
     try spawn_opt(?MODULE, init_dial, [self(), Dial], [monitor, {priority, max}]) of
         {Keeper, Monitor} ->
             receive
                 {Keeper, Answer} -> demonitor(Monitor, [flush]), Answer;
-                {'DOWN', Monitor, process, Keeper, Reason} -> {error, carrier_down, Reason}
+                {'DOWN', Monitor, process, Keeper, Reason} -> {error, carrier_down, no_keeper("ended", Reason)}
             end
     catch
-        error:Reason -> {error, carrier_down, Reason}   % the process limit is reached
+        error:Reason -> {error, carrier_down, no_keeper("cannot be started", Reason)}     % the process limit is reached
     end.
+
+no_keeper(Text, Reason) ->
+    io_lib:format("the process handover_keeper ~ts: ~0tp", [Text, Reason]).
 
 %% @doc Starts a keeper for a connection that was handed over. The keeper offers the connection to Kernel, the pid of
 %% net_kernel, and owns Fd from now on. At the process limit the connection is closed and the event bad_fd emitted.
@@ -86,7 +92,7 @@ init_accept(Kernel, Fd, #{peer := Peer} = Connection) ->
 %% @private
 -spec init_replacement(port(), fd(), connection()) -> ok.
 init_replacement(Socket, Fd, Connection) ->
-    loop(new_state(Socket, Fd, Connection)).
+    loop(start_watching(Socket, Fd, Connection)).
 
 %% Hibernates while it waits, so that it holds no old code: a link may outlive two upgrades of this module.
 %% @private
@@ -104,11 +110,12 @@ loop(#keeper{port_monitor = Port, socket = Socket, fd = Fd, connection = Connect
 
 adopt(Fd, Connection, Options) ->
     case handover_fd:adopt(driver(Connection), Fd, Options) of
-        {ok, Socket} -> {ok, new_state(Socket, Fd, Connection)};
+        {ok, Socket} -> {ok, start_watching(Socket, Fd, Connection)};
         {error, _} = Error -> handover_closer:close(Fd, Connection), Error
     end.
 
-new_state(Socket, Fd, Connection) ->
+%% Monitors the port of Socket and has handover_closer watch this process.
+start_watching(Socket, Fd, Connection) ->
     #keeper{port_monitor = erlang:monitor(port, Socket), socket = Socket, fd = Fd, connection = Connection,
             closer_monitor = watch_me(Socket, Fd, Connection)}.
 
@@ -118,7 +125,7 @@ watch_me(Socket, Fd, Connection) ->
 
 end_link(#keeper{socket = Socket, fd = Fd, connection = Connection}) ->
     handover_fd:await_port_end(Socket, Fd),
-    handover_fd:shutdown_and_end(Fd),
+    handover_fd:shutdown_before_exit(Fd),
     handover_closer:close(Fd, Connection).
 
 %% The same messages as between an accept loop and net_kernel.

@@ -53,7 +53,7 @@ message(#{label := {handover, repeated}, text := Text, count := Count}) ->
     {"~ts (~b more like this within a minute)", [Text, Count]};
 message(#{label := {handover, stock_epmd}, port := Port}) ->
     {"handover: the EPMD on port ~b of this host is not handover's. No connection can be handed over to this node; "
-     "other nodes can reach it only at its own listen port. Stop that epmd and start ~ts instead",
+     "other nodes can reach it only at its own port. Stop that epmd and start ~ts instead",
      [Port, handover_config:program("epmd")]};
 message(#{label := {handover, epmd_down}, detail := Detail}) ->
     {"handover: lost the connection to EPMD (~ts); this node registers again when EPMD is back. "
@@ -161,7 +161,8 @@ explain(other_name) -> "the node there has another name";
 explain(bad_name) -> "the name is not of the form name@host, or its host does not fit -name or -sname";
 explain(unknown_host) -> "its host name has no address here";
 explain(no_such_node) -> "its EPMD has no node of that name";
-explain(no_handover) -> "it is registered but takes no handovers: it runs without -proto_dist handover_tcp, or its log says why";
+explain(no_handover) ->
+    "it is registered but takes no handovers: it runs without -proto_dist handover_tcp, or its log says why";
 explain(no_answer) -> "the node did not answer its EPMD in time";
 explain(refused) -> "its EPMD or the node refused the connection";
 explain(overloaded) -> "its EPMD has too many handovers in progress; try again";

@@ -4,7 +4,7 @@
 
 -export([version/0, encode/1, decode/1, connection/1, keep_header/1, ip_to_binary/1]).
 
--export_type([command/0, event/0, reason/0, kind/0, connection/0]).
+-export_type([command/0, message/0, reason/0, kind/0, connection/0]).
 
 -define(VERSION, 1).
 
@@ -16,7 +16,7 @@
       | {closed, kind(), non_neg_integer()}
       | stop.
 
--type event() ::
+-type message() ::
         {hello, pos_integer(), #{fd_socket := binary(), program := binary()}}
       | {refused, atom(), binary()}
       | {registered, pos_integer(), Creation :: non_neg_integer(), handover | stock}
@@ -30,9 +30,10 @@
 
 -type kind() :: asked | handed_over | kept.     % kept: came from an earlier carrier
 
+%% What the BEAM knows about a connection whose descriptor was passed; it has neither the descriptor nor a socket.
 -type connection() :: #{kind := kind(), id := non_neg_integer(), family := inet | inet6,
                         peer := {inet:ip_address(), inet:port_number()},
-                        carrier => pid()}.      % the handover_carrier whose program has a copy
+                        carrier => pid()}.      % the process handover_carrier whose program has a copy
 
 %% @doc Returns the version of the protocol.
 -spec version() -> pos_integer().
@@ -44,11 +45,11 @@ encode(Command) ->
     term_to_binary(Command).
 
 %% @doc Decodes a frame from the carrier. The error has the term, or the frame if it is not a term.
--spec decode(binary()) -> {ok, event()} | {error, {bad_message, term()}}.
+-spec decode(binary()) -> {ok, message()} | {error, {bad_message, term()}}.
 decode(Frame) ->
     try binary_to_term(Frame) of
         Term ->
-            case is_event(Term) of
+            case is_message(Term) of
                 true -> {ok, Term};
                 false -> {error, {bad_message, Term}}
             end
@@ -81,21 +82,21 @@ ip_to_binary(Ip) ->
 kind($c) -> asked;
 kind($a) -> handed_over.
 
-is_event({hello, Version, #{fd_socket := Name, program := Program}}) ->
+is_message({hello, Version, #{fd_socket := Name, program := Program}}) ->
     is_integer(Version) andalso is_binary(Name) andalso is_binary(Program);
-is_event({refused, Reason, Detail}) ->
+is_message({refused, Reason, Detail}) ->
     is_atom(Reason) andalso is_binary(Detail);
-is_event({registered, Id, Creation, Kind}) ->
+is_message({registered, Id, Creation, Kind}) ->
     is_integer(Id) andalso is_integer(Creation) andalso is_kind(Kind);
-is_event({error, Id, Reason, Detail}) ->
+is_message({error, Id, Reason, Detail}) ->
     is_integer(Id) andalso is_atom(Reason) andalso is_binary(Detail);
-is_event({epmd, up, Kind}) ->
+is_message({epmd, up, Kind}) ->
     is_kind(Kind);
-is_event({epmd, down, Detail}) ->
+is_message({epmd, down, Detail}) ->
     is_binary(Detail);
-is_event({log, Level, Text, Fields}) ->
+is_message({log, Level, Text, Fields}) ->
     lists:member(Level, [debug, info, warning, error]) andalso is_binary(Text) andalso is_list(Fields);
-is_event(_) ->
+is_message(_) ->
     false.
 
 is_kind(Kind) ->

@@ -5,7 +5,7 @@
 %% not wait for a logger.
 -module(handover_reporter).
 
--export([start_outgoing/1, stage/2, failed/3, connected/3]).
+-export([start_outgoing/1, set_step/2, failed/3, connected/3]).
 -export([start_incoming/2, accepted/2]).
 -export([init_outgoing/3, init_incoming/4]).
 
@@ -13,7 +13,7 @@
                    monitor :: reference(),
                    node :: node(),
                    since :: integer(),
-                   stage = started :: atom()}).
+                   step = started :: atom()}).
 
 -define(CONNECTED_POLL_MS, 20).
 -define(CONNECTED_POLLS, 15).
@@ -23,9 +23,9 @@
 start_outgoing(Node) ->
     spawn_opt(?MODULE, init_outgoing, [self(), Node, erlang:monotonic_time()], [{priority, max}]).
 
-%% @doc Tells the reporter what the setup does now. The report of a timeout names the stage.
--spec stage(pid(), atom()) -> ok.
-stage(Reporter, Stage) -> Reporter ! {stage, Stage}, ok.
+%% @doc Tells the reporter what the setup does now. The report of a timeout names the step.
+-spec set_step(pid(), atom()) -> ok.
+set_step(Reporter, Step) -> Reporter ! {step, Step}, ok.
 
 %% @doc Tells the reporter that the setup has failed.
 -spec failed(pid(), atom(), Detail :: term()) -> ok.
@@ -53,8 +53,8 @@ init_outgoing(Pid, Node, Since) ->
 
 outgoing(#outgoing{pid = Pid, monitor = Monitor, node = Node, since = Since} = S) ->
     receive
-        {stage, Stage} ->
-            outgoing(S#outgoing{stage = Stage});
+        {step, Step} ->
+            outgoing(S#outgoing{step = Step});
         {connected, Socket, Via} ->
             handover_event:emit(info, connected, #{node => Node, via => Via, peer => handover_socket:peer(Socket),
                                                    duration => duration(Since)});
@@ -73,20 +73,23 @@ report_failure(Reason, Detail, #outgoing{node = Node, since = Since}) ->
     end.
 
 %% Not every exit is a failure. If both nodes connect at the same time, net_kernel ends one of the two setups, with
-%% `remarked'. A link that is disconnected as soon as it is up ends with `disconnect'. A setup may also end with
-%% `shutdown' just before the other one's link is up, or before this process monitors it (`noproc'). Failures have these
-%% two reasons as well, so this waits 300 ms for the link.
+%% `remarked'. A link that is disconnected as soon as it is up ends with `disconnect'.
+%%
+%% `shutdown' is dist_util's reason if the other node closed the connection or this node rejected it, and also if this
+%% setup lost against the other node's, whose link is then up soon. `noproc' means that the setup ended before this
+%% process monitored it. So for these two reasons this waits up to 300 ms for a link, and reports a failure if there is
+%% none.
 report_exit(Reason, _) when Reason =:= remarked; Reason =:= disconnect ->
     ok;
 report_exit(Reason, #outgoing{node = Node} = S) when Reason =:= shutdown; Reason =:= noproc ->
     case is_connected_soon(Node, ?CONNECTED_POLLS) of
         true -> ok;
-        false -> report_failure(handshake, "closed by the other node", S)
+        false -> report_failure(handshake, "closed by the other node, or rejected by this one", S)
     end;
-report_exit(setup_timer_timeout, #outgoing{stage = Stage} = S) ->
-    report_failure(timeout, io_lib:format("in step ~ts", [Stage]), S);
-report_exit(Reason, #outgoing{stage = Stage} = S) ->
-    report_failure(handshake, io_lib:format("~ts: ~0tp", [Stage, Reason]), S).
+report_exit(setup_timer_timeout, #outgoing{step = Step} = S) ->
+    report_failure(timeout, io_lib:format("in step ~ts", [Step]), S);
+report_exit(Reason, #outgoing{step = Step} = S) ->
+    report_failure(handshake, io_lib:format("~ts: ~0tp", [Step, Reason]), S).
 
 is_connected_soon(Node, Polls) ->
     case lists:member(Node, nodes(connected)) of
@@ -110,8 +113,8 @@ init_incoming(Pid, Socket, Via, Since) ->
                                 Fields#{reason => exit_reason(Reason), duration => duration(Since)})
     end.
 
-%% dist_util exits with `shutdown' if the far end closed the connection, or if this node prefers another connection to
-%% the same node.
+%% dist_util exits with `shutdown' if the far end closed the connection, if this node keeps another connection to the
+%% same node, or if this node rejects the far end's name, flags or address.
 exit_reason(shutdown) -> closed_or_superseded;
 exit_reason(Reason) -> Reason.
 

@@ -1,5 +1,5 @@
-%% @doc Sets up a connection to another node: resolves its host, connects by handover, and runs the handshake. The
-%% process then becomes that of the link.
+%% @doc Sets up a connection to another node: resolves its host, connects by handover, and runs the handshake. When the
+%% link is up, the process stays as its connection process (dist_util's con_loop).
 %%
 %% If the EPMD of that host is not handover's, or the node takes no handovers, this process connects to the node's own
 %% port, as OTP does, unless `fallback' is false.
@@ -13,13 +13,16 @@
 -record(st, {driver :: module(), net_kernel :: pid(), node :: node(), type :: normal | hidden, my_node :: node(),
              timer :: pid(), setup_time :: timeout(), reporter :: pid(), name :: string(), host :: string(),
              epmd_port = none :: inet:port_number() | none,   % none: EPMD is not used
-             one_time = false :: boolean(),      % a one-time address of handover:connect/1 is dialled
-             redials_left = 3 :: non_neg_integer(),
+             one_time = false :: boolean(),      % the address was stored by handover:connect/1, see handover_dial
+             redials_left = 3 :: non_neg_integer(),           % how often it may be dialled again, see may_redial in
+                                                              % handover_handshake
              ip :: inet:ip_address() | undefined, socket :: port() | undefined}).
 
--define(VERSION, 6).
+%% The distribution version of each node that takes handovers.
+-define(DIST_VERSION, 6).
 -define(MAX_NAME, 255).             % characters of an atom
-%% The carrier stops this long before the setup timer ends this process, so that its reason can be reported.
+%% The carrier gives up dialling this long before the setup timer kills this process, so that the carrier's reason can
+%% still be reported.
 -define(DIAL_MARGIN_MS, 250).
 
 %% @doc Starts the process and links it to the caller, net_kernel. handover_reporter reports the result.
@@ -37,7 +40,7 @@ init(Driver, Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
                 name = Name, host = Host, setup_time = SetupTime, timer = dist_util:start_timer(SetupTime)}).
 
 resolve(#st{driver = Driver, node = Node} = S) ->
-    stage(resolving, S),
+    report_step(resolving, S),
     case handover_dial:route_for_setup(Node) of
         {ok, {Source, _, EpmdPort} = Route} ->
             resolved(resolve_host(handover_dist:drivers(Driver), Route, S), Route,
@@ -55,27 +58,29 @@ resolve_host([Driver | Others], {Source, Host, _} = Route, #st{name = Name} = S)
 resolved({Driver, {ok, Ip, Port, Version}}, _, S) ->
     dial_direct(Ip, Port, Version, S#st{driver = Driver, ip = Ip, epmd_port = none});
 resolved({Driver, {ok, Ip}}, Route, S) ->
-    choose_way(net_kernel:epmd_module(), Route, S#st{driver = Driver, ip = Ip});
+    follow_route(net_kernel:epmd_module(), Route, S#st{driver = Driver, ip = Ip});
 resolved({_, {error, Reason}}, {_, Host, _}, S) ->
     fail(unknown_host, [host_text(Host), ": ", host_text(Reason)], S).
 
+%% Connects by handover or directly. Without -epmd_module: directly only if the ports of all nodes are configured.
+%%
 %% With -epmd_module, that module decides whether the node exists and at which port, as in OTP. If nodes are found by
 %% EPMD, the node can also take handovers. A configured address is always that of an EPMD.
-choose_way(erl_epmd, _, #st{name = Name, host = Host} = S) ->
-    case handover_dist:has_node_port(Name, Host) of
+follow_route(erl_epmd, _, #st{name = Name, host = Host} = S) ->
+    case handover_dist:has_fixed_port(Name, Host) of
         true -> connect_direct(none, S);
         false -> connect_by_handover(S)
     end;
-choose_way(_Module, {name, _, _}, S) ->
+follow_route(_Module, {name, _, _}, S) ->
     case handover_dist:uses_epmd() of
         true -> handover_if_known(S);
         false -> connect_direct(none, S)
     end;
-choose_way(_Module, _Configured, S) ->
+follow_route(_Module, _Configured, S) ->
     connect_by_handover(S).
 
 handover_if_known(#st{name = Name, ip = Ip} = S) ->
-    stage(asking_port, S),
+    report_step(asking_port, S),
     case handover_dist:epmd_call(port_please, [Name, Ip]) of
         {port, _, _} -> connect_by_handover(S);
         _ -> fail(no_such_node, "", S)
@@ -84,11 +89,11 @@ handover_if_known(#st{name = Name, ip = Ip} = S) ->
 %% through EPMD
 
 connect_by_handover(#st{timer = Timer} = S) ->
-    stage(dialling_epmd, S),
+    report_step(dialling_epmd, S),
     dist_util:reset_timer(Timer),
     Request = connect_request(S),
     case handover_keeper:dial(fun() -> handover_guard:connect(Request) end) of
-        {ok, Socket} -> handshake(handover, ?VERSION, S#st{socket = Socket});
+        {ok, Socket} -> handshake(handover, ?DIST_VERSION, S#st{socket = Socket});
         {error, Reason, Detail} when Reason =:= carrier_down -> fall_back_or_fail(Reason, Detail, S);
         {error, Reason, Detail} -> fail(Reason, Detail, S)
     end.
@@ -109,7 +114,7 @@ bind_address() ->
     end.
 
 handshake(Via, Version, #st{reporter = Reporter} = S) ->
-    stage(handshake, S),
+    report_step(handshake, S),
     handover_handshake:start(
       #{kernel => S#st.net_kernel, node => S#st.node, my_node => S#st.my_node, socket => S#st.socket,
         driver => S#st.driver, timer => S#st.timer, type => S#st.type, version => Version, host => S#st.host,
@@ -118,7 +123,8 @@ handshake(Via, Version, #st{reporter = Reporter} = S) ->
         f_abort => fun(AbortReason) -> abort_handshake(AbortReason, S) end}).
 
 %% Called from inside dist_util's handshake, which would end this process if this function returned. Hibernating and
-%% waking at once discards the call stack, so that a link that lives for years holds no old code of this module.
+%% waking at once discards the call stack, so that the connection that this process may now set up does not keep
+%% dist_util's abandoned frames. They would hold old code as long as the link lives.
 abort_handshake(AbortReason, S) ->
     self() ! wake,
     erlang:hibernate(?MODULE, handshake_aborted, [AbortReason, S]).
@@ -137,28 +143,31 @@ handshake_aborted(AbortReason, #st{driver = Driver, socket = Socket} = S) ->
         Reason -> fail(Reason, "", S)
     end.
 
-%% With the same alive name this may be the wanted node under its true name. The name is not authenticated, so the
-%% caller of handover:connect/1 decides.
+%% The node has another name (its true name) than the one that was dialled. If only the host differs, it may still be
+%% the wanted node, so the failure has the true name and the address. A name is not authenticated, so this process does
+%% not connect to it by itself: handover:connect/1 does, for a caller that asked for the node.
 -spec other_name(string(), #st{}) -> no_return().
 other_name(TrueName, #st{name = Name, ip = Ip, epmd_port = EpmdPort} = S) ->
-    case EpmdPort =/= none andalso is_name_of(Name, TrueName) of
+    case EpmdPort =/= none andalso is_valid_true_name(TrueName, Name) of
         true -> fail(other_name, {TrueName, {Ip, EpmdPort}}, S);
         false -> fail(handshake, ["the node calls itself ", handover_log:name(lists:sublist(TrueName, ?MAX_NAME))], S)
     end.
 
-%% The checks are strict because handover:connect/1 makes an atom of the name.
-is_name_of(Name, TrueName) ->
-    length(TrueName) =< ?MAX_NAME andalso is_host(string:split(TrueName, "@"), Name).
+%% Reports whether TrueName is Name@HOST with a HOST that can be a host name or an IP address. The check is strict
+%% because handover:connect/1 makes an atom from TrueName.
+is_valid_true_name(TrueName, Name) ->
+    length(TrueName) =< ?MAX_NAME andalso has_name_and_host(string:split(TrueName, "@"), Name).
 
-is_host([Name, [_ | _] = Host], Name) -> lists:all(fun is_host_character/1, Host);
-is_host(_, _) -> false.
+has_name_and_host([Name, [_ | _] = Host], Name) -> lists:all(fun is_host_character/1, Host);
+has_name_and_host(_, _) -> false.
 
 %% The characters of host names and IP addresses.
 is_host_character(C) when C >= $a, C =< $z; C >= $A, C =< $Z; C >= $0, C =< $9 -> true;
 is_host_character(C) -> lists:member(C, ".-_:").
 
-%% The results of HANDOVER_RESP are listed in docs/PROTOCOL.md.
-failure_reason(closed) -> stock_epmd;
+%% The reason of handover:connect/1 for an abort_reason() of handover_handshake. docs/PROTOCOL.md lists the results of
+%% HANDOVER_RESP.
+failure_reason(no_response) -> stock_epmd;
 failure_reason({result, 1}) -> no_such_node;
 failure_reason({result, 2}) -> no_handover;
 failure_reason({result, 3}) -> no_answer;
@@ -181,7 +190,7 @@ fall_back_or_fail(Reason, Detail, #st{epmd_port = EpmdPort} = S) ->
     end.
 
 connect_direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S) ->
-    stage(asking_port, S),
+    report_step(asking_port, S),
     dist_util:reset_timer(Timer),
     case handover_dist:epmd_call(port_please, [Name, Ip]) of
         {port, 0, _} when Reason =:= overloaded; Reason =:= cannot_pass ->
@@ -195,11 +204,11 @@ connect_direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S
             fail(direct_failed, Other, S)
     end.
 
-%% A node without a listen port registers port 0.
+%% A node without an own port registers port 0.
 dial_direct(_, 0, _, S) ->
     fail(direct_failed, "it does not listen on a port of its own", S);
 dial_direct(Ip, Port, Version, #st{driver = Driver, timer = Timer} = S) ->
-    stage(dialling_node, S),
+    report_step(dialling_node, S),
     dist_util:reset_timer(Timer),
     Options = application:get_env(kernel, inet_dist_connect_options, []) ++ [{active, false}, {packet, 2}],
     case Driver:connect(Ip, Port, Options) of
@@ -239,8 +248,8 @@ host_text(Ip) when is_tuple(Ip) -> inet:ntoa(Ip);
 host_text(Text) when is_list(Text) -> Text;
 host_text(Term) -> io_lib:format("~0tp", [Term]).
 
-stage(Stage, #st{reporter = Reporter}) ->
-    handover_reporter:stage(Reporter, Stage).
+report_step(Step, #st{reporter = Reporter}) ->
+    handover_reporter:set_step(Reporter, Step).
 
 -spec fail(atom(), term(), #st{}) -> no_return().
 fail(Reason, Detail, #st{reporter = Reporter, node = Node}) ->

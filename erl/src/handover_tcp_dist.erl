@@ -12,13 +12,13 @@
 -define(DRIVER, inet_tcp).
 
 %% @doc Returns the children that net_sup must start before net_kernel. net_sup calls this before the distribution runs.
-%% It ignores a crash, and `file', `io', `inet:getaddr' with a host name and `application:ensure_all_started' must not
-%% be used yet.
+%% If this function crashes, net_sup ignores that. `file', `io', `inet:getaddr' with a host name and
+%% `application:ensure_all_started' do not work yet.
 -spec childspecs() -> {ok, [supervisor:child_spec()]}.
 childspecs() ->
     handover_dist:childspecs("handover_tcp").
 
-%% @doc Opens the node's own listen port, unless `listen' is false, and registers the node with EPMD.
+%% @doc Opens the node's own port, unless `listen' is false, and registers the node with EPMD.
 -spec listen(Name :: atom(), Host :: string()) ->
           {ok, {handover_dist:listen(), tuple(), Creation :: integer()}} | {error, term()}.
 listen(Name, Host) ->
@@ -35,7 +35,7 @@ listen(Name) ->
 address() ->
     handover_dist:address(?DRIVER).
 
-%% @doc Starts the process that accepts connections to the listen port, and lets net_kernel receive handed-over
+%% @doc Starts the process that accepts connections to the own port, and lets net_kernel receive handed-over
 %% connections.
 -spec accept(handover_dist:listen()) -> pid().
 accept(Listen) ->
@@ -51,7 +51,7 @@ accept_connection(Acceptor, Socket, MyNode, Allowed, SetupTime) ->
 setup(Node, Type, MyNode, LongOrShortNames, SetupTime) ->
     handover_setup:start(?DRIVER, Node, Type, MyNode, LongOrShortNames, SetupTime).
 
-%% @doc Closes the listen port.
+%% @doc Closes the own port.
 -spec close(handover_dist:listen()) -> ok.
 close(Listen) ->
     handover_dist:close(Listen).
@@ -61,12 +61,12 @@ close(Listen) ->
 select(Node) ->
     handover_dist:select(?DRIVER, Node).
 
-%% @doc Sets options of the listen port.
+%% @doc Sets options of the own port.
 -spec setopts(handover_dist:listen() | undefined, [inet:socket_setopt()]) -> ok | {error, term()}.
 setopts(Listen, Options) ->
     handover_dist:setopts(Listen, Options).
 
-%% @doc Gets options of the listen port.
+%% @doc Gets options of the own port.
 -spec getopts(handover_dist:listen() | undefined, [inet:socket_getopt()]) -> {ok, list()} | {error, term()}.
 getopts(Listen, Options) ->
     handover_dist:getopts(Listen, Options).
