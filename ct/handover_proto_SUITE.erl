@@ -56,7 +56,7 @@ examples_of_events(Config) ->
 
 %% What the two send on the fd socket.
 examples_of_connections(Config) ->
-    ?assertEqual(example('KEEP', Config), iolist_to_binary(handover_proto:keep(17))),
+    ?assertEqual(example('KEEP', Config), iolist_to_binary(handover_proto:keep_header(17))),
     ?assertMatch({ok, #{kind := asked, id := 7, family := inet, peer := {{192,0,2,7}, 4369}}},
                  handover_proto:connection(example('CONNECTION', Config))),
     ?assertMatch({ok, #{kind := handed_over, id := 1, family := inet6, peer := {{16#2001,16#db8,0,0,0,0,0,1}, 4369}}},
