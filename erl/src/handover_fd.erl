@@ -58,9 +58,8 @@ lifeline(Name) ->
 
 %% @doc Receives the next message and its fd without waiting. The caller must close the fd. `fds': the message has more
 %% than one fd, which is against the protocol; the caller must close all of them. `no_fd': the kernel dropped the fd
-%% because this node has too many open files.
-%% `select': no message is available; the caller receives `{'$socket', Socket, select, _}' when it should call this
-%% again.
+%% because this node has too many open files. `select': no message is available; the caller receives `{'$socket',
+%% Socket, select, _}' when it should call this again.
 -spec recv(socket:socket()) -> {ok, Header :: binary(), fd()} | {no_fd, Header :: binary()}
           | {fds, Header :: binary(), [fd()]} | select | {error, closed | term()}.
 recv(Socket) ->
