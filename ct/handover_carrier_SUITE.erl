@@ -106,10 +106,10 @@ stop_with_a_stopped_carrier(Config) ->
     Ebin = copy_with_carrier(["exec ", Real, " port"], 8#755, Config),
     with_cluster(handover, [{a, #{undistributed => true, args => ["-pa", Ebin]}}], handover_ct:free_port(),
       fun(A) ->
-              {ok, _} = call(A, net_kernel, start, [['a@127.0.0.1', longnames]]),
+              ok = call(A, handover_ct_work, start_net_kernel, ['a@127.0.0.1']),
               Carrier = handover_ct:carrier_os_pid(A),
               handover_ct:signal(Carrier, "STOP"),
               ?assertEqual(ok, call(A, net_kernel, stop, [])),
               handover_ct:until(fun() -> not handover_ct:is_running(Carrier) end),
-              {ok, _} = call(A, net_kernel, start, [['a@127.0.0.1', longnames]])
+              ok = call(A, handover_ct_work, start_net_kernel, ['a@127.0.0.1'])
       end).

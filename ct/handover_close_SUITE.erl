@@ -137,7 +137,7 @@ stopped_distribution(Config) ->
     Options = #{proto => ?config(proto, Config)},
     with_cluster(handover, [{a, Options}, {b, Options#{undistributed => true}}], handover_ct:free_port(),
       fun(A, B) ->
-              {ok, _} = call(B, net_kernel, start, [['b@127.0.0.1', longnames]]),
+              ok = call(B, handover_ct_work, start_net_kernel, ['b@127.0.0.1']),
               handover_ct:connect(A, B),
               ?assertEqual(ok, call(B, net_kernel, stop, [])),
               handover_ct:await_no_nodes(A)

@@ -115,7 +115,7 @@ stop_and_start_under_another_name(Config) ->
                    fun(P) ->
                            [begin
                                 Node = list_to_atom(lists:concat(["n", N, "@127.0.0.1"])),
-                                {ok, _} = call(P, net_kernel, start, [[Node, longnames]]),
+                                ok = call(P, handover_ct_work, start_net_kernel, [Node]),
                                 ?assertEqual(["a", "n" ++ integer_to_list(N)], names(Port)),
                                 ?assertEqual(pong, ping(P, name(A))),
                                 ?assertEqual(pong, ping(A, Node)),

@@ -5,7 +5,7 @@
 -export([listening_port_count/0, registered_port/1, link_process/1]).
 -export([flood/2, start_flood/2, packets_taken/1, count_packets_and_disconnect/1, is_suspended/1]).
 -export([receive_until_nodedown/1]).
--export([connect_and_disconnect/2, connect_until_down/1, stop_and_start/2]).
+-export([connect_and_disconnect/2, connect_until_down/1, start_net_kernel/1, stop_and_start/2]).
 -export([suspend_newest_keeper/0, kill_keepers/0, watched_keeper_count/0, process/1, is_acceptor_waiting/0]).
 -export([modules/0, reload/1, is_preloaded/0, handover_at_process_limit/2, kill_at_process_limit/2]).
 -export([watch_nodeups/0, links_at_nodeup/2]).
@@ -305,7 +305,7 @@ log_each_kind() ->
 stop_and_start(_, 0) ->
     ok;
 stop_and_start(Name, N) ->
-    {ok, _} = net_kernel:start([list_to_atom(lists:concat([Name, N, "@127.0.0.1"])), longnames]),
+    start_net_kernel(list_to_atom(lists:concat([Name, N, "@127.0.0.1"]))),
     true = exit(whereis(handover_guard), kill),
     %% Half of the time the guard is still being restarted when the distribution stops, half of the time it is up.
     N rem 2 =:= 0 orelse handover_ct:until(fun() -> is_pid(process(worker)) end),
@@ -313,6 +313,16 @@ stop_and_start(Name, N) ->
         ok -> stop_and_start(Name, N - 1);
         Error -> {N, Error}
     end.
+
+%% Starts the distribution. If net_sup took more than a second to stop before, as on a busy machine, OTP has killed it. For
+%% a moment its children still have their names then, and a start fails.
+start_net_kernel(Node) ->
+    handover_ct:until(fun() ->
+                              case net_kernel:start([Node, longnames]) of
+                                  {ok, _} -> true;
+                                  {error, Reason} -> Reason
+                              end
+                      end).
 
 %% Starts processes until the limit is reached. Pids are those of earlier calls.
 fill_process_table(Pids) ->

@@ -104,7 +104,7 @@ application_registers_after_restart(Config) ->
          fun(P) ->
                  ok = call(P, handover_ct_work, record_errors, []),
                  [begin
-                      {ok, _} = call(P, net_kernel, start, [[Node, longnames]]),
+                      ok = call(P, handover_ct_work, start_net_kernel, [Node]),
                       [Name, _] = string:split(atom_to_list(Node), "@"),
                       ?assertEqual({error, already_registered}, call(P, erl_epmd, register_node, [Name, 1])),
                       ?assertEqual([Name], names(Config)),
