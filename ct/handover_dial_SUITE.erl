@@ -1,5 +1,5 @@
-%% Nodes at another address than that of the host in their name: the dial map, the dial module, DNS, and nodes that
-%% answer with another name than the one that was dialled.
+%% Nodes at an address other than that of the host in their name: the dial map, the dial module, DNS, and nodes that
+%% answer with a name other than the one that was dialled.
 -module(handover_dial_SUITE).
 
 -include_lib("common_test/include/ct.hrl").
@@ -105,7 +105,7 @@ other_port(Config) ->
                    end)
          end).
 
-%% A node that dials another port than EPMD's usual one must not fall back to the node that the EPMD at the usual port
+%% A node that dials a port other than EPMD's usual one must not fall back to the node that the EPMD at the usual port
 %% knows.
 no_fallback_at_another_port(Config) ->
     Other = handover_ct:free_port(),
@@ -267,7 +267,7 @@ relay(Config) ->
                    end)
          end).
 
-%% A connect to a linked node by another of its addresses does not affect the link.
+%% A connect to a connected node by another of its addresses does not affect the link.
 alias_of_a_linked_node(Config) ->
     with_cluster(handover, [a, b], Config,
          fun(A, B) ->

@@ -1,4 +1,4 @@
-%% @doc Parses the dial map, which lists the nodes that are dialled at another address than the host in their name, and
+%% @doc Parses the dial map, which lists the nodes that are dialled at an address other than the host in their name, and
 %% finds the entry for a node. Pure.
 -module(handover_dial_map).
 

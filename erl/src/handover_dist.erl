@@ -42,7 +42,7 @@ guard_childspec() ->
     _ = persistent_term:erase(?USES_EPMD),
     {ok, [handover_guard:child_spec()]}.
 
-%% @doc Checks the configuration, opens the own port unless `listen' is off, and registers the node. Returns its
+%% @doc Checks the configuration, opens the node's own port unless `listen' is off, and registers the node. Returns its
 %% creation.
 -spec listen(module(), atom(), string()) -> {ok, {listen(), tuple(), integer()}} | {error, term()}.
 listen(Driver, Name, Host) ->
@@ -62,7 +62,7 @@ address(Driver) ->
     {ok, Host} = inet:gethostname(),
     #net_address{host = Host, protocol = handover_socket:protocol(), family = Driver:family()}.
 
-%% @doc Closes the own port.
+%% @doc Closes the node's own port.
 -spec close(listen()) -> ok.
 close(#listen{socket = none}) -> ok;
 close(#listen{driver = Driver, socket = Socket}) -> _ = Driver:close(Socket), ok.
@@ -90,14 +90,14 @@ serves_host([_, _], _) -> true.
 other_driver(inet_tcp) -> inet6_tcp;
 other_driver(inet6_tcp) -> inet_tcp.
 
-%% @doc Sets options of the own port; see {@link handover_socket:setopts/2}. net_kernel:setopts(new, ...) calls this
-%% and also stores the options in kernel's environment, from where handover_socket:options/1 applies them to handed-over
-%% connections.
+%% @doc Sets options of the node's own port; see {@link handover_socket:setopts/2}. net_kernel:setopts(new, ...) calls
+%% this and also stores the options in kernel's environment, from where handover_socket:options/1 applies them to
+%% handed-over connections.
 -spec setopts(listen() | port() | undefined, list()) -> ok | {error, term()}.
 setopts(Listen, Options) ->
     handover_socket:setopts(listen_socket(Listen), Options).
 
-%% @doc Gets options of the own port; see {@link handover_socket:getopts/2}.
+%% @doc Gets options of the node's own port; see {@link handover_socket:getopts/2}.
 -spec getopts(listen() | port() | undefined, list()) -> {ok, list()} | {error, term()}.
 getopts(Listen, Options) ->
     handover_socket:getopts(listen_socket(Listen), Options).
@@ -193,7 +193,7 @@ uses_epmd() ->
 has_fixed_port(Name, Host) ->
     erl_epmd:listen_port_please(Name, Host) =/= {ok, 0}.
 
-%% @doc Returns the driver and the listen socket of the own port.
+%% @doc Returns the driver and the listen socket of the node's own port.
 -spec listener(listen()) -> {module(), port() | none}.
 listener(#listen{driver = Driver, socket = Socket}) -> {Driver, Socket}.
 
@@ -216,8 +216,8 @@ open_listen(Driver, Name, Host) ->
         false -> find_bound_address(Driver, Address)
     end.
 
-%% Also without an own port, the node accepts handed-over connections only at the address at which it would listen. To
-%% find that address, this opens a port and closes it.
+%% Also without a port of its own, the node accepts handed-over connections only at the address at which it would
+%% listen. To find that address, this opens a port and closes it.
 find_bound_address(Driver, Address) ->
     case Driver:listen(0, listen_options()) of
         {ok, Socket} ->

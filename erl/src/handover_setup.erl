@@ -204,7 +204,7 @@ connect_direct(Reason, #st{name = Name, ip = Ip, node = Node, timer = Timer} = S
             fail(direct_failed, Other, S)
     end.
 
-%% A node without an own port registers port 0.
+%% A node without a port of its own registers port 0.
 dial_direct(_, 0, _, S) ->
     fail(direct_failed, "it does not listen on a port of its own", S);
 dial_direct(Ip, Port, Version, #st{driver = Driver, timer = Timer} = S) ->

@@ -6,7 +6,7 @@
 
 -export_type([counters/0, link_info/0]).
 
-%% The key of link_info() in the process dictionary of a link's process.
+%% The key of link_info() in the process dictionary of a link's connection process.
 -define(LINK_KEY, '$handover_link').
 -define(COUNTED, [connected_handover, connected_direct, accepted_handover, accepted_direct, setup_failed,
                   acceptance_failed, fell_back, other_name, carrier_ended, epmd_down, bad_fd, telemetry_failed]).
@@ -55,7 +55,8 @@ counters() ->
 value(none, _) -> 0;
 value(Counters, Index) -> counters:get(Counters, Index).
 
-%% @doc Stores Info in the process dictionary of the calling process, which must be the process of the link.
+%% @doc Stores Info in the process dictionary of the calling process, which must be the connection
+%% process of the link.
 -spec set_link_info(link_info()) -> ok.
 set_link_info(Info) ->
     _ = put(?LINK_KEY, Info),

@@ -35,7 +35,7 @@ listen(Name) ->
 address() ->
     handover_dist:address(?DRIVER).
 
-%% @doc Starts the process that accepts connections to the own port, and lets net_kernel receive handed-over
+%% @doc Starts the process that accepts connections to the node's own port, and lets net_kernel receive handed-over
 %% connections.
 -spec accept(handover_dist:listen()) -> pid().
 accept(Listen) ->
@@ -51,7 +51,7 @@ accept_connection(Acceptor, Socket, MyNode, Allowed, SetupTime) ->
 setup(Node, Type, MyNode, LongOrShortNames, SetupTime) ->
     handover_setup:start(?DRIVER, Node, Type, MyNode, LongOrShortNames, SetupTime).
 
-%% @doc Closes the own port.
+%% @doc Closes the node's own port.
 -spec close(handover_dist:listen()) -> ok.
 close(Listen) ->
     handover_dist:close(Listen).
@@ -61,12 +61,12 @@ close(Listen) ->
 select(Node) ->
     handover_dist:select(?DRIVER, Node).
 
-%% @doc Sets options of the own port.
+%% @doc Sets options of the node's own port.
 -spec setopts(handover_dist:listen() | undefined, [inet:socket_setopt()]) -> ok | {error, term()}.
 setopts(Listen, Options) ->
     handover_dist:setopts(Listen, Options).
 
-%% @doc Gets options of the own port.
+%% @doc Gets options of the node's own port.
 -spec getopts(handover_dist:listen() | undefined, [inet:socket_getopt()]) -> {ok, list()} | {error, term()}.
 getopts(Listen, Options) ->
     handover_dist:getopts(Listen, Options).
