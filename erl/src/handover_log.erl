@@ -161,8 +161,7 @@ explain(other_name) -> "the node there has another name";
 explain(bad_name) -> "the name is not of the form name@host, or its host does not fit -name or -sname";
 explain(unknown_host) -> "its host name has no address here";
 explain(no_such_node) -> "its EPMD has no node of that name";
-explain(no_handover) ->
-    "it is registered but takes no handovers: it runs without -proto_dist handover_tcp, or its log says why";
+explain(no_handover) -> "it is registered but takes no handovers: it runs without -proto_dist handover_tcp, or its log says why";
 explain(no_answer) -> "the node did not answer its EPMD in time";
 explain(refused) -> "its EPMD or the node refused the connection";
 explain(overloaded) -> "its EPMD has too many handovers in progress; try again";
