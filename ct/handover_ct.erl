@@ -381,10 +381,15 @@ signal(OsPid, Signal) ->
     "" = os:cmd(lists:flatten(io_lib:format("kill -~s ~b", [Signal, OsPid]))),
     ok.
 
-%% Runs Fun while the process is stopped (SIGSTOP).
+%% Runs Fun while the process is stopped (SIGSTOP). The kernel stops it when one of its threads has handled the signal; on
+%% a busy machine the other threads run until then.
 while_stopped(OsPid, Fun) ->
     signal(OsPid, "STOP"),
-    try Fun() after signal(OsPid, "CONT") end.
+    try until(fun() -> is_stopped(OsPid) end), Fun() after signal(OsPid, "CONT") end.
+
+is_stopped(OsPid) ->
+    {ok, Stat} = file:read_file(io_lib:format("/proc/~b/stat", [OsPid])),
+    re:run(Stat, "\\) T ") =/= nomatch.
 
 is_running(OsPid) ->
     filelib:is_dir("/proc/" ++ integer_to_list(OsPid)).
