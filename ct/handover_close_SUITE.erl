@@ -12,8 +12,8 @@
 suite() -> [{timetrap, {minutes, 3}}].
 
 all() ->
-    [{group, inet_tcp}, {group, handover_tcp}, thousand_links, killed_keeper, killed_closer, killed_closer_and_keeper,
-     links_of_an_earlier_carrier].
+    [{group, inet_tcp}, {group, handover_tcp}, thousand_links, killed_keeper, keeper_killed_with_an_fd, killed_closer,
+     killed_closer_and_keeper, links_of_an_earlier_carrier].
 
 groups() ->
     Cases = [disconnected, busy_dirty_schedulers, killed_node, halted_node, killed_link_process, sent_data_arrives,
@@ -191,6 +191,31 @@ killed_keeper(Config) ->
               handover_ct:await_no_nodes(B),
               handover_ct:await_own_fds(A, FdsA),
               handover_ct:await_own_fds(B, FdsB)
+      end).
+
+%% The keeper of a connection is killed when the carrier has passed it the descriptor, and it has done nothing with it yet.
+keeper_killed_with_an_fd(_) ->
+    with_cluster(handover, [a, b], handover_ct:free_port(),
+      fun(A, B) ->
+              handover_ct:connect(A, B),
+              handover_ct:disconnect(A, B),                    % so that EPMD's channel to B is there
+              Carrier = handover_ct:carrier_os_pid(A),
+              Before = handover_ct:own_fds(A),
+              CarrierBefore = handover_ct:fds(Carrier),
+              handover_ct:signal(Carrier, "STOP"),
+              Self = self(),
+              Connect = spawn_link(fun() -> Self ! {self(), call(A, handover, connect, [name(B)])} end),
+              handover_ct:until(fun() -> call(A, handover_ct_work, dialling_keepers, []) =/= [] end),
+              Keeper = call(A, handover_ct_work, suspend_newest_keeper, []),
+              handover_ct:signal(Carrier, "CONT"),
+              handover_ct:until(fun() ->
+                                        {message_queue_len, N} = call(A, erlang, process_info, [Keeper, message_queue_len]),
+                                        N > 0
+                                end),
+              true = call(A, erlang, exit, [Keeper, kill]),
+              ?assertMatch({error, {closed, _}}, receive {Connect, Result} -> Result end),
+              handover_ct:await_own_fds(A, Before),
+              handover_ct:until(fun() -> handover_ct:fds(Carrier) -- CarrierBefore =:= [] end)
       end).
 
 %% If handover_closer is killed, another one takes its place.

@@ -6,7 +6,8 @@
 -export([flood/2, start_flood/2, packets_taken/1, count_packets_and_disconnect/1, is_suspended/1]).
 -export([receive_until_nodedown/1]).
 -export([connect_and_disconnect/2, connect_until_down/1, start_net_kernel/1, stop_and_start/2]).
--export([suspend_newest_keeper/0, kill_keepers/0, watched_keeper_count/0, process/1, is_acceptor_waiting/0]).
+-export([suspend_newest_keeper/0, dialling_keepers/0, kill_keepers/0, watched_keeper_count/0]).
+-export([process/1, is_acceptor_waiting/0]).
 -export([modules/0, reload/1, is_preloaded/0, handover_at_process_limit/2, kill_at_process_limit/2]).
 -export([watch_nodeups/0, links_at_nodeup/2]).
 -export([emit_events/1, log_each_kind/0, record_errors/0, recorded_errors/0, log/2]).
@@ -99,16 +100,18 @@ count_packets_and_disconnect(Node) ->
     true = erlang:disconnect_node(Node),
     Taken.
 
-%% Suspends the keeper of the newest connection that this node opened, for as long as the node lives.
+%% Suspends the keeper of the newest connection that this node opened, for as long as the node lives. Returns its pid.
 suspend_newest_keeper() ->
-    Keeper = lists:max([P || P <- processes(), started_by(P) =:= {handover_keeper, init_dial, 2}]),
+    Keeper = lists:max(dialling_keepers()),
     Self = self(),
     Suspender = spawn(fun() ->
                               true = erlang:suspend_process(Keeper),
                               Self ! {self(), suspended},
                               receive after infinity -> ok end
                       end),
-    receive {Suspender, suspended} -> ok end.
+    receive {Suspender, suspended} -> Keeper end.
+
+dialling_keepers() -> [P || P <- processes(), started_by(P) =:= {handover_keeper, init_dial, 2}].
 
 is_suspended(Pid) -> process_info(Pid, status) =:= {status, suspended}.
 

@@ -313,6 +313,8 @@ deliver({ok, #{kind := handed_over} = Connection}, Fd, #st{net_kernel = Kernel} 
     S;
 deliver({ok, #{kind := asked, id := Id} = Connection}, Fd, #st{requests = Requests} = S)
   when is_map_key(Id, Requests) ->
+    #{Id := #request{from = {Keeper, _}}} = Requests,
+    handover_closer:hold(Keeper, Fd, Connection),
     answer(Id, {ok, Fd, Connection}, S);
 deliver({ok, #{kind := asked} = Connection}, Fd, S) ->
     handover_closer:close(Fd, Connection),           % the caller has ended, or the request timed out

@@ -8,14 +8,16 @@
 %% it again and repeat their watch/4 and attach_carrier/3.
 -module(handover_closer).
 
--export([start/0, watch/4, attach_carrier/3, close/2]).
+-export([start/0, hold/3, watch/4, attach_carrier/3, close/2]).
 -export([init/1, loop/1]).
 
 -type fd() :: non_neg_integer().
 %% Describes the connection of a descriptor. It says which handover_carrier's program has a copy; #{}: none has.
 -type connection() :: handover_proto:connection() | #{}.
 -type start_keeper() :: fun((Socket :: port(), fd(), connection()) -> ok).
--type watched() :: #{Keeper :: pid() => {Monitor :: reference(), Socket :: port(), fd(), connection(), start_keeper()}}.
+%% Without a socket and a function, Keeper has not called watch/4 yet.
+-type watched() :: #{Keeper :: pid() => {Monitor :: reference(), Socket :: port() | none, fd(), connection(),
+                                         start_keeper() | none}}.
 
 -record(st, {watched = #{} :: watched(),
              carrier = none :: none | {pid(), FdSocket :: socket:socket()},
@@ -59,6 +61,11 @@ attach_carrier(Carrier, FdSocket, Name) ->
     send_to_closer({attach_carrier, Carrier, FdSocket, Name}),
     monitor(process, ?MODULE).
 
+%% @doc Closes Fd if Keeper ends before it has called watch/4 or close/2. Must be called before Keeper can do that.
+-spec hold(pid(), fd(), connection()) -> ok.
+hold(Keeper, Fd, Connection) ->
+    send_to_closer({hold, Keeper, Fd, Connection}).
+
 %% @doc Closes Fd, and has the carrier that Connection names close its copy. Stops watching the caller if that is the
 %% keeper of Fd. Returns at once.
 -spec close(fd(), connection()) -> ok.
@@ -87,9 +94,12 @@ init(Starter) ->
 -spec loop(#st{}) -> no_return().
 loop(#st{watched = Watched} = S) ->
     receive
+        {hold, Keeper, Fd, Connection} ->
+            ?MODULE:loop(S#st{watched = Watched#{Keeper => {monitor(process, Keeper), none, Fd, Connection, none}}});
         {watch, Keeper, Socket, Fd, Connection, StartKeeper} ->
+            {_, Others} = unwatch(Keeper, Fd, Connection, Watched),
             Entry = {monitor(process, Keeper), Socket, Fd, Connection, StartKeeper},
-            ?MODULE:loop(copy_to_carrier(Keeper, S#st{watched = Watched#{Keeper => Entry}}));
+            ?MODULE:loop(copy_to_carrier(Keeper, S#st{watched = Others#{Keeper => Entry}}));
         {attach_carrier, Carrier, FdSocket, Name} ->
             Attached = open_lifeline(Name, S#st{carrier = {Carrier, FdSocket}}),
             ?MODULE:loop(lists:foldl(fun copy_to_carrier/2, Attached, maps:keys(Watched)));
@@ -146,9 +156,13 @@ close_now(Fd, Connection) ->
     end,
     handover_fd:close(Fd).
 
-%% At the process limit, tries again later.
+%% At the process limit, tries again later. A held descriptor is closed later, when a port that the keeper may have opened
+%% with it has ended.
 keeper_died(Keeper, Watched) ->
     case maps:take(Keeper, Watched) of
+        {{_, none, Fd, Connection, none}, Rest} ->
+            _ = erlang:send_after(?IDLE_MS, self(), {close, Keeper, Fd, Connection}),
+            Rest;
         {{_, Socket, Fd, Connection, StartKeeper}, Rest} ->
             try StartKeeper(Socket, Fd, Connection) of
                 ok -> Rest

@@ -173,7 +173,8 @@ handle_info(_, S) ->
     {noreply, S}.
 
 %% @private
-terminate(_Reason, S) ->
+terminate(_Reason, #st{undelivered = Undelivered} = S) ->
+    lists:foreach(fun({Fd, Connection}) -> handover_closer:close(Fd, Connection) end, Undelivered),
     lists:foreach(fun handover_carrier:stop/1, carrier_pids(S)).
 
 %% internal: the guard itself

@@ -23,15 +23,16 @@
 %% socket. If the caller ends before that, the connection is closed. Waits as long as Dial does.
 %%
 %% The reason is `closed' if no socket can be made from the fd; usually the far end has closed the connection. It is
-%% `carrier_down' if the carrier is down, and also if the keeper could not be started or was killed: then too this node
-%% cannot use its carrier, and the setup can fall back. Detail has the difference.
+%% `carrier_down' if the carrier is down, and also if the keeper could not be started: then too this node cannot use its
+%% carrier, and the setup can fall back. Detail has the difference. It is also `closed' if the keeper was killed. Then the
+%% caller must end: it may own the socket without knowing it.
 -spec dial(fun(() -> {ok, fd(), connection()} | failure())) -> {ok, port()} | failure().
 dial(Dial) ->
     try spawn_opt(?MODULE, init_dial, [self(), Dial], [monitor, {priority, max}]) of
         {Keeper, Monitor} ->
             receive
                 {Keeper, Answer} -> demonitor(Monitor, [flush]), Answer;
-                {'DOWN', Monitor, process, Keeper, Reason} -> {error, carrier_down, no_keeper("ended", Reason)}
+                {'DOWN', Monitor, process, Keeper, Reason} -> {error, closed, no_keeper("ended", Reason)}
             end
     catch
         error:Reason -> {error, carrier_down, no_keeper("cannot be started", Reason)}     % the process limit is reached
@@ -83,6 +84,7 @@ init_dial(Caller, Dial) ->
 %% @private
 -spec init_accept(pid(), fd(), connection()) -> ok.
 init_accept(Kernel, Fd, #{peer := Peer} = Connection) ->
+    handover_closer:hold(self(), Fd, Connection),
     Options = handover_socket:options(inet_dist_listen_options) ++ [{active, false}, {packet, 2}],
     case adopt(Fd, Connection, Options) of
         {ok, #keeper{socket = Socket} = S} -> offer_to_net_kernel(Kernel, Connection, Socket), loop(S);
