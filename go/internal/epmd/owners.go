@@ -155,7 +155,7 @@ func (t *owners) uidOf(c *socket) (uid int64, retry bool) {
 	found, err := t.peerUID(c)
 	if err != nil {
 		t.log.Debug().Err(err).Stringer("peer", c.peer).Msg("the kernel does not report the user of the node")
-		return unknownUID, peercred.IsPassing(err)
+		return unknownUID, peercred.IsTransient(err)
 	}
 	return int64(found), false
 }
