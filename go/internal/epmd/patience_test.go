@@ -127,7 +127,7 @@ func TestHalfAnAnswer(t *testing.T) {
 // handovers that wait for a slot.
 func (ts *testServer) inLine(t *testing.T, name string, unread, queued int) {
 	t.Helper()
-	queue := &nodeOf(ts.names.Lookup([]byte(name))).account.queue
+	queue := &nodeOf(ts.names.Lookup([]byte(name))).usage.queue
 	if !testkit.Within(func() bool { u, q := ts.slots.queueStatus(queue); return u == unread && q == queued }) {
 		t.Errorf("%s never had %d unread and %d waiting", name, unread, queued)
 	}

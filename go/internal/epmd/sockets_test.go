@@ -98,7 +98,7 @@ func TestForeignSocket(t *testing.T) {
 	const app = 65533
 	for _, listener := range []uint32{65534, 0} {
 		ts := start(t, Options{}, func(s *Server) {
-			s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return app, nil }
+			s.users.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return app, nil }
 		})
 		n := ts.node(t, "n")
 		n.socket = listenAs(t, listener)
@@ -114,7 +114,7 @@ func TestForeignSocket(t *testing.T) {
 // nothing, and the log says what to change.
 func TestOwnerUnavailable(t *testing.T) {
 	ts := start(t, Options{}, func(s *Server) {
-		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) {
+		s.users.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) {
 			return 0, fmt.Errorf("peercred: %w (no sock_diag)", peercred.ErrUnavailable)
 		}
 	})
