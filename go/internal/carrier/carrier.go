@@ -224,11 +224,11 @@ func (c *carrier) sendError(id uint64, err error) {
 
 // waitAndClose waits for all goroutines except those of stdin and stdout, and closes what
 // the carrier has open. c.ctx must have ended, which ends all waits of the goroutines.
-func (c *carrier) waitAndClose(why error) {
+func (c *carrier) waitAndClose(cause error) {
 	c.handleMu.Lock() // no message is handled from now on
 	defer c.handleMu.Unlock()
-	if c.greeted && !errors.Is(why, errStop) && !errors.Is(why, errEOF) {
-		c.log.Error().Err(why).Msg("the carrier ends")
+	if c.greeted && !errors.Is(cause, errStop) && !errors.Is(cause, errEOF) {
+		c.log.Error().Err(cause).Msg("the carrier ends")
 	}
 	if c.fds != nil {
 		c.fds.closeWhenReady()

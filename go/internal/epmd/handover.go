@@ -73,7 +73,7 @@ func (s *Server) passTo(c *conn, name string, start time.Time) error {
 		if errors.Is(err, errTooMany) {
 			s.stats.refusals[refusedInProgress].Add(1)
 			n.user().inProgressLog.Warn().Str("node", name).Stringer("uid", n.user()).
-				Msg("too many handovers are under way to this node, or to nodes of its user; refusing more of them until some end (do its nodes answer?)")
+				Msg("too many handovers are under way to this node, to nodes of its user, or to all nodes; refusing more of them until some end (do its nodes answer?)")
 		}
 		return err
 	}
