@@ -37,12 +37,13 @@ const (
 )
 
 // connections has what the connections of a server share. It is safe for concurrent
-// use. A connection that makes EPMD wait is in one of three states:
+// use. These words say what EPMD waits for:
 //
-//   - waiting: the client has not sent its whole request.
-//   - untaken: the client has not read its whole answer.
-//   - unread: EPMD has passed the connection to a node, which may not have received it
-//     from the channel yet. The slots count these.
+//   - A connection is waiting if the client has not sent its whole request.
+//   - It is untaken if the client has not read its whole answer.
+//   - It is unread, or possibly unread, if EPMD has passed it to a node and does not know
+//     that the node has received it from the channel. The slots count these, not
+//     connections.
 type connections struct {
 	packetTimeout time.Duration
 	waiting       *idleConns

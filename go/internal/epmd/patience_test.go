@@ -77,7 +77,7 @@ func TestNeverAnswers(t *testing.T) {
 	if !testkit.Within(func() bool { reg.mu.Lock(); defer reg.mu.Unlock(); return reg.opening != nil }) {
 		t.Fatal("nobody waits for the answer")
 	}
-	silent.offer()
+	silent.sendSocketName()
 	ch = silent.accept()
 	p, f := ch.take()
 	ch.ack(p.ID, epmdproto.OK)
@@ -266,7 +266,7 @@ func TestFullBacklog(t *testing.T) {
 	}
 	c := ts.initiate(t, "n")
 	n.asked()
-	n.offer()
+	n.sendSocketName()
 	_ = n.accept().Close() // the one in the way; then there is room
 	ch := n.accept()
 	p, f := ch.take()

@@ -72,8 +72,9 @@ func (s *Server) serve(c *conn) {
 	}
 }
 
-// serveNow is like serve, for a lookup or a handover, but never waits. It returns
-// false if the request is another one or needs waiting; what was read stays in c.
+// serveNow is like serve, but never waits, and answers only lookups and handovers. If the
+// request is another one, or serveNow would have to wait, it returns false and leaves what
+// it has read in c, for serve.
 func (s *Server) serveNow(c *conn) bool {
 	_, opcode, err := c.readHeader()
 	if err == errWouldBlock || err == nil && opcode != epmdproto.OpPort2 && opcode != epmdproto.OpHandover {

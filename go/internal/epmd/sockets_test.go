@@ -32,7 +32,7 @@ func TestBadSockets(t *testing.T) {
 		result      epmdproto.Result
 		leaves      bool // as it can't be followed any more
 	}{
-		"nothing to offer":  {framed(""), "cannot open a socket", noSocket, false},
+		"no socket":         {framed(""), "cannot open a socket", noSocket, false},
 		"a path":            {framed("/tmp/handover-1000/s"), "hexadecimal digits", noSocket, false},
 		"another's name":    {framed("\x00/org/kernel/linux/storage/multipathd"[:37]), "hexadecimal digits", noSocket, false},
 		"nobody listens":    {framed(epmdproto.NewSocketName()), "connection refused", noSocket, false},
@@ -104,7 +104,7 @@ func TestForeignSocket(t *testing.T) {
 		n.socket = listenAs(t, listener)
 		c1 := ts.initiate(t, "n")
 		n.asked()
-		n.offer()
+		n.sendSocketName()
 		refused(t, c1, epmdproto.CannotPass)
 		ts.log.says(t, fmt.Sprintf("uid %d listens", listener))
 	}
@@ -121,7 +121,7 @@ func TestOwnerUnavailable(t *testing.T) {
 	n := ts.node(t, "n")
 	c := ts.initiate(t, "n")
 	n.asked()
-	n.offer()
+	n.sendSocketName()
 	refused(t, c, epmdproto.CannotPass)
 	ts.log.says(t, "load the module tcp_diag")
 	ts.log.says(t, `"uid":"unknown"`)
