@@ -68,7 +68,7 @@ func TestMetrics(t *testing.T) {
 	served := scrapeMetrics(t)
 	documented := map[string]map[string][]string{} // metric, label, values
 	remark := regexp.MustCompile(`\((?:[^()]|\([^()]*\))*\)`)
-	for _, row := range tableRows(loadPage(t, epmdPage).section(t, "Seeing what it does")) {
+	for _, row := range tableRows(loadPage(t, epmdPage).section(t, "Log, status and metrics")) {
 		labels := map[string][]string{}
 		for _, part := range strings.Split(remark.ReplaceAllString(row[1], ""), ";") {
 			if label, values, ok := strings.Cut(strings.TrimSpace(part), "`: "); ok {

@@ -1,20 +1,27 @@
 // Package carrier is the port program of a node. It keeps the node registered with
-// EPMD, takes the connections that EPMD hands over, dials EPMD for the connections that
-// the node asks for, and passes the descriptor of each connection to the BEAM. It never
-// sees the data of a connection.
+// EPMD, takes the connections that EPMD passes, dials EPMD for the connections that the
+// node asks for, and passes the descriptor of each connection to the BEAM. It never sees
+// the data of a connection.
 //
 //	EPMD                      carrier                     BEAM
 //	  |<== heartbeat =========== registrar                  |
 //	  |--- 'h' --------------->|  opens a Unix socket       |
-//	  |=== channel: PASS + fd =>  vets, HANDOVER_RESP, queue|
+//	  |=== channel: PASS + fd =>  vets, HANDOVER_RESP       |
 //	  |<-- ACK ----------------|                            |
 //	  |                        | fd socket: CONNECTION + fd ==>
 //	  |<== HANDOVER_REQ ======== connect                    |
 //	  |                        |<-- control: stdin, stdout -->
 //
+// The words for a connection on its way in: EPMD passes it (PASS with the descriptor)
+// over a channel. The carrier accepts it (HANDOVER_RESP OK to the initiator, then the
+// ACK to EPMD), or refuses it. An accepted connection is handed over. The carrier then
+// delivers it (CONNECTION with the descriptor) to the BEAM over the fd socket; until
+// that, it may be queued. Towards the BEAM, portproto.Accepted and portproto.Connected
+// distinguish the connections that other nodes opened from those that this node opened.
+//
 // One goroutine reads stdin and handles the messages, and one writes stdout. The
 // heartbeat, each channel and each request that has to wait have a goroutine of their
-// own. An idle carrier runs nothing.
+// own. An idle carrier has no timers and polls nothing.
 //
 // Ownership of descriptors: the function that receives or dials a connection closes its
 // descriptor, or gives it to links, which keeps it until the BEAM has closed its own.
@@ -43,17 +50,18 @@ import (
 type Options struct {
 	// Program is the name and version for the answer to hello.
 	Program string
-	// HelloTimeout is how long the BEAM may take to connect to the fd socket before the
-	// carrier ends. Default 5 s.
-	HelloTimeout time.Duration
+	// FDConnectTimeout is how long the BEAM may take, after its hello, to connect to the
+	// fd socket. Then the carrier ends. Default 5 s.
+	FDConnectTimeout time.Duration
 	// AcceptTimeout is how long EPMD may take to connect to a channel socket. Default 5 s.
 	AcceptTimeout time.Duration
 	// RegisterTimeout bounds one attempt to register. Default 5 s.
 	RegisterTimeout time.Duration
 	// StartTimeout bounds the start of EPMD. Default 5 s.
 	StartTimeout time.Duration
-	// SendTimeout is how long the fd socket may stay full before a connect fails, and a
-	// channel before it is closed. Default 2 s.
+	// SendTimeout is how long a send may wait. If the fd socket stays full for that long,
+	// the connect fails; if a channel does (EPMD does not read the ACKs), the channel is
+	// closed. Default 2 s.
 	SendTimeout time.Duration
 	// StopTimeout is how long stop waits for EPMD to unregister the node. Default 200 ms.
 	StopTimeout time.Duration
@@ -61,21 +69,21 @@ type Options struct {
 	MaxRequests int
 	// MaxChannels is how many channels may be open; a new one closes the oldest. Default 4.
 	MaxChannels int
-	// MaxQueued is how many handed-over connections may wait for the BEAM to take them;
-	// more are refused as overloaded. Default 1,024, or a quarter of the limit of open
-	// files if that is less.
+	// MaxQueued is how many handed-over connections may wait for their delivery to the
+	// BEAM; more are refused as overloaded. Default 1,024, or a quarter of the limit of
+	// open files if that is less.
 	MaxQueued int
-	// MaxLinks is of how many of the BEAM's connections the carrier keeps a copy, to shut
-	// them down when the BEAM ends. The far end of a connection without a copy notices
-	// the end only when the kernel has freed the BEAM's memory. Default half of the limit
-	// of open files.
+	// MaxLinks limits the copies that the carrier keeps of the BEAM's connections. It
+	// shuts these down when the BEAM ends. The far end of a connection without a copy
+	// notices the end only when the kernel has freed the BEAM's memory. Default half of
+	// the limit of open files.
 	MaxLinks int
 
 	available func() error // peercred.Available, except in tests
 }
 
 func (o Options) withDefaults() Options {
-	o.HelloTimeout = cmp.Or(o.HelloTimeout, 5*time.Second)
+	o.FDConnectTimeout = cmp.Or(o.FDConnectTimeout, 5*time.Second)
 	o.AcceptTimeout = cmp.Or(o.AcceptTimeout, 5*time.Second)
 	o.RegisterTimeout = cmp.Or(o.RegisterTimeout, 5*time.Second)
 	o.StartTimeout = cmp.Or(o.StartTimeout, 5*time.Second)
@@ -121,11 +129,11 @@ type carrier struct {
 	end      context.CancelCauseFunc
 	wg       sync.WaitGroup
 
-	handling sync.Mutex // held while a message of the BEAM is handled
-	greeted  bool       // the hello was accepted; guarded by handling
+	handleMu sync.Mutex // held while a message of the BEAM is handled
+	greeted  bool       // the hello was accepted; guarded by handleMu
 
 	mu         sync.Mutex
-	registered bool // or registering
+	registered bool // the node is registered, or an attempt is under way; guarded by mu
 }
 
 // Run serves one BEAM, from hello to the end. It returns nil after stop and after the
@@ -150,8 +158,8 @@ func Run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, o Optio
 
 // handleMessage handles one message, the first one as hello. The error ends the carrier.
 func (c *carrier) handleMessage(b []byte) error {
-	c.handling.Lock()
-	defer c.handling.Unlock()
+	c.handleMu.Lock()
+	defer c.handleMu.Unlock()
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
@@ -216,11 +224,11 @@ func (c *carrier) sendError(id uint64, err error) {
 
 // waitAndClose waits for all goroutines except those of stdin and stdout, and closes what
 // the carrier has open. c.ctx must have ended, which ends all waits of the goroutines.
-func (c *carrier) waitAndClose(why error) {
-	c.handling.Lock() // no message is handled from now on
-	defer c.handling.Unlock()
-	if c.greeted && !errors.Is(why, errStop) && !errors.Is(why, errEOF) {
-		c.log.Error().Err(why).Msg("the carrier ends")
+func (c *carrier) waitAndClose(cause error) {
+	c.handleMu.Lock() // no message is handled from now on
+	defer c.handleMu.Unlock()
+	if c.greeted && !errors.Is(cause, errStop) && !errors.Is(cause, errEOF) {
+		c.log.Error().Err(cause).Msg("the carrier ends")
 	}
 	if c.fds != nil {
 		c.fds.closeWhenReady()
@@ -263,13 +271,14 @@ func (c *carrier) refuseHello(err error) {
 func (c *carrier) applyHello(hello portproto.Hello) (err error) {
 	c.hello = hello
 	c.links.beam = findProcess(hello.OSPid)
-	stderr := c.log
+	stderrLog := c.log
 	c.log = newLogger(c.out, hello.LogLevel)
 	if c.fds, err = c.listenFDSocket(); err == nil {
 		err = c.listenLifeline(c.fds.name)
 	}
 	if err != nil {
-		c.log = stderr // the first message to the BEAM must be Refused
+		// The first message to the BEAM must be Refused. A {log, ...} must not precede it.
+		c.log = stderrLog
 	}
 	return err
 }

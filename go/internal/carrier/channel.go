@@ -24,25 +24,25 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// channels has the open channels, and counts the sockets that wait for EPMD.
+// channels has the open channels, and counts the channel sockets that wait for EPMD.
 type channels struct {
 	mu      sync.Mutex
-	offered int             // sockets that wait for EPMD
+	waiting int             // channel sockets that EPMD has not connected to
 	open    []*net.UnixConn // oldest first
 	lastID  atomic.Uint64   // of the handed-over connections
 }
 
-// offerSocket opens a socket for EPMD to connect to, and serves the channel that EPMD
-// opens. It returns the socket's name, or "" if it cannot open one.
-func (c *carrier) offerSocket(h *heartbeat) string {
+// openChannelSocket opens a channel socket, to which EPMD connects, and serves the channel
+// that results. It returns the socket's name, or "" if it cannot open one.
+func (c *carrier) openChannelSocket(h *heartbeat) string {
 	name := epmdproto.NewSocketName()
-	l, err := c.openOffer(name)
+	l, err := c.listenChannelSocket(name)
 	if err != nil {
 		c.log.Error().Err(err).Msg("cannot create the channel socket")
 		return ""
 	}
 	c.wg.Go(func() {
-		defer c.closeOffer(l)
+		defer c.closeChannelSocket(l)
 		conn, err := c.acceptEPMD(l, h)
 		if err != nil {
 			if c.ctx.Err() == nil {
@@ -55,24 +55,24 @@ func (c *carrier) offerSocket(h *heartbeat) string {
 	return name
 }
 
-func (c *carrier) openOffer(name string) (*net.UnixListener, error) {
+func (c *carrier) listenChannelSocket(name string) (*net.UnixListener, error) {
 	c.channels.mu.Lock()
 	defer c.channels.mu.Unlock()
-	if c.channels.offered >= c.o.MaxChannels {
+	if c.channels.waiting >= c.o.MaxChannels {
 		return nil, errNoRoom
 	}
 	l, err := fdpass.Listen(name)
 	if err == nil {
-		c.channels.offered++
+		c.channels.waiting++
 	}
 	return l, err
 }
 
-func (c *carrier) closeOffer(l *net.UnixListener) {
+func (c *carrier) closeChannelSocket(l *net.UnixListener) {
 	_ = l.Close()
 	c.channels.mu.Lock()
 	defer c.channels.mu.Unlock()
-	c.channels.offered--
+	c.channels.waiting--
 }
 
 // acceptPause is the pause between two attempts while too many files are open.
@@ -102,8 +102,8 @@ func (c *carrier) acceptEPMD(l *net.UnixListener, h *heartbeat) (*net.UnixConn, 
 	}
 }
 
-// vetEPMD returns an error unless root opened the channel, or the user that owns EPMD's
-// end of the heartbeat.
+// vetEPMD returns an error unless root opened the channel, or the user did that owns
+// EPMD's end of the heartbeat.
 func vetEPMD(conn *net.UnixConn, h *heartbeat) error {
 	cred, err := peercred.Unix(conn)
 	if err != nil || cred.UID == 0 {
@@ -173,7 +173,7 @@ func (c *carrier) handlePass(conn *net.UnixConn, h *heartbeat) error {
 	if err != nil {
 		level := zerolog.WarnLevel
 		if errors.Is(err, unix.ENOTCONN) {
-			level = zerolog.DebugLevel // the initiator has closed: any peer can cause this, at any rate
+			level = zerolog.DebugLevel // the initiator has closed: any peer can cause this as often as it likes
 		}
 		c.log.WithLevel(level).Err(err).Uint64("id", id).Msg("refusing a connection that EPMD passed")
 	}
@@ -226,7 +226,8 @@ func (c *carrier) sendAck(conn *net.UnixConn, a epmdproto.Ack) error {
 
 // deliverPassed vets a passed connection, answers its initiator and delivers it to the
 // BEAM. It owns fd. HANDOVER_RESP and the ACK do not wait for the BEAM: if the BEAM is
-// stopped for a while, its connections wait in the queue, as in that of a listener.
+// stopped for a while, its connections wait in the queue, as they would in the backlog of
+// a listener.
 func (c *carrier) deliverPassed(msg []byte, fd int, h *heartbeat) error {
 	peer, err := vetPassed(msg, fd)
 	var vet *fdpass.VetError
@@ -238,7 +239,7 @@ func (c *carrier) deliverPassed(msg []byte, fd int, h *heartbeat) error {
 		err = vetLocal(fd, h.bind)
 	}
 	if err == nil {
-		err = c.fds.reserveSlot()
+		err = c.fds.reserveQueue()
 	}
 	if err != nil {
 		refuseInitiator(fd, resultOf(err))
@@ -246,7 +247,7 @@ func (c *carrier) deliverPassed(msg []byte, fd int, h *heartbeat) error {
 		return err
 	}
 	if err := writeNow(fd, epmdproto.AppendHandoverOK(nil, h.highest)); err != nil {
-		c.fds.releaseSlot()
+		c.fds.releaseQueue()
 		_ = unix.Close(fd)
 		return fmt.Errorf("carrier: HANDOVER_RESP: %w", err)
 	}
@@ -254,8 +255,8 @@ func (c *carrier) deliverPassed(msg []byte, fd int, h *heartbeat) error {
 	return nil
 }
 
-// vetLocal returns an error unless the connection came to bind, the address that the node
-// listens on. The zero Addr allows any.
+// vetLocal returns an error unless fd's local address is bind, the node's listen address.
+// The zero Addr allows any.
 func vetLocal(fd int, bind netip.Addr) error {
 	if !bind.IsValid() {
 		return nil
@@ -264,15 +265,15 @@ func vetLocal(fd int, bind netip.Addr) error {
 	if err != nil {
 		return os.NewSyscallError("getsockname", err)
 	}
-	var to netip.Addr
+	var local netip.Addr
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
-		to = netip.AddrFrom4(sa.Addr)
+		local = netip.AddrFrom4(sa.Addr)
 	case *unix.SockaddrInet6:
-		to = netip.AddrFrom16(sa.Addr)
+		local = netip.AddrFrom16(sa.Addr)
 	}
-	if to != bind.WithZone("") {
-		return fmt.Errorf("carrier: a connection to %v; this node takes connections to %v only (inet_dist_use_interface)", to, bind)
+	if local != bind.WithZone("") {
+		return fmt.Errorf("carrier: a connection to %v; this node takes connections to %v only (inet_dist_use_interface)", local, bind)
 	}
 	return nil
 }

@@ -66,7 +66,7 @@ func (c *carrier) finishConnect(ctx context.Context, req portproto.Connect, fd i
 		return err
 	}
 	// Not Fd(), which may clear O_NONBLOCK, also for the BEAM. Control keeps f open
-	// meanwhile.
+	// during the call.
 	ctlErr := raw.Control(func(fd uintptr) { err = c.deliverCopy(connectionOf(req), int(fd)) })
 	if err = errors.Join(err, ctlErr); errors.Is(err, errBusy) {
 		return withReason(portproto.Overloaded, err)

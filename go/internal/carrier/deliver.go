@@ -10,26 +10,26 @@ import (
 )
 
 // deliverAccepted delivers a handed-over connection to the BEAM, at once if no other one
-// waits, or else through the queue. It owns fd. The caller must have reserved a slot.
+// waits, or else through the queue. It owns fd. The caller must have called reserveQueue.
 func (c *carrier) deliverAccepted(m portproto.Connection, fd int) {
-	if c.fds.queued.Load() > 1 || !c.deliverNow(m, fd) {
+	if c.fds.undelivered.Load() > 1 || !c.deliverNow(m, fd) {
 		c.fds.queue <- queuedConn{m, fd}
 		return
 	}
-	c.fds.releaseSlot()
+	c.fds.releaseQueue()
 }
 
 // deliverNow delivers a connection to the BEAM without waiting, and owns fd then. If it
 // returns false it has done nothing.
 func (c *carrier) deliverNow(m portproto.Connection, fd int) bool {
-	kept := c.links.addCopy(link{m.Kind, m.ID}, fd)
+	added := c.links.addCopy(link{m.Kind, m.ID}, fd)
 	if !c.fds.sendConnectionNow(m, fd) {
-		if kept {
+		if added {
 			c.links.removeCopy(link{m.Kind, m.ID})
 		}
 		return false
 	}
-	if !kept {
+	if !added {
 		_ = unix.Close(fd)
 	}
 	return true
@@ -42,12 +42,12 @@ func (c *carrier) deliverCopy(m portproto.Connection, fd int) error {
 	if err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
-	kept := c.links.addCopy(link{m.Kind, m.ID}, copied)
+	added := c.links.addCopy(link{m.Kind, m.ID}, copied)
 	err = c.fds.sendConnection(m, fd)
-	if err != nil && kept {
+	if err != nil && added {
 		c.links.removeCopy(link{m.Kind, m.ID})
 	}
-	if err != nil || !kept {
+	if err != nil || !added {
 		_ = unix.Close(copied)
 	}
 	return err
@@ -64,18 +64,18 @@ func (c *carrier) deliverQueued(s *fdSocket) {
 			closeQueue(s.queue)
 			return
 		}
-		kept := c.links.addCopy(link{q.m.Kind, q.m.ID}, q.fd)
+		added := c.links.addCopy(link{q.m.Kind, q.m.ID}, q.fd)
 		err := s.sendConnection(q.m, q.fd)
 		for errors.Is(err, errBusy) && c.ctx.Err() == nil {
 			err = s.sendConnection(q.m, q.fd)
 		}
 		switch {
-		case !kept:
+		case !added:
 			_ = unix.Close(q.fd)
 		case err != nil: // the BEAM will not report it as closed
 			c.links.closeCopy(link{q.m.Kind, q.m.ID})
 		}
-		s.releaseSlot()
+		s.releaseQueue()
 		if err != nil && c.ctx.Err() == nil {
 			c.log.Error().Err(err).Stringer("peer", q.m.Peer).Msg("cannot deliver a handed-over connection to the BEAM")
 		}

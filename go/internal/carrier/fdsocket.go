@@ -18,18 +18,19 @@ import (
 	"handover/go/internal/portproto"
 )
 
-// fdSendBuffer bounds how many descriptors the BEAM may leave unread: the kernel charges
-// about 800 bytes for each message, and sends no more while a quarter is in use.
+// fdSendBuffer bounds how many descriptors the BEAM may leave unread. The kernel charges
+// about 800 bytes for each message, and reports the socket as writable only while no more
+// than a quarter of the buffer is in use.
 const fdSendBuffer = 128 << 10
 
 var (
 	// errBusy: the BEAM does not read the fd socket, or the queue is full.
 	errBusy = errors.New("carrier: the BEAM does not take connections")
 	// errNoBEAM: the BEAM did not connect in time; the carrier is about to end.
-	errNoBEAM = errors.New("carrier: the BEAM has not connected the fd socket")
+	errNoBEAM = errors.New("carrier: the BEAM has not connected to the fd socket")
 )
 
-// fdSocket is the socket on which the BEAM gets its connections.
+// fdSocket is the Unix socket on which the carrier delivers connections to the BEAM.
 type fdSocket struct {
 	name      string
 	timeout   time.Duration
@@ -38,8 +39,10 @@ type fdSocket struct {
 	raw       syscall.RawConn
 	sendToken chan struct{} // holds one token, which a sender must take
 
-	queued atomic.Int64    // handed-over connections that are not delivered yet
-	queue  chan queuedConn // the waiting ones; has room for all that queued allows
+	// undelivered counts the handed-over connections from reserveQueue to releaseQueue,
+	// queued or not. It is at most the capacity of queue, so a send on queue never blocks.
+	undelivered atomic.Int64
+	queue       chan queuedConn
 }
 
 // queuedConn is a connection that waits for the BEAM. The queue owns fd.
@@ -65,7 +68,7 @@ func (c *carrier) listenFDSocket() (*fdSocket, error) {
 		err := c.acceptBEAM(s, l)
 		close(s.ready)
 		if err == nil {
-			err = c.readKeeps(s)
+			err = c.receiveKept(s)
 		}
 		c.end(err)
 	})
@@ -76,15 +79,15 @@ func (c *carrier) listenFDSocket() (*fdSocket, error) {
 func (c *carrier) acceptBEAM(s *fdSocket, l *net.UnixListener) error {
 	defer l.Close()
 	defer context.AfterFunc(c.ctx, func() { _ = l.Close() })()
-	if err := l.SetDeadline(time.Now().Add(c.o.HelloTimeout)); err != nil {
+	if err := l.SetDeadline(time.Now().Add(c.o.FDConnectTimeout)); err != nil {
 		return fmt.Errorf("carrier: fd socket: %w", err)
 	}
 	for {
 		conn, err := l.AcceptUnix()
 		if err != nil {
-			return fmt.Errorf("carrier: the BEAM did not connect the fd socket: %w", err)
+			return fmt.Errorf("carrier: the BEAM did not connect to the fd socket: %w", err)
 		}
-		if err := c.checkBEAM(conn); err != nil {
+		if err := c.vetBEAM(conn); err != nil {
 			c.log.Warn().Err(err).Msg("refused a connection to the fd socket that is not from the BEAM")
 			_ = conn.Close()
 			continue
@@ -93,8 +96,8 @@ func (c *carrier) acceptBEAM(s *fdSocket, l *net.UnixListener) error {
 	}
 }
 
-// checkBEAM returns an error unless the process of hello.OSPid opened conn.
-func (c *carrier) checkBEAM(conn *net.UnixConn) error {
+// vetBEAM returns an error unless the process of hello.OSPid opened conn.
+func (c *carrier) vetBEAM(conn *net.UnixConn) error {
 	cred, err := peercred.Unix(conn)
 	if err != nil {
 		return err
@@ -105,7 +108,7 @@ func (c *carrier) checkBEAM(conn *net.UnixConn) error {
 	return nil
 }
 
-// setConn owns conn, also if it returns an error.
+// setConn owns conn, even if it returns an error.
 func (s *fdSocket) setConn(conn *net.UnixConn) (err error) {
 	if err = conn.SetWriteBuffer(fdSendBuffer / 2); err == nil { // the kernel doubles it
 		s.raw, err = conn.SyscallConn()
@@ -118,10 +121,11 @@ func (s *fdSocket) setConn(conn *net.UnixConn) (err error) {
 	return nil
 }
 
-// readKeeps keeps the copies of links that the BEAM passes: the links that it had when
-// this carrier started. It returns when the BEAM closes its end, which it does when it
-// needs this carrier no longer; the end of stdin follows.
-func (c *carrier) readKeeps(s *fdSocket) error {
+// receiveKept receives KEEP messages. With each, the BEAM passes the descriptor of a link
+// that it had before this carrier started, and the carrier keeps it as its copy. receiveKept
+// returns when the BEAM closes its end, which it does when it no longer needs this carrier;
+// the end of stdin follows.
+func (c *carrier) receiveKept(s *fdSocket) error {
 	var buf [portproto.KeepSize + 1]byte
 	for {
 		n, fd, err := fdpass.Receive(s.conn, buf[:])
@@ -281,14 +285,14 @@ func (s *fdSocket) sendFD(msg []byte, fd int, deadline time.Time) error {
 	}
 }
 
-// reserveSlot reserves room in the queue for one handed-over connection. The caller must
-// call releaseSlot when the connection has left the queue. The error wraps errBusy.
-func (s *fdSocket) reserveSlot() error {
-	if s.queued.Add(1) > int64(cap(s.queue)) {
-		s.queued.Add(-1)
+// reserveQueue reserves room in the queue for one handed-over connection. The caller must
+// call releaseQueue when the connection is delivered or closed. The error wraps errBusy.
+func (s *fdSocket) reserveQueue() error {
+	if s.undelivered.Add(1) > int64(cap(s.queue)) {
+		s.undelivered.Add(-1)
 		return fmt.Errorf("%w: %d wait already", errBusy, cap(s.queue))
 	}
 	return nil
 }
 
-func (s *fdSocket) releaseSlot() { s.queued.Add(-1) }
+func (s *fdSocket) releaseQueue() { s.undelivered.Add(-1) }

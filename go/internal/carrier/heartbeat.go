@@ -99,20 +99,20 @@ func probeKind(ctx context.Context, req portproto.Register) (portproto.Kind, err
 	return portproto.KindStock, nil
 }
 
-// The reasons why a heartbeat ends, and why no channel socket is offered.
+// The reasons why a heartbeat ends, and why no channel socket is opened.
 var (
 	errEPMDGone = errors.New("EPMD closed the heartbeat")
 	errNotAsked = errors.New("EPMD sent bytes on the heartbeat that are not HANDOVER_ASK")
-	errNoRoom   = errors.New("carrier: EPMD has not connected to the channel sockets that are open already")
+	errNoRoom   = errors.New("carrier: too many channel sockets wait for EPMD to connect")
 )
 
 // writeTimeout is how long EPMD may take to read an answer on the heartbeat.
 const writeTimeout = 5 * time.Second
 
 // answerAsks answers each HANDOVER_ASK until the heartbeat ends, and returns the reason.
-// offer opens a channel socket and returns its name. When ctx ends, answerAsks calls stop,
-// which must end the heartbeat.
-func (h *heartbeat) answerAsks(ctx context.Context, offer func() string, stop func()) error {
+// openSocket opens a channel socket and returns its name. When ctx ends, answerAsks calls
+// stop, which must end the heartbeat.
+func (h *heartbeat) answerAsks(ctx context.Context, openSocket func() string, stop func()) error {
 	defer h.conn.Close()
 	defer context.AfterFunc(ctx, stop)()
 	var ask [3]byte
@@ -126,7 +126,7 @@ func (h *heartbeat) answerAsks(ctx context.Context, offer func() string, stop fu
 		if !bytes.Equal(ask[:], epmdproto.HandoverAsk) {
 			return fmt.Errorf("%w: % x", errNotAsked, ask)
 		}
-		b, err := epmdproto.AppendHandoverSocket(nil, offer())
+		b, err := epmdproto.AppendHandoverSocket(nil, openSocket())
 		if err != nil {
 			return err
 		}

@@ -75,11 +75,11 @@ func TestBadMessageGoesOn(t *testing.T) {
 
 func TestEndOfStdin(t *testing.T) {
 	for name, prepare := range map[string]func() *beam{
-		"before hello":       func() *beam { return startBEAM(t, Options{}) },
-		"without fd socket":  func() *beam { b := startBEAM(t, Options{}); b.greet(portproto.Hello{}); return b },
-		"while registered":   func() *beam { b, _, _ := registered(t, Options{}); return b },
-		"with an open offer": func() *beam { b, _, h := registered(t, Options{}); askSocket(t, h); return b },
-		"with a channel":     func() *beam { b, _, h := registered(t, Options{}); openChannel(t, h); return b },
+		"before hello":                func() *beam { return startBEAM(t, Options{}) },
+		"without fd socket":           func() *beam { b := startBEAM(t, Options{}); b.greet(portproto.Hello{}); return b },
+		"while registered":            func() *beam { b, _, _ := registered(t, Options{}); return b },
+		"with an open channel socket": func() *beam { b, _, h := registered(t, Options{}); askSocket(t, h); return b },
+		"with a channel":              func() *beam { b, _, h := registered(t, Options{}); openChannel(t, h); return b },
 	} {
 		b := prepare()
 		b.stdin.Close()
@@ -92,7 +92,7 @@ func TestEndOfStdin(t *testing.T) {
 // TestEndOfStdinWhileDelivering: a request that waits for the fd socket does not delay the
 // end.
 func TestEndOfStdinWhileDelivering(t *testing.T) {
-	b := startBEAM(t, Options{SendTimeout: time.Hour, HelloTimeout: time.Hour})
+	b := startBEAM(t, Options{SendTimeout: time.Hour, FDConnectTimeout: time.Hour})
 	b.greet(portproto.Hello{})
 	asked := make(chan struct{})
 	at := answering(t, afterRequest(func(c net.Conn) { close(asked); c.Read(make([]byte, 1)) }))
@@ -150,7 +150,7 @@ func TestFDSocketClosed(t *testing.T) {
 }
 
 func TestFDSocketNotConnected(t *testing.T) {
-	b := startBEAM(t, Options{HelloTimeout: time.Millisecond})
+	b := startBEAM(t, Options{FDConnectTimeout: time.Millisecond})
 	b.greet(portproto.Hello{})
 	if err := b.expectEnd(); err == nil || !strings.Contains(err.Error(), "did not connect") {
 		t.Errorf("%v", err)

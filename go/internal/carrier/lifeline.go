@@ -33,7 +33,7 @@ func (c *carrier) listenLifeline(name string) error {
 			if err != nil {
 				return
 			}
-			if err := c.checkBEAM(conn); err != nil {
+			if err := c.vetBEAM(conn); err != nil {
 				c.log.Warn().Err(err).Msg("refused a connection to the lifeline that is not from the BEAM")
 				_ = conn.Close()
 				continue

@@ -49,7 +49,8 @@ func (ls *links) addCopy(l link, fd int) bool {
 }
 
 // addKept owns fd, which came with the KEEP of that ID, or -1 if the descriptor could not be
-// received. KEEP and closed come by different ways, so closed may have been read first.
+// received. KEEP arrives on the fd socket and closed on stdin, so closed may have been read
+// first.
 func (ls *links) addKept(id uint64, fd int) {
 	l := link{portproto.Kept, id}
 	ls.mu.Lock()
@@ -85,16 +86,16 @@ func (ls *links) removeCopy(l link) {
 // there is no copy.
 func (ls *links) closeCopy(l link) {
 	ls.mu.Lock()
-	fd, kept := ls.fds[l]
+	fd, found := ls.fds[l]
 	delete(ls.fds, l)
-	if !kept && l.kind == portproto.Kept {
+	if !found && l.kind == portproto.Kept { // its KEEP may still come
 		if ls.closed == nil {
 			ls.closed = make(map[link]bool)
 		}
 		ls.closed[l] = true
 	}
 	ls.mu.Unlock()
-	if kept {
+	if found {
 		_ = unix.Close(fd)
 	}
 }
@@ -123,17 +124,20 @@ func (ls *links) closeAll() {
 }
 
 const (
-	// firstLook and lastLook are the first and the longest pause between two checks of
-	// a BEAM that has closed stdin; endTimeout bounds the whole wait.
-	firstLook  = 50 * time.Microsecond
-	lastLook   = 20 * time.Millisecond
+	// minPoll and maxPoll are the first and the longest pause between two checks whether a
+	// BEAM that has closed stdin is ending; endTimeout bounds the whole wait.
+	minPoll    = 50 * time.Microsecond
+	maxPoll    = 20 * time.Millisecond
 	endTimeout = 30 * time.Second
 )
 
 // endLinks shuts the BEAM's connections down if the BEAM is ending, and leaves them open if
-// it goes on without this carrier. A BEAM that halts closes the lifeline. So does a killed
-// one, but only after the kernel shows that it is exiting. A BEAM that goes on closes the
-// fd socket and keeps the lifeline.
+// it goes on without this carrier. There are three cases:
+//
+//   - The BEAM halts: it closes the lifeline.
+//   - The BEAM was killed: the kernel shows that the process is exiting. Later it closes the
+//     lifeline, too.
+//   - The BEAM goes on: it closes the fd socket, and the lifeline stays open.
 func (c *carrier) endLinks() {
 	cause := context.Cause(c.ctx)
 	if errors.Is(cause, errStop) {
@@ -146,7 +150,7 @@ func (c *carrier) endLinks() {
 		}
 		return
 	}
-	pause := firstLook
+	pause := minPoll
 	for deadline := time.Now().Add(endTimeout); !c.links.isEmpty() && time.Now().Before(deadline); {
 		detached := c.fds.closedByBEAM() // must precede the check of the process
 		if c.lifeline.isCut() || c.links.beam.isEnding() {
@@ -157,6 +161,6 @@ func (c *carrier) endLinks() {
 			return
 		}
 		time.Sleep(pause)
-		pause = min(2*pause, lastLook)
+		pause = min(2*pause, maxPoll)
 	}
 }

@@ -75,14 +75,14 @@ func (c *carrier) tryRegister(ctx context.Context, req portproto.Register) (*hea
 // the node again.
 func (c *carrier) serveHeartbeat(h *heartbeat, req portproto.Register) {
 	for {
-		offer := func() string {
+		openSocket := func() string {
 			if h.kind == portproto.KindStock { // EPMD was full when it was probed
 				h.kind = portproto.KindHandover
 				c.out.send(portproto.EPMDUp{Kind: h.kind})
 			}
-			return c.offerSocket(h)
+			return c.openChannelSocket(h)
 		}
-		err := h.answerAsks(c.ctx, offer, func() { c.closeHeartbeat(h.conn) })
+		err := h.answerAsks(c.ctx, openSocket, func() { c.closeHeartbeat(h.conn) })
 		if c.ctx.Err() != nil {
 			return
 		}

@@ -85,8 +85,8 @@ func writeNow(fd int, b []byte) error {
 // drainLimit bounds what refuseInitiator discards, in bytes.
 const drainLimit = 64 << 10
 
-// refuseInitiator sends the result to the initiator, and discards what it has sent
-// meanwhile: if that stayed unread, the close would cause a reset, which can overtake the
+// refuseInitiator sends the result to the initiator, and discards what else it has
+// sent: if that stayed unread, the close would cause a reset, which can overtake the
 // answer. It does not close fd.
 func refuseInitiator(fd int, r epmdproto.Result) {
 	if writeNow(fd, epmdproto.AppendHandoverResult(nil, r)) != nil {

@@ -10,10 +10,10 @@ import "math"
 // Of 1,024 files 512 are for clients, 128 for passes, 64 are EPMD's own and 320 are
 // for nodes. Of 65,536 files these are 8,192, 1,024, 64 and 56,256.
 type Budget struct {
-	// Clients is for connections without heartbeats: half of the files, at most 8,192.
+	// Clients is for connections that are not heartbeats: half of the files, at most 8,192.
 	Clients int
-	// Passes is for connections that are passed and no longer count as clients, and
-	// for broken channels that nodes have not read: an eighth, at most 1,024.
+	// Passes is for connections that are passed and do not count as clients, and for
+	// broken channels that nodes have not read to the end: an eighth, at most 1,024.
 	Passes int
 	// Nodes is for one heartbeat per node, and one channel per node that takes
 	// handovers: the rest, at most 65,536.
@@ -30,7 +30,7 @@ func BudgetOf(files int) Budget {
 	return b
 }
 
-// fairShare returns how many of most one user may have while the others have
-// others: as many as it leaves free. So one user never has more than half, and k
-// users that work together leave one part in 2 to the k.
+// fairShare returns how many of most one user may have while the other users have others:
+// half of what they leave. So one user gets at most half of most, the next at most half of
+// what is left, and so on; k users that work together leave one part in 2 to the k.
 func fairShare(most, others int) int { return (most - others + 1) / 2 }

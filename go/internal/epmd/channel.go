@@ -12,10 +12,10 @@ import (
 	"handover/go/internal/epmdproto"
 )
 
-// errBroken: the channel ended; whether the node has the connection is unknown.
+// errBroken: the channel ended before the ACK. The node may have the connection or not.
 var errBroken = errors.New("epmd: the channel to the node broke before its ACK")
 
-// errLate: the node was passed the connection and did not acknowledge it in time.
+// errLate: EPMD passed the connection to the node, which did not acknowledge it in time.
 var errLate = errors.New("epmd: no ACK in time")
 
 // channel is an open Unix connection to a node. It serves many handovers at once.
@@ -25,7 +25,7 @@ type channel struct {
 
 	mu       sync.Mutex
 	broken   error // not nil: nothing can be passed any more
-	unread   int   // of a broken channel: slots that closeIfRead gives back
+	unread   int   // of a broken channel: possibly unread passes, whose slots closeIfRead gives back
 	closed   bool  // conn is closed
 	lastID   uint64
 	inFlight map[uint64]*pass
@@ -37,11 +37,11 @@ type channel struct {
 // channelEnv is what a channel knows of its node.
 type channelEnv struct {
 	nodeName string
-	account  *account
+	usage    *usage
 	slots    *slots
 	tasks    *tasks
 	// passDone is called once for each pass that was sent: at the ACK with the node's
-	// answer, or with the reason why EPMD waits for the ACK no longer.
+	// answer, or with the reason why EPMD no longer waits for the ACK.
 	passDone func(p *pass, err error)
 	// removed is called when the channel breaks, perhaps more than once.
 	removed func(*channel)
@@ -52,14 +52,14 @@ type channelEnv struct {
 type pass struct {
 	conn            *conn
 	start, deadline time.Time
-	sending         bool  // during send, which is the only one that may end the pass
-	acked           bool  // during sending, with answer
-	answer          error // nil, or the node's refusal
-	late            bool  // ended, but perhaps not read by the node
+	sending         bool  // send is running; until it returns, only finishSend may end the pass
+	acked           bool  // the ACK came while sending was set; finishSend handles it
+	answer          error // of that ACK: nil, or the node's refusal
+	late            bool  // passDone was called at the deadline, but the pass is possibly unread
 }
 
-// resultError is a node's refusal of a connection that it was passed. The node
-// has told the initiator.
+// resultError is a node's refusal of a connection that EPMD passed to it. The node has
+// sent it to the initiator.
 type resultError struct{ result epmdproto.Result }
 
 func (e resultError) Error() string { return "epmd: the node answered " + e.result.String() }
@@ -72,8 +72,8 @@ func newChannel(o channelEnv, conn *net.UnixConn) *channel {
 }
 
 // send passes p's connection by means of sendFD. After a nil error the node has the
-// connection, or will have it, and p ends by itself. After any other error the
-// connection is still the caller's.
+// connection, or will have it, and p owns it: passDone is called later. After any other
+// error the caller still owns the connection.
 func (ch *channel) send(p *pass, sendFD func(c *net.UnixConn, msg []byte, fd int) error) error {
 	ch.mu.Lock()
 	if ch.broken != nil {
@@ -91,11 +91,13 @@ func (ch *channel) send(p *pass, sendFD func(c *net.UnixConn, msg []byte, fd int
 	if err == nil {
 		err = p.conn.control(func(fd int) error { return sendFD(ch.conn, msg, fd) })
 	}
-	return ch.endSend(id, p, err)
+	return ch.finishSend(id, p, err)
 }
 
-// endSend does what became due during the send.
-func (ch *channel) endSend(id uint64, p *pass, err error) error {
+// finishSend handles the ACK, or the end of the channel, if that came during the send. Such
+// events leave a pass that is being sent alone, because only the caller of send knows
+// whether the connection was passed at all.
+func (ch *channel) finishSend(id uint64, p *pass, err error) error {
 	ch.mu.Lock()
 	p.sending = false
 	over, reason := p.acked, p.answer
@@ -114,9 +116,9 @@ func (ch *channel) endSend(id uint64, p *pass, err error) error {
 	ch.mu.Unlock()
 	switch {
 	case unread:
-		ch.endUnread(p, reason)
+		ch.finishUnread(p, reason)
 	case err == nil && over:
-		ch.endRead(p, reason)
+		ch.finishRead(p, reason)
 	}
 	return err
 }
@@ -149,11 +151,11 @@ func (ch *channel) expire() {
 	}
 	ch.mu.Unlock()
 	for _, p := range late {
-		ch.endUnread(p, errLate)
+		ch.finishUnread(p, errLate)
 	}
 	if late != nil {
-		o := ch.account.owner.Load()
-		unread, ofUser := ch.slots.unreadOf(&ch.account.queue)
+		o := ch.usage.user.Load()
+		unread, ofUser := ch.slots.unreadOf(&ch.usage.queue)
 		o.slowLog.Warn().Str("node", ch.nodeName).Stringer("uid", o).Int("unread", unread).Int("unread_of_uid", ofUser).
 			Msg("the node does not read the connections that it was passed; they count against its user until it does or ends (is it stopped?)")
 	}
@@ -173,7 +175,7 @@ func (ch *channel) readAcks() {
 			err = ch.handleAck(ack)
 		}
 		if err != nil {
-			o := ch.account.owner.Load()
+			o := ch.usage.user.Load()
 			o.log.Warn().Err(err).Str("node", ch.nodeName).Stringer("uid", o).Msg("closing the channel to the node")
 			ch.breakOff(fmt.Errorf("%w: %w", errBroken, err))
 			return
@@ -186,14 +188,16 @@ func (ch *channel) handleAck(ack epmdproto.Ack) error {
 	if ack.Result != epmdproto.OK {
 		answer = resultError{ack.Result}
 	}
-	unread := unreadMessages(ch.conn) // before inFlight is read, which then has them all
+	// Before inFlight is read: a pass is in inFlight before it is sent, so inFlight then has
+	// every pass that is counted as unread here.
+	unread := unreadMessages(ch.conn)
 	ch.mu.Lock()
 	p := ch.inFlight[ack.ID]
 	if p == nil {
 		ch.mu.Unlock()
 		return fmt.Errorf("%w: ACK of %d, which is not in flight", epmdproto.ErrMessage, ack.ID)
 	}
-	if unread >= len(ch.inFlight) {
+	if unread >= len(ch.inFlight) { // not even one of those in flight was read
 		ch.mu.Unlock()
 		return fmt.Errorf("%w: ACK of %d, which the node has not read", epmdproto.ErrMessage, ack.ID)
 	}
@@ -204,30 +208,30 @@ func (ch *channel) handleAck(ack epmdproto.Ack) error {
 	}
 	ch.mu.Unlock()
 	if !sending {
-		ch.endRead(p, answer)
+		ch.finishRead(p, answer)
 	}
 	return nil
 }
 
-// endUnread ends a pass that the node may not have read: its slot is not free yet.
-func (ch *channel) endUnread(p *pass, err error) {
-	ch.slots.releaseUnacked(&ch.account.queue)
+// finishUnread ends a pass that is possibly unread: it keeps its slot.
+func (ch *channel) finishUnread(p *pass, err error) {
+	ch.slots.stopAckWait(&ch.usage.queue)
 	ch.passDone(p, err)
 }
 
-// endRead ends a pass that the node has read. p must not be in inFlight any more. It
+// finishRead ends a pass that the node has read. p must not be in inFlight any more. It
 // is called once for each pass that the node reads.
-func (ch *channel) endRead(p *pass, err error) {
+func (ch *channel) finishRead(p *pass, err error) {
 	if p.late {
-		ch.slots.settle(&ch.account.queue, 1)
+		ch.slots.releaseUnread(&ch.usage.queue, 1)
 		return
 	}
-	ch.slots.releaseRead(&ch.account.queue)
+	ch.slots.releaseSlot(&ch.usage.queue)
 	ch.passDone(p, err)
 }
 
-// breakOff ends the channel and its passes. If it is called again it keeps the first
-// reason.
+// breakOff ends the channel and its passes, except those that are being sent, which
+// finishSend ends. If it is called again, it keeps the first reason.
 func (ch *channel) breakOff(reason error) {
 	ch.removed(ch)
 	ch.mu.Lock()
@@ -247,7 +251,7 @@ func (ch *channel) breakOff(reason error) {
 	ch.mu.Unlock()
 	for _, p := range passes {
 		if !p.late {
-			ch.endUnread(p, ch.broken)
+			ch.finishUnread(p, ch.broken)
 		}
 	}
 	if first && !ch.closeIfRead(false) {
@@ -285,7 +289,7 @@ func (ch *channel) closeIfRead(force bool) bool {
 	}
 	ch.closed = true
 	_ = ch.conn.Close()
-	ch.slots.settle(&ch.account.queue, ch.unread)
+	ch.slots.releaseUnread(&ch.usage.queue, ch.unread)
 	return true
 }
 

@@ -57,7 +57,7 @@ func TestSendRaces(t *testing.T) {
 			s := New(Options{})
 			s.upgrade.beginHandover()
 			entry := plainNode("n")
-			n := newNode(s.nodes, &conn{}, entry, firstOf(s.owners.openAccount(1, 1)))
+			n := newNode(s.nodes, &conn{}, entry, firstOf(s.users.addUsage(1, 1)))
 			ch := n.newChannel(unixPair(t))
 			c, peer := remotePair(t, s)
 			if !n.acquireSlotNow() {
@@ -113,11 +113,11 @@ func TestUnreadKeepsCounting(t *testing.T) {
 			if !testkit.Within(func() bool { return ts.slots.unackedCount() == 0 }) {
 				t.Error("EPMD waits for the ACK of a broken channel")
 			}
-			if _, unread := ts.slots.unreadOf(&reg.account.queue); unread != 1 || ours.closeIfRead(false) {
+			if _, unread := ts.slots.unreadOf(&reg.usage.queue); unread != 1 || ours.closeIfRead(false) {
 				t.Errorf("%d unread", unread)
 			}
 			read(ts, ch)
-			if !testkit.Within(func() bool { _, unread := ts.slots.unreadOf(&reg.account.queue); return unread == 0 }) {
+			if !testkit.Within(func() bool { _, unread := ts.slots.unreadOf(&reg.usage.queue); return unread == 0 }) {
 				t.Error("its place is not given back")
 			}
 		})
@@ -151,7 +151,7 @@ func peekID(t *testing.T, ch *fakeChannel) uint64 {
 // request stays in the connection, for a goroutine.
 func TestNoRoomToAnswer(t *testing.T) {
 	s := New(Options{})
-	n := newNode(s.nodes, &conn{}, plainNode("n"), firstOf(s.owners.openAccount(1, 1)))
+	n := newNode(s.nodes, &conn{}, plainNode("n"), firstOf(s.users.addUsage(1, 1)))
 	if err := s.names.Register(n.entry); err != nil {
 		t.Fatal(err)
 	}

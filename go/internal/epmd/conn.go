@@ -37,15 +37,21 @@ const (
 )
 
 // connections has what the connections of a server share. It is safe for concurrent
-// use.
+// use. These words say what EPMD waits for:
+//
+//   - A connection is waiting if the client has not sent its whole request.
+//   - It is untaken if the client has not read its whole answer.
+//   - It is unread, or possibly unread, if EPMD has passed it to a node and does not know
+//     that the node has received it from the channel. The slots count these, not
+//     connections.
 type connections struct {
 	packetTimeout time.Duration
-	waiting       *idleConns   // those that have not sent their request
-	untaken       *idleConns   // those that have not read their answer
-	clients       atomic.Int64 // connections without heartbeats
+	waiting       *idleConns
+	untaken       *idleConns
+	clients       atomic.Int64 // open connections, not counting heartbeats
 
 	mu     sync.Mutex
-	parked map[*conn]struct{}
+	polled map[*conn]struct{} // those that the runtime's poller has
 	ending bool
 	frozen atomic.Bool // ending for an upgrade
 }
@@ -61,13 +67,13 @@ func newConnections(o Options, st *stats) *connections {
 			max: o.MaxUntaken, maxSource: o.MaxUntakenSource, maxBytes: o.MaxUntakenBytes, refusal: refusedUntaken,
 			message: "too many connections that do not read their answer; dropping some",
 		}, o.Log, st),
-		parked: make(map[*conn]struct{}),
+		polled: make(map[*conn]struct{}),
 	}
 }
 
-// refuseMore makes park fail from now on, or, if frozen, makes all reads return
-// errFrozen. It returns false if it was called before.
-func (s *connections) refuseMore(frozen bool) bool {
+// beginEnd makes the server end. From now on startPolling fails or, if frozen, all reads
+// return errFrozen. It returns false if it was called before.
+func (s *connections) beginEnd(frozen bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending {
@@ -78,35 +84,37 @@ func (s *connections) refuseMore(frozen bool) bool {
 	return true
 }
 
-// track returns false if the server is about to end.
+// track adds c to the polled connections. It returns false if the server is ending and will
+// not close c any more; if it ends for an upgrade, c is interrupted instead.
 func (s *connections) track(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending && !s.frozen.Load() {
 		return false
 	}
-	s.parked[c] = struct{}{}
+	s.polled[c] = struct{}{}
 	return true
 }
 
 func (s *connections) untrack(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.parked, c)
+	delete(s.polled, c)
 }
 
-// openConns returns the parked connections.
-func (s *connections) openConns() []*conn {
+// polledConns returns the polled connections.
+func (s *connections) polledConns() []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	conns := make([]*conn, 0, len(s.parked))
-	for c := range s.parked {
+	conns := make([]*conn, 0, len(s.polled))
+	for c := range s.polled {
 		conns = append(conns, c)
 	}
 	return conns
 }
 
-// conn is one accepted connection. One goroutine uses it at a time.
+// conn is one accepted connection. One goroutine reads it at a time. Once it is polled,
+// other goroutines may write, interrupt it and hang it up.
 type conn struct {
 	socket
 	shared   *connections
@@ -117,18 +125,18 @@ type conn struct {
 
 	header [3]byte // Length:16 and the opcode; got bytes of them have been read
 	got    int
-	body   []byte // what was read behind the header before errWouldBlock or errFrozen
-	split  bool   // the bytes behind the length came later than it
+	body   []byte // what was read after the header before errWouldBlock or errFrozen
+	split  bool   // the bytes after the length arrived later than the length
 
 	writeStart atomic.Int64 // when the write that is under way began, in Unix nanoseconds, or 0
 }
 
-// Read reads without a goroutine switch if bytes have arrived. If it is the first
-// call that has to wait, it parks c and returns no byte and no error, because how
-// much to read may depend on c.split.
+// Read reads without a goroutine switch if bytes have arrived. The first call that has
+// to wait calls startPolling and returns no byte and no error. The caller then decides
+// again how much to read, which may depend on c.split, and calls again.
 func (c *conn) Read(b []byte) (int, error) {
-	if c.isParked() {
-		return c.readParked(b)
+	if c.isPolled() {
+		return c.readPolled(b)
 	}
 	n, err := retryEINTR(readNow, c.fd, b)
 	switch {
@@ -137,7 +145,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		if c.noWait {
 			return 0, errWouldBlock
 		}
-		if err := c.park(); err != nil {
+		if err := c.startPolling(); err != nil {
 			return 0, err
 		}
 		c.shared.waiting.add(&c.socket, nil)
@@ -150,10 +158,11 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// readParked waits for bytes until the deadline, but no longer than the packet
-// timeout plus the second that the stock EPMD's clock may add. A heartbeat has no
-// deadline.
-func (c *conn) readParked(b []byte) (int, error) {
+// readPolled waits for bytes until the deadline, or for the packet timeout and a second if
+// that is sooner. The second is there because the stock EPMD counts in whole seconds, so
+// its clients may be silent for up to a second more. A heartbeat has no deadline and waits
+// without a limit.
+func (c *conn) readPolled(b []byte) (int, error) {
 	if !c.deadline.IsZero() {
 		until := time.Now().Add(c.shared.packetTimeout + time.Second)
 		if until.After(c.deadline) {
@@ -170,9 +179,9 @@ func (c *conn) readParked(b []byte) (int, error) {
 	return n, err
 }
 
-// readHeader reads the length and the opcode, 3 bytes and never one more: what is
-// behind a HANDOVER_REQ is the node's. After errWouldBlock and errFrozen it may be
-// called again.
+// readHeader reads the length and the opcode, 3 bytes and never one more: what follows
+// a HANDOVER_REQ is for the node. After errWouldBlock and errFrozen it may be called
+// again.
 func (c *conn) readHeader() (length int, opcode byte, err error) {
 	for c.got < len(c.header) {
 		n, err := c.Read(c.header[c.got:])
@@ -224,6 +233,7 @@ func (c *conn) readRequest(b *requestBuffer) ([]byte, error) {
 		}
 		got += n
 	}
+	// A request of 1 byte is complete with its header, so the loop did not read beyond it.
 	if got > length || length == 1 && opcode != epmdproto.OpHandover && !c.split && c.discardNow() {
 		return nil, errTrailing
 	}
@@ -238,7 +248,7 @@ func (c *conn) saveBody(body []byte) { c.body = slices.Clone(body) }
 // down at once.
 func (c *conn) writeLast(b []byte) error {
 	answer := b
-	if !c.isParked() {
+	if !c.isPolled() {
 		n, err := retryEINTR(sendLastNow, c.fd, b)
 		if err == nil && n == len(b) {
 			return nil
@@ -253,28 +263,28 @@ func (c *conn) writeLast(b []byte) error {
 			return io.ErrShortWrite
 		}
 		b = b[max(n, 0):]
-		if err := c.park(); err != nil {
+		if err := c.startPolling(); err != nil {
 			return err
 		}
 	}
 	c.shared.untaken.add(&c.socket, answer)
-	err := c.writeParked(b)
+	err := c.writePolled(b)
 	if !c.shared.untaken.remove(&c.socket) {
 		err = errUntaken
 	}
 	return err
 }
 
-// writeParked sends all of b on a parked connection, or returns an error by the
+// writePolled sends all of b on a polled connection, or returns an error by the
 // deadline.
-func (c *conn) writeParked(b []byte) error {
+func (c *conn) writePolled(b []byte) error {
 	c.writeStart.Store(time.Now().UnixNano())
 	defer c.writeStart.Store(0)
 	_, err := c.file.Write(b)
 	return err
 }
 
-// refuseHandover sends the initiator the result, and discards what it sent meanwhile.
+// refuseHandover sends the initiator the result, and discards what else it has sent.
 func (c *conn) refuseHandover(result epmdproto.Result) {
 	if err := c.setDeadline(time.Now().Add(discardTimeout)); err != nil {
 		return
@@ -283,7 +293,7 @@ func (c *conn) refuseHandover(result epmdproto.Result) {
 		return
 	}
 	err := c.control(func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) })
-	if c.isParked() { // else Read adds it
+	if c.isPolled() { // else Read adds it
 		c.shared.waiting.add(&c.socket, nil)
 	}
 	buf := buffers.Get().(*requestBuffer)
@@ -295,10 +305,10 @@ func (c *conn) refuseHandover(result epmdproto.Result) {
 	}
 }
 
-// park gives the connection to the runtime's poller and to the connections that the
-// server closes when it ends.
-func (c *conn) park() error {
-	if err := c.socket.park(c.deadline); err != nil {
+// startPolling gives the connection to the runtime's poller, and adds it to those that
+// the server closes when it ends.
+func (c *conn) startPolling() error {
+	if err := c.socket.startPolling(c.deadline); err != nil {
 		return err
 	}
 	if !c.shared.track(c) {
@@ -311,14 +321,14 @@ func (c *conn) park() error {
 // setDeadline bounds all reads and writes from now on. The zero time means none.
 func (c *conn) setDeadline(t time.Time) error {
 	c.deadline = t
-	if !c.isParked() {
+	if !c.isPolled() {
 		return nil
 	}
 	defer c.interruptIfFrozen()
 	return c.file.SetDeadline(t)
 }
 
-// setReadDeadline bounds the reads of a parked connection.
+// setReadDeadline bounds the reads of a polled connection.
 func (c *conn) setReadDeadline(t time.Time) error {
 	defer c.interruptIfFrozen()
 	return c.file.SetReadDeadline(t)
@@ -346,10 +356,10 @@ func (c *conn) uncountClient() {
 	}
 }
 
-// close may be called again if c is parked.
+// close may be called again if c is polled.
 func (c *conn) close() {
 	c.uncountClient()
-	if c.isParked() {
+	if c.isPolled() {
 		c.shared.waiting.remove(&c.socket)
 		c.shared.untrack(c)
 	}
@@ -361,7 +371,7 @@ func (c *conn) close() {
 func (c *conn) detach() (fd int, err error) {
 	fd, err = c.duplicate()
 	c.close()
-	if !c.isParked() {
+	if !c.isPolled() {
 		c.fd = -1 // close may be called again
 	}
 	return fd, err

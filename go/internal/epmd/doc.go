@@ -5,8 +5,8 @@
 //	    |--- HANDOVER_REQ --->|                                 |
 //	    |                     | slots: is one free?             |
 //	    |                     |--- 'h' on the heartbeat ------->|   only if no
-//	    |                     |<-- path ------------------------|   channel is open
-//	    |                     | check the path, connect, check the peer
+//	    |                     |<-- socket name -----------------|   channel is open
+//	    |                     | check the name, connect, check the peer
 //	    |                     |=== PASS + the connection ======>|
 //	    |                     |<== ACK =========================|
 //	    |                     x closes its copy                 |
@@ -23,12 +23,12 @@
 //	node       a heartbeat, and the way to open a channel
 //	channel    an open Unix connection to a node, and the passes on it
 //	conn       one connection and the reading of its request
-//	slots, owners, idleConns    what is bounded, per node, user and source
+//	slots, users, idleConns    what is bounded, per node, user and source
 //	socket     a descriptor, with or without the runtime's poller
 //
 // Ownership: the goroutine that serves a conn closes it. Once a conn is passed, the
 // pass closes it: at the ACK, at the deadline, or when the channel ends. After PASS
-// the connection is the node's, and this package writes nothing to it. The slots
+// the connection belongs to the node, and this package writes nothing to it. The slots
 // count the connection until the node has read it, even if EPMD no longer waits
 // for the ACK.
 package epmd

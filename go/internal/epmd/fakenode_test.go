@@ -41,8 +41,8 @@ func (n *fakeNode) asked() {
 	}
 }
 
-// offer answers with the name of the node's socket.
-func (n *fakeNode) offer() {
+// sendSocketName answers with the name of the node's socket.
+func (n *fakeNode) sendSocketName() {
 	n.t.Helper()
 	b, err := epmdproto.AppendHandoverSocket(nil, n.socket)
 	if err != nil {
@@ -55,7 +55,7 @@ func (n *fakeNode) offer() {
 func (n *fakeNode) open() *fakeChannel {
 	n.t.Helper()
 	n.asked()
-	n.offer()
+	n.sendSocketName()
 	return n.accept()
 }
 

@@ -30,7 +30,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte(framed("j")))
 	s := New(Options{RelaxedCommandCheck: true})
 	// Nobody may upgrade.
-	s.owners.tcpOwner = func(netip.AddrPort, netip.AddrPort) (uint32, error) { return 0, errFuzz }
+	s.users.tcpOwner = func(netip.AddrPort, netip.AddrPort) (uint32, error) { return 0, errFuzz }
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 1<<13 { // more than a socket may hold with nobody reading
 			return
@@ -44,7 +44,7 @@ func FuzzRequest(f *testing.F) {
 		if n := s.names.Len(); n != 0 {
 			t.Errorf("%q: %d names are left", b, n)
 		}
-		if local, remote := s.conns.waiting.counts(); local+remote+int(s.conns.clients.Load())+len(s.conns.openConns()) != 0 {
+		if local, remote := s.conns.waiting.counts(); local+remote+int(s.conns.clients.Load())+len(s.conns.polledConns()) != 0 {
 			t.Errorf("%q: something waits on", b)
 		}
 	})

@@ -35,7 +35,7 @@ func (e policyError) result() epmdproto.Result {
 }
 
 // handover passes c to the node of that name, or sends the initiator the reason why
-// not. What the initiator sent behind its request stays unread.
+// not. What the initiator sent after its request stays unread.
 func (s *Server) handover(c *conn, name string) {
 	if !s.upgrade.beginHandover() {
 		s.upgrade.keepClient(c, []byte(name), nil)
@@ -70,10 +70,10 @@ func (s *Server) passTo(c *conn, name string, start time.Time) error {
 	timer := time.NewTimer(time.Until(p.deadline))
 	defer timer.Stop()
 	if err := n.acquireSlot(timer.C); err != nil {
-		if errors.Is(err, errHeld) {
-			s.stats.refusals[refusedHeld].Add(1)
-			n.owner().heldLog.Warn().Str("node", name).Stringer("uid", n.owner()).
-				Msg("too many handovers are under way to this node, or to nodes of its user; refusing more of them until some end (do its nodes answer?)")
+		if errors.Is(err, errTooMany) {
+			s.stats.refusals[refusedInProgress].Add(1)
+			n.user().inProgressLog.Warn().Str("node", name).Stringer("uid", n.user()).
+				Msg("too many handovers are under way to this node, to nodes of its user, or to all nodes; refusing more of them until some end (do its nodes answer?)")
 		}
 		return err
 	}
@@ -143,7 +143,7 @@ func resultOf(err error) epmdproto.Result {
 		return epmdproto.NoSuchNode
 	case errors.Is(err, errNoExtra):
 		return epmdproto.NoHandover
-	case isAny(err, errFull, errShare, errHeld, errFrozen, unix.ETOOMANYREFS, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM):
+	case isAny(err, errFull, errShare, errTooMany, errFrozen, unix.ETOOMANYREFS, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM):
 		return epmdproto.Overloaded
 	case isAny(err, errNoAnswer, errLate, os.ErrDeadlineExceeded):
 		return epmdproto.NoAnswer

@@ -10,10 +10,11 @@ import (
 )
 
 // idleConns has the connections that make EPMD wait: those that have not sent their
-// request yet, or those that do not read their answer. If there are too many, it
-// drops one for each new one. Peers that do not make EPMD wait are rarely in it. It
-// keeps the new connection and drops one chosen at random, so that a flood mostly
-// drops its own connections. A peer of another host never makes it drop a local one.
+// request yet, or those that do not read their answer. Peers that do not make EPMD
+// wait are rarely in it. If there are too many, it keeps the new connection and drops
+// one chosen at random, so that a flood mostly drops its own connections. It drops
+// connections of other hosts before local ones, and a local one only for another local
+// one.
 //
 // idleConns is safe for concurrent use.
 type idleConns struct {
@@ -54,7 +55,7 @@ func newIdleConns(limits idleLimits, log zerolog.Logger, st *stats) *idleConns {
 	}
 }
 
-// add adds c, which must be parked: it waits for the request, or for the peer to
+// add adds c, which must be polled: it waits for the request, or for the peer to
 // read answer. From now on c may be dropped.
 func (w *idleConns) add(c *socket, answer []byte) {
 	local := c.isLocal()

@@ -38,7 +38,7 @@ func TestBudget(t *testing.T) {
 	}
 	for _, files := range []int{256, 1024, 20_000, 1 << 20} {
 		o := Options{Files: files}.withDefaults()
-		if left := o.MaxClients - fairShare(o.MaxHeld, 0) - o.MaxWaiting - o.MaxUntaken; left <= o.LocalReserve {
+		if left := o.MaxClients - fairShare(o.MaxInProgress, 0) - o.MaxWaiting - o.MaxUntaken; left <= o.LocalReserve {
 			t.Errorf("%d files: one user leaves %d connections, for other hosts none of them", files, left)
 		}
 	}
@@ -55,12 +55,12 @@ func TestBudget(t *testing.T) {
 // those of EPMD's own user, need not leave files for others.
 func TestFilesOfAUser(t *testing.T) {
 	s := New(Options{MaxNodeFiles: 16})
-	s.owners.self = 7
+	s.users.self = 7
 	fill := func(uid int64, files int) (count int) {
 		for {
-			a, hasRoom := s.owners.openAccount(uid, files)
+			a, hasRoom := s.users.addUsage(uid, files)
 			if !hasRoom {
-				s.owners.closeAccount(a)
+				s.users.removeUsage(a)
 				return count
 			}
 			count++
@@ -71,15 +71,15 @@ func TestFilesOfAUser(t *testing.T) {
 	}
 }
 
-// TestHeldShares: the handovers under way to the nodes of one user leave as many for
+// TestInProgressShares: the handovers under way to the nodes of one user leave as many for
 // other users as they take, and those to one node as many for the user's other nodes.
-func TestHeldShares(t *testing.T) {
-	one := new(owner)
-	o := Options{MaxPasses: 2, MaxHeld: 32}
+func TestInProgressShares(t *testing.T) {
+	one := new(user)
+	o := Options{MaxPasses: 2, MaxInProgress: 32}
 	g := newSlots(o.withDefaults())
 	hold := func(n *node) (held int) {
 		for ; ; held++ {
-			if _, err := g.takeTicket(&n.account.queue); err == errHeld {
+			if _, err := g.takeTicket(&n.usage.queue); err == errTooMany {
 				return held
 			} else if err != nil {
 				t.Fatal(err)
@@ -102,7 +102,7 @@ func TestHandoversToSilentNodes(t *testing.T) {
 	var uid atomic.Uint32
 	uid.Store(attacker)
 	ts := start(t, Options{MaxClients: 512, HandoverTimeout: time.Hour}, func(s *Server) {
-		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
+		s.users.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
 	})
 	const nodes, handovers = 12, 700
 	for i := range nodes {
@@ -137,7 +137,7 @@ func TestHandoversToSilentNodes(t *testing.T) {
 	if n := ts.slots.unackedCount(); n < most/2 || n > most {
 		t.Errorf("%d handovers are under way, at most %d are for one user", n, most)
 	}
-	if ts.stats.refusals[refusedHeld].Load() == 0 {
+	if ts.stats.refusals[refusedInProgress].Load() == 0 {
 		t.Error("not counted")
 	}
 	ts.log.says(t, "too many handovers are under way")
@@ -207,7 +207,7 @@ func TestUserFoundLater(t *testing.T) {
 	var answer atomic.Pointer[error]
 	say := func(err error) { answer.Store(&err) }
 	ts := start(t, Options{HandoverTimeout: time.Hour}, func(s *Server) {
-		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, *answer.Load() }
+		s.users.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, *answer.Load() }
 	})
 	say(os.NewSyscallError("socket", unix.EACCES))
 	ts.register(t, plainNode("unknown"))
@@ -216,31 +216,31 @@ func TestUserFoundLater(t *testing.T) {
 	ts.initiate(t, "n")
 	n.asked()
 	reg := nodeOf(ts.names.Lookup([]byte("n")))
-	first := reg.owner()
-	if first.uid != unknownUID || first.slots.held != 1 {
+	first := reg.user()
+	if first.uid != unknownUID || first.slots.inProgress != 1 {
 		t.Errorf("%+v", first)
 	}
 	say(nil)
-	if !testkit.Within(func() bool { return reg.owner().uid == 4242 }) {
+	if !testkit.Within(func() bool { return reg.user().uid == 4242 }) {
 		t.Fatal("its user is not found")
 	}
-	ts.owners.mu.Lock()
+	ts.users.mu.Lock()
 	ts.slots.mu.Lock()
-	to := reg.owner()
-	if first.files != 1 || first.slots != (slotCounts{}) || to.files != 2 || to.slots != (slotCounts{unread: 1, held: 1}) || ts.owners.files != 3 {
-		t.Errorf("unknown %+v, found %+v, %d files", first, to, ts.owners.files)
+	to := reg.user()
+	if first.files != 1 || first.slots != (slotCounts{}) || to.files != 2 || to.slots != (slotCounts{unread: 1, inProgress: 1}) || ts.users.files != 3 {
+		t.Errorf("unknown %+v, found %+v, %d files", first, to, ts.users.files)
 	}
 	ts.slots.mu.Unlock()
-	ts.owners.mu.Unlock()
+	ts.users.mu.Unlock()
 	_ = n.heartbeat.Close()
 	if !testkit.Within(func() bool {
-		ts.owners.mu.Lock()
-		defer ts.owners.mu.Unlock()
-		return to.files == 0 && ts.owners.files == 1
+		ts.users.mu.Lock()
+		defer ts.users.mu.Unlock()
+		return to.files == 0 && ts.users.files == 1
 	}) {
 		t.Errorf("%+v", to)
 	}
-	if other := nodeOf(ts.names.Lookup([]byte("unknown"))); other.owner() != first {
+	if other := nodeOf(ts.names.Lookup([]byte("unknown"))); other.user() != first {
 		t.Error("the other's user is found too")
 	}
 }

@@ -22,7 +22,8 @@ import (
 )
 
 var (
-	// errNoSocket: the node answered 'h' with an empty path.
+	// errNoSocket: the node answered the ask ('h', epmdproto.HandoverAsk) with an empty
+	// socket name.
 	errNoSocket = errors.New("epmd: the node cannot open a socket at the moment")
 	// errUntrusted: another user than the node's listens on the socket.
 	errUntrusted = errors.New("epmd: not a socket of the node")
@@ -42,7 +43,7 @@ type nodeEnv struct {
 	log     zerolog.Logger
 	names   *registry.Registry
 	slots   *slots
-	owners  *owners
+	users   *users
 	upgrade *upgrade
 	tasks   *tasks
 	// passDone: see channelEnv.
@@ -54,20 +55,23 @@ type node struct {
 	env       *nodeEnv
 	entry     *registry.Node
 	heartbeat *conn
-	account   *account
-	port2     []byte        // the answer to PORT_PLEASE2
+	usage     *usage
+	port2Resp []byte        // PORT2_RESP, the answer to PORT_PLEASE2
 	gone      chan struct{} // closed when nothing can be passed to the node any more
 
-	writing sync.Mutex // held to write on the heartbeat
+	writeMu sync.Mutex // held to write on the heartbeat
 
-	mu      sync.Mutex   // guards what follows
-	goneErr error        // the reason why gone is closed, or nil
-	asked   bool         // an 'h' is unanswered: there is never more than one
-	partial bytes.Buffer // the beginning of the answer to 'h'; only readHeartbeat uses it
-	answers chan socketAnswer
-	channel *channel  // the open one, or nil
-	opening *opening  // the attempt under way, or nil
-	logged  time.Time // when a failed attempt was logged
+	// partial is the part of the answer to 'h' that was read already. Only readHeartbeat
+	// uses it, and resumeNode and state while readHeartbeat does not run.
+	partial bytes.Buffer
+	answers chan socketAnswer // has room for one
+
+	mu      sync.Mutex // guards what follows
+	goneErr error      // the reason why gone is closed, or nil
+	asked   bool       // an 'h' is unanswered: there is never more than one
+	channel *channel   // the open one, or nil
+	opening *opening   // the attempt under way, or nil
+	logged  time.Time  // when a failed attempt was logged
 }
 
 // socketAnswer is a node's answer to 'h'. err wraps epmdproto.ErrSocketName.
@@ -84,13 +88,12 @@ type opening struct {
 	err     error
 }
 
-// newNode makes c the heartbeat of a node, which closes its account when it
-// unregisters.
-func newNode(env *nodeEnv, c *conn, req epmdproto.Alive2Req, a *account) *node {
+// newNode makes c the heartbeat of a node, which calls removeUsage when it unregisters.
+func newNode(env *nodeEnv, c *conn, req epmdproto.Alive2Req, u *usage) *node {
 	n := &node{
-		env: env, heartbeat: c, account: a, gone: make(chan struct{}),
-		port2:   epmdproto.AppendPort2Resp(nil, req),
-		answers: make(chan socketAnswer, 1),
+		env: env, heartbeat: c, usage: u, gone: make(chan struct{}),
+		port2Resp: epmdproto.AppendPort2Resp(nil, req),
+		answers:   make(chan socketAnswer, 1),
 	}
 	n.entry = &registry.Node{Alive2Req: req, FD: c.fd, Data: n}
 	return n
@@ -99,8 +102,8 @@ func newNode(env *nodeEnv, c *conn, req epmdproto.Alive2Req, a *account) *node {
 // nodeOf returns the node that newNode stored in the entry.
 func nodeOf(entry *registry.Node) *node { return entry.Data.(*node) }
 
-// owner returns the local user whose node n is.
-func (n *node) owner() *owner { return n.account.owner.Load() }
+// user returns the local user that runs the node.
+func (n *node) user() *user { return n.usage.user.Load() }
 
 // findUser asks the kernel for the node's user until it answers.
 func (n *node) findUser() {
@@ -110,9 +113,9 @@ func (n *node) findUser() {
 		case <-n.gone:
 			return
 		}
-		uid, retry := n.env.owners.uidOf(&n.heartbeat.socket)
+		uid, retry := n.env.users.uidOf(&n.heartbeat.socket)
 		if uid != unknownUID {
-			n.env.owners.changeUser(n.account, uid)
+			n.env.users.changeUser(n.usage, uid)
 		}
 		if !retry {
 			return
@@ -136,7 +139,7 @@ func (n *node) serveHeartbeat() {
 	case isAny(err, io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, os.ErrClosed): // the usual end
 		n.unregister(errGone, err.Error())
 	default:
-		n.owner().log.Warn().Str("node", n.entry.Name).Stringer("uid", n.owner()).Err(err).Msg("heartbeat broken, unregistering the node")
+		n.user().log.Warn().Str("node", n.entry.Name).Stringer("uid", n.user()).Err(err).Msg("heartbeat broken, unregistering the node")
 		n.unregister(err, err.Error())
 	}
 }
@@ -174,21 +177,22 @@ func (n *node) readHeartbeat() error {
 	return n.heartbeat.setReadDeadline(time.Time{})
 }
 
-// unregister removes the node's name, ends the handovers to it with err, and hangs
-// its heartbeat up. It may be called more than once and by any goroutine.
+// unregister removes the node's name, ends the handovers to it with err, and closes its
+// heartbeat. It may be called more than once and by any goroutine.
 func (n *node) unregister(err error, reason string) {
 	n.env.names.Unregister(n.entry)
-	if !n.endHandovers(err) {
+	if !n.markGone(err) {
 		return
 	}
-	n.env.owners.closeAccount(n.account)
+	n.env.users.removeUsage(n.usage)
 	n.heartbeat.hangUp()
-	n.env.log.Info().Str("node", n.entry.Name).Str("why", reason).Msg("unregistered")
+	n.env.log.Info().Str("node", n.entry.Name).Str("reason", reason).Msg("unregistered")
 }
 
-// endHandovers ends all handovers to the node, with err for those that wait, and
-// breaks the channel. It returns false if it was called before.
-func (n *node) endHandovers(err error) bool {
+// markGone closes n.gone, which ends the handovers that wait for a slot or for a channel,
+// with err. It breaks the open channel, which ends those that were passed. It returns
+// false if it was called before.
+func (n *node) markGone(err error) bool {
 	n.mu.Lock()
 	first := n.goneErr == nil
 	if first {
@@ -209,7 +213,7 @@ func (n *node) endHandovers(err error) bool {
 
 // acquireSlot waits for a slot until the deadline, see slots.acquire.
 func (n *node) acquireSlot(deadline <-chan time.Time) error {
-	err := n.env.slots.acquire(&n.account.queue, n.gone, deadline)
+	err := n.env.slots.acquire(&n.usage.queue, n.gone, deadline)
 	if err == errGone {
 		return n.goneErr
 	}
@@ -217,10 +221,10 @@ func (n *node) acquireSlot(deadline <-chan time.Time) error {
 }
 
 // acquireSlotNow is like acquireSlot but never waits. It reports whether it got a slot.
-func (n *node) acquireSlotNow() bool { return n.env.slots.acquireNow(&n.account.queue) }
+func (n *node) acquireSlotNow() bool { return n.env.slots.acquireNow(&n.usage.queue) }
 
 // releaseSlot gives back the slot of a connection that was not passed.
-func (n *node) releaseSlot() { n.env.slots.releaseRead(&n.account.queue) }
+func (n *node) releaseSlot() { n.env.slots.releaseSlot(&n.usage.queue) }
 
 // sendPass sends p over the node's channel. If the channel turns out to be broken it
 // tries once more, over a new one. See channel.send for the error.
@@ -287,7 +291,7 @@ func (n *node) runOpening(o *opening) {
 		n.env.tasks.Go(o.channel.readAcks)
 	}
 	n.opening = nil
-	// Any peer can cause this, so that it is not logged each time.
+	// Any peer can cause this, so it is not logged every time.
 	log := err != nil && !isAny(err, errGone, goneErr) && time.Since(n.logged) > logEvery
 	if log {
 		n.logged = time.Now()
@@ -295,13 +299,13 @@ func (n *node) runOpening(o *opening) {
 	n.mu.Unlock()
 	close(o.done)
 	if log {
-		n.owner().log.Warn().Err(err).Str("node", n.entry.Name).Stringer("uid", n.owner()).Msg("cannot open a channel to the node")
+		n.user().log.Warn().Err(err).Str("node", n.entry.Name).Stringer("uid", n.user()).Msg("cannot open a channel to the node")
 	}
 }
 
 func (n *node) newChannel(conn *net.UnixConn) *channel {
 	return newChannel(channelEnv{
-		nodeName: n.entry.Name, account: n.account, slots: n.env.slots, tasks: n.env.tasks,
+		nodeName: n.entry.Name, usage: n.usage, slots: n.env.slots, tasks: n.env.tasks,
 		passDone: func(p *pass, err error) { n.env.passDone(n.entry.Name, p, err) },
 		removed:  n.removeChannel,
 	}, conn)
@@ -323,7 +327,7 @@ func (n *node) connect() (*net.UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	uid, err := n.env.owners.peerUID(&n.heartbeat.socket)
+	uid, err := n.env.users.peerUID(&n.heartbeat.socket)
 	if err != nil {
 		return nil, fmt.Errorf("epmd: finding the node's user: %w", err)
 	}
@@ -351,14 +355,15 @@ func (n *node) askSocket(timeout time.Duration) (string, error) {
 	}
 }
 
-// sendAsk is a no-op if an earlier 'h' is unanswered.
+// sendAsk sends 'h' on the heartbeat. It is a no-op if an earlier 'h' is unanswered. It
+// discards the answer to an 'h' whose attempt no longer waited when the answer came.
 func (n *node) sendAsk(timeout time.Duration) error {
 	n.mu.Lock()
 	before := n.asked
 	n.asked = true
 	if !before {
 		select {
-		case <-n.answers: // came too late, for an earlier attempt
+		case <-n.answers:
 		default:
 		}
 	}
@@ -366,11 +371,11 @@ func (n *node) sendAsk(timeout time.Duration) error {
 	if before {
 		return nil
 	}
-	n.writing.Lock()
-	defer n.writing.Unlock()
+	n.writeMu.Lock()
+	defer n.writeMu.Unlock()
 	err := n.heartbeat.file.SetWriteDeadline(time.Now().Add(timeout))
 	if err == nil {
-		err = n.heartbeat.writeParked(epmdproto.HandoverAsk)
+		err = n.heartbeat.writePolled(epmdproto.HandoverAsk)
 	}
 	if err != nil {
 		return fmt.Errorf("epmd: asking the node for its socket: %w", err)
@@ -436,15 +441,16 @@ func (n *node) status() status.Node {
 		st.Channel = channelOpening
 	}
 	n.mu.Unlock()
-	st.Unread, st.Queued = n.env.slots.queueStatus(&n.account.queue)
+	st.Unread, st.Queued = n.env.slots.queueStatus(&n.usage.queue)
 	return st
 }
 
-// state describes the node for a successor. n.asked and n.partial must not change any
-// more: after a freeze, or with trial, which leaves them out.
+// state describes the node for a successor. If the server is frozen, nothing changes
+// n.asked and n.partial any more, so they are read without a lock. With trial, they are
+// left out, because the node is still served.
 func (n *node) state(fd int, trial bool) NodeState {
 	st := NodeState{Record: n.entry.Record(), FD: fd, Peer: n.heartbeat.peer}
-	if uid := n.owner().uid; uid != unknownUID { // else the successor asks again
+	if uid := n.user().uid; uid != unknownUID { // else the successor asks again
 		st.UID = &uid
 	}
 	if !trial {

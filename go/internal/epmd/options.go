@@ -31,7 +31,7 @@ type Options struct {
 	// Files is how many files EPMD may have open, or 0 if that is not known. The
 	// defaults of MaxClients, MaxPasses and MaxNodeFiles are its [Budget].
 	Files int
-	// MaxClients is how many connections may be open, without heartbeats. More
+	// MaxClients is how many connections may be open, not counting heartbeats. More
 	// are closed at once. Default at most 8,192.
 	MaxClients int
 	// LocalReserve is how many of MaxClients are reserved for local peers.
@@ -52,25 +52,25 @@ type Options struct {
 	// that several connections share counts once. Default 64 MiB.
 	MaxUntakenBytes int
 	// MaxNodeFiles is how many files registered nodes may take: one each, and two if
-	// they take handovers. The nodes of one user may take at most as many as they
-	// leave free for others. This does not limit the nodes of root and of EPMD's own
-	// user, who could end EPMD anyway. Default at most 65,536.
+	// they take handovers. It is shared by users as MaxInProgress is, but the nodes of
+	// root and of EPMD's own user may have more than their share, since these users could
+	// end EPMD anyway. Default at most 65,536.
 	MaxNodeFiles int
-	// MaxHeld is how many handovers may be under way, waiting or passed. The nodes of
-	// one user may have at most as many as they leave free for others, and a node at
-	// most as many as it leaves free for other nodes of its user. Default half of
-	// MaxClients.
-	MaxHeld int
+	// MaxInProgress is how many handovers may be in progress: those that wait, and those
+	// that were passed and are not acknowledged. One user's nodes may have at most half of
+	// it, and the next user's at most half of what is left; a user's nodes share in the
+	// same way what the user may have. Default half of MaxClients.
+	MaxInProgress int
 	// HandoverTimeout is the time for one handover, from its request to the
 	// node's ACK. Default 6 s: initiators wait for net_setuptime, 7 s, and must
 	// receive the reason of a failure before that.
 	HandoverTimeout time.Duration
 	// MaxNodePasses is how many connections that were passed to one node may be
-	// unread, as far as EPMD knows. Default 64.
+	// possibly unread. Default 64.
 	MaxNodePasses int
 	// MaxPasses is the same limit for all nodes together: the kernel refuses to pass
-	// more than EPMD may have files open (ETOOMANYREFS). The nodes of one user may
-	// have at most as many as they leave free for others. Default at most 1,024.
+	// more than EPMD may have files open (ETOOMANYREFS). It is shared as MaxInProgress is.
+	// Default at most 1,024.
 	MaxPasses int
 	// MaxNodeQueue is how many more handovers to one node may wait for a slot.
 	// Default 1,024.
@@ -105,7 +105,7 @@ func (o Options) withDefaults() Options {
 	o.MaxUntaken = cmp.Or(o.MaxUntaken, o.MaxWaiting)
 	o.MaxUntakenSource = cmp.Or(o.MaxUntakenSource, o.MaxWaitingSource)
 	o.MaxUntakenBytes = cmp.Or(o.MaxUntakenBytes, 64<<20)
-	o.MaxHeld = cmp.Or(o.MaxHeld, max(1, o.MaxClients/2))
+	o.MaxInProgress = cmp.Or(o.MaxInProgress, max(1, o.MaxClients/2))
 	o.HandoverTimeout = cmp.Or(o.HandoverTimeout, 6*time.Second)
 	o.MaxNodePasses = cmp.Or(o.MaxNodePasses, 64)
 	o.MaxNodeQueue = cmp.Or(o.MaxNodeQueue, 1024)

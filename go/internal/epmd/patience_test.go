@@ -77,7 +77,7 @@ func TestNeverAnswers(t *testing.T) {
 	if !testkit.Within(func() bool { reg.mu.Lock(); defer reg.mu.Unlock(); return reg.opening != nil }) {
 		t.Fatal("nobody waits for the answer")
 	}
-	silent.offer()
+	silent.sendSocketName()
 	ch = silent.accept()
 	p, f := ch.take()
 	ch.ack(p.ID, epmdproto.OK)
@@ -127,7 +127,7 @@ func TestHalfAnAnswer(t *testing.T) {
 // handovers that wait for a slot.
 func (ts *testServer) inLine(t *testing.T, name string, unread, queued int) {
 	t.Helper()
-	queue := &nodeOf(ts.names.Lookup([]byte(name))).account.queue
+	queue := &nodeOf(ts.names.Lookup([]byte(name))).usage.queue
 	if !testkit.Within(func() bool { u, q := ts.slots.queueStatus(queue); return u == unread && q == queued }) {
 		t.Errorf("%s never had %d unread and %d waiting", name, unread, queued)
 	}
@@ -266,7 +266,7 @@ func TestFullBacklog(t *testing.T) {
 	}
 	c := ts.initiate(t, "n")
 	n.asked()
-	n.offer()
+	n.sendSocketName()
 	_ = n.accept().Close() // the one in the way; then there is room
 	ch := n.accept()
 	p, f := ch.take()

@@ -110,7 +110,7 @@ func TestPolicyHandover(t *testing.T) {
 	waiting, theirs := remotePair(t, ts.Server)
 	ts.tasks.Go(func() { ts.serve(waiting) })
 	send(t, theirs, handoverReq(t, "app1")[:4])
-	if !testkit.Within(func() bool { return len(ts.conns.openConns()) == 3 }) {
+	if !testkit.Within(func() bool { return len(ts.conns.polledConns()) == 3 }) {
 		t.Fatal("the request that is not whole does not wait")
 	}
 	ts.SetPolicy(policyOf(t, "allow.handovers = []"))

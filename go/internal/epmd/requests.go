@@ -27,7 +27,7 @@ func (s *Server) admit(fd int, peer netip.AddrPort) {
 	if !done || c.passed {
 		s.spare = new(conn)
 	}
-	if done {
+	if done { // c is closed, or a pass owns it
 		return
 	}
 	c.noWait = false
@@ -59,21 +59,22 @@ func (s *Server) serve(c *conn) {
 	request, err := c.readRequest(b)
 	request = slices.Clone(request) // a heartbeat must not keep a buffer for life
 	buffers.Put(b)
-	if c.isParked() && !s.conns.waiting.remove(&c.socket) {
+	if c.isPolled() && !s.conns.waiting.remove(&c.socket) {
 		err = errDropped
 	}
 	switch {
 	case errors.Is(err, errFrozen):
 		s.upgrade.keepClient(c, c.body, nil)
 	case err != nil:
-		s.recordSilent(c, err)
+		s.recordUnanswered(c, err)
 	default:
 		s.dispatch(c, request)
 	}
 }
 
-// serveNow is like serve, for a lookup or a handover, but never waits. It returns
-// false if the request is another one or needs waiting; what was read stays in c.
+// serveNow is like serve, but never waits, and answers only lookups and handovers. If the
+// request is another one, or serveNow would have to wait, it returns false and leaves what
+// it has read in c, for serve.
 func (s *Server) serveNow(c *conn) bool {
 	_, opcode, err := c.readHeader()
 	if err == errWouldBlock || err == nil && opcode != epmdproto.OpPort2 && opcode != epmdproto.OpHandover {
@@ -86,7 +87,7 @@ func (s *Server) serveNow(c *conn) bool {
 		return false
 	}
 	if err != nil {
-		s.recordSilent(c, err)
+		s.recordUnanswered(c, err)
 	}
 	if !c.passed {
 		c.close()
@@ -116,8 +117,10 @@ func (s *Server) answerNow(c *conn, opcode byte) error {
 	return err
 }
 
-// recordSilent counts and logs a connection that ends without a complete request.
-func (s *Server) recordSilent(c *conn, err error) {
+// recordUnanswered counts and logs a connection that ends before its request is complete,
+// or whose request has an invalid length. Most of these clients were silent, hence the
+// name of the metric, epmd_connections_silent_total.
+func (s *Server) recordUnanswered(c *conn, err error) {
 	s.stats.silent.Add(1)
 	s.o.Log.Debug().Err(err).Stringer("peer", c.peer).Msg("closed without an answer")
 }
@@ -196,8 +199,8 @@ func (s *Server) checkLocal(c *conn, what kind) bool {
 var policyRequestNames = map[policy.Request]string{policy.Lookup: "lookup", policy.Handover: "handover", policy.Names: "names"}
 
 // checkPolicy returns why the policy refuses c's request, or policy.Allowed, and counts
-// and logs a refusal. Policy does not apply to local peers: the host works the same
-// under any, its nodes reach each other, and its operator sees everything.
+// and logs a refusal. Policy does not apply to local peers: under any policy, the nodes of
+// the host reach each other, and its operator sees everything.
 func (s *Server) checkPolicy(c *conn, what policy.Request, name []byte) policy.Reason {
 	p := s.policy.Load()
 	if p == nil || c.isLocal() {
@@ -205,7 +208,7 @@ func (s *Server) checkPolicy(c *conn, what policy.Request, name []byte) policy.R
 	}
 	reason := p.Check(what, c.peer.Addr(), sourceOf(c.peer), string(name))
 	if reason != policy.Allowed {
-		s.stats.refusals[refusedSource+refusal(reason-policy.Source)].Add(1)
+		s.stats.refusals[refusalOf(reason)].Add(1)
 		s.stats.refusalLog.Warn().Stringer("peer", c.peer).Str("request", policyRequestNames[what]).Bytes("node", name).
 			Stringer("reason", reason).Msg("refused by policy")
 	}
@@ -213,8 +216,7 @@ func (s *Server) checkPolicy(c *conn, what policy.Request, name []byte) policy.R
 }
 
 // lookup returns the answer to PORT_PLEASE2, or nil if the name is malformed. A NUL
-// at the end of the name is ignored. The stock EPMD counts the end of the request as a
-// character, so a name may have 254 at most here.
+// at the end of the name is ignored.
 func (s *Server) lookup(c *conn, name []byte) []byte {
 	if len(name) > 0 && name[len(name)-1] == 0 {
 		name = name[:len(name)-1]
@@ -223,11 +225,12 @@ func (s *Server) lookup(c *conn, name []byte) []byte {
 		s.stats.countRequest(kindLookup, outcomeRefused)
 		return epmdproto.AppendPort2Unknown(nil)
 	}
-	// Most names that peers ask for exist, and their form need not be checked.
+	// Most names that peers ask for exist. Their form was checked at the registration, so
+	// only the length, for which a lookup has a lower limit (see validLookup), is checked.
 	n := s.names.Lookup(name)
 	if n != nil && len(name) > 0 && len(name) < epmdproto.MaxNameChars {
 		s.stats.countRequest(kindLookup, outcomeOK)
-		return nodeOf(n).port2
+		return nodeOf(n).port2Resp
 	}
 	if err := validLookup(string(name)); err != nil {
 		s.stats.countRequest(kindLookup, outcomeBad)
@@ -239,10 +242,12 @@ func (s *Server) lookup(c *conn, name []byte) []byte {
 		return epmdproto.AppendPort2Unknown(nil)
 	}
 	s.stats.countRequest(kindLookup, outcomeOK)
-	return nodeOf(n).port2
+	return nodeOf(n).port2Resp
 }
 
-// validLookup is like epmdproto.ValidName, with the stock EPMD's limit.
+// validLookup is like epmdproto.ValidName, but a name may have one character less than at
+// a registration: the stock EPMD counts the NUL that it appends to the request. Hence the
+// second check, of a name that is one character longer.
 func validLookup(name string) error {
 	if err := epmdproto.ValidName(name); err != nil {
 		return err
@@ -264,17 +269,18 @@ func (s *Server) handleAlive2(c *conn, request []byte) {
 // refused the connection stays open until the peer closes it, as in the stock EPMD,
 // but no longer than the request's deadline.
 func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
-	// From now on other goroutines write on c and hang it up.
-	if !c.isParked() {
-		if err := c.park(); err != nil {
+	// From now on other goroutines write on c and hang it up, which needs the poller.
+	if !c.isPolled() {
+		if err := c.startPolling(); err != nil {
 			return
 		}
 	}
-	uid, retry := s.owners.uidOf(&c.socket)
-	a, hasRoom := s.owners.openAccount(uid, filesOf(req))
-	n := newNode(s.nodes, c, req, a)
-	// The answer must be written before anybody asks on the heartbeat.
-	n.writing.Lock()
+	uid, retry := s.users.uidOf(&c.socket)
+	u, hasRoom := s.users.addUsage(uid, filesOf(req))
+	n := newNode(s.nodes, c, req, u)
+	// The answer must be written before any HANDOVER_ASK. A handover can ask as soon as the
+	// name is registered.
+	n.writeMu.Lock()
 	err := req.CanRegister()
 	if !hasRoom {
 		err = errNames
@@ -290,13 +296,13 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 	if err == nil {
 		resp = epmdproto.Alive2Resp{Creation: n.entry.Creation()}
 	}
-	sent := s.sendAnswer(c, resp.Append(nil, req.Highest), c.writeParked)
-	n.writing.Unlock()
+	sent := s.sendAnswer(c, resp.Append(nil, req.Highest), c.writePolled)
+	n.writeMu.Unlock()
 	switch {
 	case err != nil:
-		s.owners.closeAccount(a)
+		s.users.removeUsage(u)
 		s.stats.countRequest(kindRegister, outcomeRefused)
-		n.owner().log.Warn().Err(err).Stringer("peer", c.peer).Stringer("uid", n.owner()).Msg("registration refused")
+		n.user().log.Warn().Err(err).Stringer("peer", c.peer).Stringer("uid", n.user()).Msg("registration refused")
 		s.conns.waiting.add(&c.socket, nil)
 		_, _ = c.Read(make([]byte, 1))
 	case !sent:
@@ -316,7 +322,7 @@ func (s *Server) register(c *conn, req epmdproto.Alive2Req) {
 func (s *Server) freeName(name string) bool {
 	entry := s.names.Lookup([]byte(name))
 	if entry == nil {
-		return true // meanwhile
+		return true // the node's goroutine has unregistered it by now
 	}
 	n := nodeOf(entry)
 	if !n.heartbeat.isHungUp() {
@@ -418,7 +424,8 @@ func (s *Server) handleStop(c *conn, name []byte) {
 	s.reply(c, []byte("STOPPED"))
 }
 
-// handleUpgrade answers UPGRADE_REQ. The successor sends the answer of a success.
+// handleUpgrade answers UPGRADE_REQ if the upgrade is refused or fails. If it succeeds, the
+// successor sends the answer.
 func (s *Server) handleUpgrade(c *conn) {
 	err := s.mayUpgrade(c)
 	if err == nil {
@@ -435,7 +442,7 @@ func (s *Server) handleUpgrade(c *conn) {
 
 // mayUpgrade returns an error unless the peer is EPMD's own user or root.
 func (s *Server) mayUpgrade(c *conn) error {
-	uid, err := s.owners.peerUID(&c.socket)
+	uid, err := s.users.peerUID(&c.socket)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ func TestLookupCost(t *testing.T) {
 	}
 	add := func(from, to int) {
 		for i := from; i < to; i++ {
-			n := newNode(ts.nodes, &conn{}, plainNode(fmt.Sprint("node", i)), firstOf(ts.owners.openAccount(1, 1)))
+			n := newNode(ts.nodes, &conn{}, plainNode(fmt.Sprint("node", i)), firstOf(ts.users.addUsage(1, 1)))
 			if err := ts.names.Register(n.entry); err != nil {
 				t.Fatal(err)
 			}

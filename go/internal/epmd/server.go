@@ -32,7 +32,7 @@ type Server struct {
 	names        *registry.Registry
 	conns        *connections
 	slots        *slots
-	owners       *owners
+	users        *users
 	nodes        *nodeEnv
 	lists        lists
 	statusAnswer statusAnswer
@@ -57,12 +57,12 @@ func New(o Options) *Server {
 	}
 	s.lists.names, s.lists.port = s.names, uint32(o.Port)
 	s.conns = newConnections(o, s.stats)
-	s.owners = newOwners(o, s.slots)
+	s.users = newUsers(o, s.slots)
 	s.nodes = &nodeEnv{
-		timeout: o.HandoverTimeout, log: o.Log, names: s.names, slots: s.slots, owners: s.owners, upgrade: s.upgrade,
+		timeout: o.HandoverTimeout, log: o.Log, names: s.names, slots: s.slots, users: s.users, upgrade: s.upgrade,
 		tasks: s.tasks, passDone: s.passDone,
 	}
-	messageSize() // measured while there are files for it
+	messageSize() // it opens two sockets at its first call, so call it while files are free
 	return s
 }
 
@@ -88,7 +88,7 @@ func (s *Server) Serve(listeners []*net.TCPListener) error {
 		s.freeze(a)
 		return nil
 	}
-	for _, c := range s.conns.openConns() {
+	for _, c := range s.conns.polledConns() {
 		c.hangUp()
 	}
 	s.tasks.Wait()
@@ -103,7 +103,7 @@ func (s *Server) Close() {
 
 // shutDown makes Serve return. It is a no-op if the server is ending already.
 func (s *Server) shutDown(frozen bool) {
-	if s.conns.refuseMore(frozen) {
+	if s.conns.beginEnd(frozen) {
 		close(s.tasks.end)
 	}
 }
@@ -122,13 +122,14 @@ func (s *Server) Upgrade() error {
 		s.o.Log.Error().Err(err).Msg("upgrade failed; going on as before")
 		return err
 	}
-	go s.startDrain()
+	go s.drainAndFreeze()
 	return nil
 }
 
-// startDrain drains and then freezes the server. Each handover under way has its own
-// deadline, which is not later than this one.
-func (s *Server) startDrain() {
+// drainAndFreeze waits for the handovers in progress, and then makes Serve freeze the
+// server and return. drain gets the full HandoverTimeout: each of these handovers began
+// earlier, so its own deadline comes first.
+func (s *Server) drainAndFreeze() {
 	if s.upgrade.drain(s.o.HandoverTimeout, s.tasks.end) {
 		s.shutDown(true)
 	}
@@ -138,12 +139,13 @@ func (s *Server) startDrain() {
 // upgrade. The caller must close the open files in it. A second call returns nil.
 func (s *Server) TakeState() *State { return s.upgrade.takeState() }
 
-// freeze takes every connection out of its goroutine, and the listeners' files.
+// freeze ends every goroutine that serves a connection, which keeps the connection for the
+// successor, and publishes the state with these connections and the listeners.
 func (s *Server) freeze(a *acceptor) {
 	for _, entry := range s.names.Live() {
-		nodeOf(entry).endHandovers(errFrozen)
+		nodeOf(entry).markGone(errFrozen)
 	}
-	for _, c := range s.conns.openConns() {
+	for _, c := range s.conns.polledConns() {
 		c.interrupt()
 	}
 	done := make(chan struct{})
@@ -157,9 +159,10 @@ func (s *Server) freeze(a *acceptor) {
 	s.upgrade.publish(st)
 }
 
-// awaitAnswers returns when done is closed. Until then it closes connections that have
-// not read their answer for too long. All others only need a processor, however long it
-// takes to get one.
+// awaitAnswers returns when done is closed: when all other goroutines have ended. Until
+// then it closes connections whose peer has not read its answer for freezeTimeout. Only
+// these have a time limit. The other goroutines wait for no peer, only for a processor,
+// which may take long on a busy host.
 func (s *Server) awaitAnswers(done <-chan struct{}) {
 	tick := time.NewTicker(freezeTimeout / 4)
 	defer tick.Stop()
@@ -169,7 +172,7 @@ func (s *Server) awaitAnswers(done <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		for _, c := range s.conns.openConns() {
+		for _, c := range s.conns.polledConns() {
 			if began := c.writeStart.Load(); began != 0 && time.Since(time.Unix(0, began)) > freezeTimeout {
 				s.o.Log.Warn().Stringer("peer", c.peer).Msg("upgrade: the peer does not read its answer, closing the connection")
 				c.hangUp()
@@ -178,8 +181,9 @@ func (s *Server) awaitAnswers(done <-chan struct{}) {
 	}
 }
 
-// state describes the server: with trial while it serves, without open files; else
-// frozen, with the heartbeats that were kept. upgrade.publish adds the clients.
+// state describes the server for a successor. With trial, the server still serves, and the
+// state has no open files. Without trial, the server is frozen, and the state has the
+// heartbeats that were kept; upgrade.publish adds the clients.
 func (s *Server) state(trial bool) *State {
 	st := &State{Version: stateVersion}
 	for _, entry := range slices.Backward(s.names.Live()) {
@@ -196,8 +200,8 @@ func (s *Server) state(trial bool) *State {
 	return st
 }
 
-// Resume is like [Server.Serve], with what a predecessor left. It takes the open files
-// of st over, even if it fails.
+// Resume is like [Server.Serve], with what a predecessor left. It takes over the open files
+// of st, even if it fails.
 func (s *Server) Resume(st *State) error {
 	var listeners []*net.TCPListener
 	for _, fd := range st.Listeners {
@@ -241,7 +245,7 @@ func listenerOf(fd int) (*net.TCPListener, error) {
 func (s *Server) resumeNode(st NodeState) error {
 	unix.CloseOnExec(st.FD)
 	c := &conn{shared: s.conns, socket: socket{fd: st.FD, peer: st.Peer}}
-	if err := c.park(); err != nil {
+	if err := c.startPolling(); err != nil {
 		c.close()
 		return err
 	}
@@ -250,14 +254,14 @@ func (s *Server) resumeNode(st NodeState) error {
 	if st.UID != nil && *st.UID != unknownUID {
 		uid = *st.UID
 	} else {
-		uid, retry = s.owners.uidOf(&c.socket)
+		uid, retry = s.users.uidOf(&c.socket)
 	}
-	a, _ := s.owners.openAccount(uid, filesOf(st.Alive2Req))
-	n := newNode(s.nodes, c, st.Alive2Req, a)
+	u, _ := s.users.addUsage(uid, filesOf(st.Alive2Req))
+	n := newNode(s.nodes, c, st.Alive2Req, u)
 	n.asked = st.Asked
 	n.partial.Write(st.Said)
 	if err := s.names.Restore(n.entry, st.Count); err != nil {
-		s.owners.closeAccount(a)
+		s.users.removeUsage(u)
 		c.close()
 		return err
 	}

@@ -10,24 +10,28 @@ import (
 var (
 	// errFull: the node's queue is full.
 	errFull = errors.New("epmd: too many handovers wait for the node")
-	// errShare: the node's user, or all users together, have as many unread
-	// connections as they may.
-	errShare = errors.New("epmd: no slot in time: the nodes of that user have too many unread connections")
-	// errHeld: as many handovers to the node, its user's nodes or all nodes are under
-	// way as may be.
-	errHeld = errors.New("epmd: too many handovers to that node, or to nodes of its user, at once")
+	// errShare: the nodes of the node's user, or of all users together, have as many
+	// unread connections as they may.
+	errShare = errors.New("epmd: no slot in time: the nodes of that user, or of all users together, have too many unread connections")
+	// errTooMany: the node, the nodes of its user, or all nodes together have as many
+	// handovers in progress as they may.
+	errTooMany = errors.New("epmd: too many handovers in progress to that node, to nodes of its user, or to all nodes together")
 )
 
-// slots bounds how many connections nodes have been passed and may not have read
-// yet. The kernel counts these for EPMD's user, even if EPMD no longer waits for an
-// ACK. A user may have at most as many as it leaves free for all others, and a node
-// at most as many as it leaves free for other nodes of its user. So users and nodes
-// that read nothing cannot take the last slot. slots bounds in the same way how many
-// handovers are under way, because each may keep one of MaxClients open.
+// slots bounds how many connections were passed to nodes and are possibly unread; each
+// takes a slot. The kernel counts these connections for EPMD's user, even if EPMD no
+// longer waits for an ACK. One user gets at most half of the slots; the next at most half
+// of what is left, and so on (fairShare). A user's nodes share in the same way what the
+// user may have. So users and nodes that read nothing cannot take the last slot. slots
+// bounds in the same way how many handovers are in progress, because each may keep one of
+// MaxClients open.
 //
 // slots is safe for concurrent use.
 type slots struct {
-	maxUnread, maxNodeUnread, maxNodeQueue, maxHeld int // Options
+	maxUnread     int // Options.MaxPasses
+	maxNodeUnread int // Options.MaxNodePasses
+	maxNodeQueue  int // Options.MaxNodeQueue
+	maxInProgress int // Options.MaxInProgress
 
 	mu      sync.Mutex
 	total   slotCounts
@@ -38,25 +42,26 @@ type slots struct {
 // slotCounts counts the handovers of a node, of a user, or of all users. It is
 // guarded by slots.mu.
 type slotCounts struct {
-	unread int // passed, and perhaps not read by the node yet
-	held   int // under way: in a queue, or passed and not acknowledged
+	unread     int // passed, and possibly unread: these take a slot
+	inProgress int // in a queue, or passed and not acknowledged
 }
 
-// slotQueue is one node's part of slots. It is guarded by slots.mu.
+// slotQueue has the handovers to one node: their number, and the queue of those that wait
+// for a slot. It is guarded by slots.mu.
 type slotQueue struct {
-	userCounts *slotCounts // of the node's user
-	counts     slotCounts
+	userCounts *slotCounts     // of the node's user, with all its nodes
+	counts     slotCounts      // of the node
 	tickets    []chan struct{} // of handovers that wait; closed when the handover has its slot
 }
 
 func newSlots(o Options) *slots {
-	return &slots{maxUnread: o.MaxPasses, maxNodeUnread: o.MaxNodePasses, maxNodeQueue: o.MaxNodeQueue, maxHeld: o.MaxHeld}
+	return &slots{maxUnread: o.MaxPasses, maxNodeUnread: o.MaxNodePasses, maxNodeQueue: o.MaxNodeQueue, maxInProgress: o.MaxInProgress}
 }
 
 // acquire waits for a slot until the deadline, or until gone is closed, in which
-// case it returns errGone. After a nil error the caller must call releaseRead exactly
-// once, or releaseUnacked. After releaseUnacked it calls settle once the node is known to
-// have read the connection, which may never happen.
+// case it returns errGone. After a nil error the caller must call either releaseSlot or
+// stopAckWait, exactly once. After stopAckWait it must call releaseUnread once the node is
+// known to have read the connection, which may never happen.
 func (s *slots) acquire(q *slotQueue, gone <-chan struct{}, deadline <-chan time.Time) error {
 	ticket, err := s.takeTicket(q)
 	if ticket == nil {
@@ -70,8 +75,8 @@ func (s *slots) acquire(q *slotQueue, gone <-chan struct{}, deadline <-chan time
 	case <-deadline:
 		err = s.timeoutReason(q)
 	}
-	if !s.cancelTicket(q, ticket) { // the slot came meanwhile
-		s.releaseRead(q)
+	if !s.cancelTicket(q, ticket) { // the slot has just been granted
+		s.releaseSlot(q)
 	}
 	return err
 }
@@ -80,10 +85,10 @@ func (s *slots) acquire(q *slotQueue, gone <-chan struct{}, deadline <-chan time
 func (s *slots) acquireNow(q *slotQueue) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(q.tickets) > 0 || !s.mayHoldLocked(q) || !s.hasRoomLocked(q) {
+	if len(q.tickets) > 0 || !s.mayBeginLocked(q) || !s.hasRoomLocked(q) {
 		return false
 	}
-	s.addHeldLocked(q, 1)
+	s.addInProgressLocked(q, 1)
 	s.acquireLocked(q)
 	return true
 }
@@ -105,10 +110,10 @@ func (s *slots) takeTicket(q *slotQueue) (chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case !s.mayHoldLocked(q):
-		return nil, errHeld
+	case !s.mayBeginLocked(q):
+		return nil, errTooMany
 	case len(q.tickets) == 0 && s.hasRoomLocked(q):
-		s.addHeldLocked(q, 1)
+		s.addInProgressLocked(q, 1)
 		s.acquireLocked(q)
 		return nil, nil
 	case len(q.tickets) >= s.maxNodeQueue:
@@ -119,7 +124,7 @@ func (s *slots) takeTicket(q *slotQueue) (chan struct{}, error) {
 		s.queues = append(s.queues, q)
 	}
 	q.tickets = append(q.tickets, ticket)
-	s.addHeldLocked(q, 1)
+	s.addInProgressLocked(q, 1)
 	return ticket, nil
 }
 
@@ -130,7 +135,7 @@ func (s *slots) cancelTicket(q *slotQueue, ticket chan struct{}) bool {
 	defer s.mu.Unlock()
 	for i, t := range q.tickets {
 		if t == ticket {
-			s.addHeldLocked(q, -1)
+			s.addInProgressLocked(q, -1)
 			q.tickets = append(q.tickets[:i], q.tickets[i+1:]...)
 			if len(q.tickets) == 0 {
 				s.stopWaitingLocked(q)
@@ -141,21 +146,23 @@ func (s *slots) cancelTicket(q *slotQueue, ticket chan struct{}) bool {
 	return false
 }
 
-// releaseRead gives a slot back: the node has read the connection, or will never get it.
-func (s *slots) releaseRead(q *slotQueue) { s.release(q, 1, 1) }
+// releaseSlot ends the wait for an ACK and gives the slot back: the node has read the
+// connection, or will never get it.
+func (s *slots) releaseSlot(q *slotQueue) { s.release(q, 1, 1) }
 
-// releaseUnacked ends the wait for an ACK. The connection counts as unread until settle.
-func (s *slots) releaseUnacked(q *slotQueue) { s.release(q, 1, 0) }
+// stopAckWait ends the wait for an ACK, but the connection is possibly unread and keeps its
+// slot until releaseUnread.
+func (s *slots) stopAckWait(q *slotQueue) { s.release(q, 1, 0) }
 
-// settle gives back the slots of connections that were released unacknowledged and
-// are now known to be read, or lost with their channel.
-func (s *slots) settle(q *slotQueue, count int) { s.release(q, 0, count) }
+// releaseUnread gives back the slots of count connections for which stopAckWait was called,
+// and which are now known to be read, or lost with their channel.
+func (s *slots) releaseUnread(q *slotQueue, count int) { s.release(q, 0, count) }
 
 func (s *slots) release(q *slotQueue, unacked, unread int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unacked -= unacked
-	s.addHeldLocked(q, -unacked)
+	s.addInProgressLocked(q, -unacked)
 	if unread > 0 {
 		s.addUnreadLocked(q, -unread)
 		s.grantLocked()
@@ -185,11 +192,11 @@ func (s *slots) hasRoomLocked(q *slotQueue) bool {
 	return q.counts.unread < min(s.maxNodeUnread, fairShare(s.maxUnread, s.total.unread-ofUser)-ofUser)
 }
 
-// mayHoldLocked reports whether one more handover to the node may be under way.
+// mayBeginLocked reports whether one more handover to the node may be in progress.
 // s.mu must be held.
-func (s *slots) mayHoldLocked(q *slotQueue) bool {
-	ofUser := q.userCounts.held
-	return q.counts.held < fairShare(s.maxHeld, s.total.held-ofUser)-ofUser
+func (s *slots) mayBeginLocked(q *slotQueue) bool {
+	ofUser := q.userCounts.inProgress
+	return q.counts.inProgress < fairShare(s.maxInProgress, s.total.inProgress-ofUser)-ofUser
 }
 
 // acquireLocked counts a connection that is about to be passed. s.mu must be held.
@@ -205,11 +212,11 @@ func (s *slots) addUnreadLocked(q *slotQueue, n int) {
 	q.userCounts.unread += n
 }
 
-// addHeldLocked must be called with s.mu held.
-func (s *slots) addHeldLocked(q *slotQueue, n int) {
-	s.total.held += n
-	q.counts.held += n
-	q.userCounts.held += n
+// addInProgressLocked must be called with s.mu held.
+func (s *slots) addInProgressLocked(q *slotQueue, n int) {
+	s.total.inProgress += n
+	q.counts.inProgress += n
+	q.userCounts.inProgress += n
 }
 
 // stopWaitingLocked removes q from the queues that wait. s.mu must be held.
@@ -227,22 +234,23 @@ func (s *slots) changeUser(q *slotQueue, to *slotCounts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q.userCounts.unread -= q.counts.unread
-	q.userCounts.held -= q.counts.held
+	q.userCounts.inProgress -= q.counts.inProgress
 	q.userCounts = to
 	to.unread += q.counts.unread
-	to.held += q.counts.held
+	to.inProgress += q.counts.inProgress
 	s.grantLocked()
 }
 
-// unreadOf returns how many connections the node and its user may not have read.
+// unreadOf returns how many connections of the node, and of all nodes of its user, are
+// possibly unread.
 func (s *slots) unreadOf(q *slotQueue) (node, user int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return q.counts.unread, q.userCounts.unread
 }
 
-// queueStatus returns how many connections the node may not have read, and how many
-// handovers wait for a slot.
+// queueStatus returns how many connections of the node are possibly unread, and how many
+// handovers to it wait for a slot.
 func (s *slots) queueStatus(q *slotQueue) (unread, queued int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-func otherNode() *node { return nodeOfUser(new(owner)) }
+func otherNode() *node { return nodeOfUser(new(user)) }
 
-func nodeOfUser(o *owner) *node {
-	return &node{env: &nodeEnv{}, gone: make(chan struct{}), account: newAccount(o)}
+func nodeOfUser(o *user) *node {
+	return &node{env: &nodeEnv{}, gone: make(chan struct{}), usage: newUsage(o)}
 }
 
 // acquireLate acquires a slot with a deadline that has passed.
@@ -40,19 +40,19 @@ func fill(t *testing.T, g *slots, n *node) (in int) {
 // free for its user's other nodes; a user at most as many as it leaves free for others.
 // So there is always a slot for one more node or user.
 func TestSlotShares(t *testing.T) {
-	one, other := new(owner), new(owner)
+	one, other := new(user), new(user)
 	for name, c := range map[string]struct {
 		maxNode int
-		users   []*owner
+		users   []*user
 		want    []int
 	}{
-		"nodes of one user":        {64, []*owner{one, one, one, one, one}, []int{4, 2, 1, 1, 0}},
-		"with a limit below that":  {3, []*owner{one, one, one, one, one}, []int{3, 3, 1, 1, 0}},
-		"a user after another":     {64, []*owner{one, one, one, one, other, other, other}, []int{4, 2, 1, 1, 2, 1, 1}},
-		"each node another user's": {6, []*owner{{}, {}, {}, {}, {}, {}, {}, {}, {}}, []int{4, 3, 3, 2, 1, 1, 1, 1, 0}},
+		"nodes of one user":        {64, []*user{one, one, one, one, one}, []int{4, 2, 1, 1, 0}},
+		"with a limit below that":  {3, []*user{one, one, one, one, one}, []int{3, 3, 1, 1, 0}},
+		"a user after another":     {64, []*user{one, one, one, one, other, other, other}, []int{4, 2, 1, 1, 2, 1, 1}},
+		"each node another user's": {6, []*user{{}, {}, {}, {}, {}, {}, {}, {}, {}}, []int{4, 3, 3, 2, 1, 1, 1, 1, 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			*one, *other = owner{}, owner{}
+			*one, *other = user{}, user{}
 			g := newSlots(Options{MaxPasses: 16, MaxNodePasses: c.maxNode, MaxNodeQueue: 1}.withDefaults())
 			var got []int
 			for _, u := range c.users {
@@ -71,7 +71,7 @@ func TestSlotShares(t *testing.T) {
 func TestSlotsOfAUser(t *testing.T) {
 	const most = 8 // of 16
 	g := newSlots(Options{MaxPasses: 2 * most, MaxNodePasses: 1, MaxNodeQueue: 1}.withDefaults())
-	user := new(owner)
+	user := new(user)
 	var nodes []*node
 	for i := range most {
 		n := nodeOfUser(user)
@@ -79,7 +79,7 @@ func TestSlotsOfAUser(t *testing.T) {
 		if err := acquireLate(g, n); err != nil {
 			t.Fatalf("slot %d: %v", i+1, err)
 		}
-		g.releaseUnacked(&n.account.queue)
+		g.stopAckWait(&n.usage.queue)
 	}
 	if g.unacked != 0 || g.total.unread != most || user.slots.unread != most {
 		t.Errorf("unacked %d, unread %d, the user's %d", g.unacked, g.total.unread, user.slots.unread)
@@ -91,11 +91,11 @@ func TestSlotsOfAUser(t *testing.T) {
 	if fill(t, g, otherNode()) != 1 {
 		t.Error("no slot for another user's node")
 	}
-	waiting, err := g.takeTicket(&next.account.queue)
+	waiting, err := g.takeTicket(&next.usage.queue)
 	if waiting == nil || err != nil {
 		t.Fatal(err)
 	}
-	g.settle(&nodes[0].account.queue, 1)
+	g.releaseUnread(&nodes[0].usage.queue, 1)
 	<-waiting
 	if err := acquireLate(g, nodeOfUser(user)); !errors.Is(err, errShare) {
 		t.Errorf("a slot given twice: %v", err)
@@ -108,26 +108,26 @@ func TestSlotOrder(t *testing.T) {
 	if err := acquireLate(g, n); err != nil {
 		t.Fatal(err)
 	}
-	first, _ := g.takeTicket(&n.account.queue)
-	second, _ := g.takeTicket(&n.account.queue)
-	if _, err := g.takeTicket(&n.account.queue); !errors.Is(err, errFull) {
+	first, _ := g.takeTicket(&n.usage.queue)
+	second, _ := g.takeTicket(&n.usage.queue)
+	if _, err := g.takeTicket(&n.usage.queue); !errors.Is(err, errFull) {
 		t.Errorf("a third in the queue: %v", err)
 	}
-	g.releaseRead(&n.account.queue)
+	g.releaseSlot(&n.usage.queue)
 	<-first
 	select {
 	case <-second:
 		t.Error("two at once")
 	default:
 	}
-	if !g.cancelTicket(&n.account.queue, second) || g.cancelTicket(&n.account.queue, second) || g.cancelTicket(&n.account.queue, first) {
+	if !g.cancelTicket(&n.usage.queue, second) || g.cancelTicket(&n.usage.queue, second) || g.cancelTicket(&n.usage.queue, first) {
 		t.Error("cancelTicket must only cancel tickets that wait")
 	}
-	g.releaseUnacked(&n.account.queue) // no ACK is awaited, but the connection still counts as unread
+	g.stopAckWait(&n.usage.queue) // no ACK is awaited, but the connection still counts as unread
 	if g.unacked != 0 || fill(t, g, n) != 0 {
 		t.Errorf("unacked %d", g.unacked)
 	}
-	g.settle(&n.account.queue, 1)
+	g.releaseUnread(&n.usage.queue, 1)
 	if fill(t, g, n) != 1 || len(g.queues) != 0 {
 		t.Errorf("%d queues", len(g.queues))
 	}

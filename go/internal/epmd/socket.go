@@ -12,22 +12,22 @@ import (
 )
 
 // socket is a connected TCP socket: non-blocking and with no other option set, so
-// that a node can adopt it as if the BEAM had accepted it. It joins the runtime's
-// poller (park) only when somebody has to wait for it: most lookups never do.
+// that a node can adopt it as if the BEAM had accepted it. It is added to the runtime's
+// poller (startPolling) only when a read or write has to wait: most lookups never do.
 //
-// One goroutine uses a socket at a time. Others may call hangUp and interrupt on a
-// parked one.
+// One goroutine reads a socket at a time. Once it is polled, others may write, and call
+// hangUp and interrupt.
 type socket struct {
 	fd   int
-	file *os.File        // nil until park; then owns fd
+	file *os.File        // nil until startPolling; then owns fd
 	raw  syscall.RawConn // file's
 	peer netip.AddrPort
 }
 
-func (s *socket) isParked() bool { return s.file != nil }
+func (s *socket) isPolled() bool { return s.file != nil }
 
-// park gives the socket to the runtime's poller.
-func (s *socket) park(deadline time.Time) error {
+// startPolling gives the socket to the runtime's poller.
+func (s *socket) startPolling(deadline time.Time) error {
 	file := os.NewFile(uintptr(s.fd), "connection")
 	raw, err := file.SyscallConn()
 	if err == nil {
@@ -40,11 +40,11 @@ func (s *socket) park(deadline time.Time) error {
 	return nil
 }
 
-// hangUp closes a parked socket, which ends the reads and writes of the goroutine
+// hangUp closes a polled socket, which ends the reads and writes of the goroutine
 // that uses it. That goroutine must still close it.
 func (s *socket) hangUp() { _ = s.file.Close() }
 
-// interrupt makes all reads of a parked socket return os.ErrDeadlineExceeded, until
+// interrupt makes all reads of a polled socket return os.ErrDeadlineExceeded, until
 // the next read deadline is set.
 func (s *socket) interrupt() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) }
 
@@ -56,7 +56,7 @@ func (s *socket) closeFD() {
 	_ = s.file.Close()
 }
 
-// control calls f with the descriptor, which stays open meanwhile.
+// control calls f with the descriptor, which stays open during the call.
 func (s *socket) control(f func(fd int) error) error {
 	if s.file == nil {
 		return f(s.fd)

@@ -32,7 +32,7 @@ func TestBadSockets(t *testing.T) {
 		result      epmdproto.Result
 		leaves      bool // as it can't be followed any more
 	}{
-		"nothing to offer":  {framed(""), "cannot open a socket", noSocket, false},
+		"no socket":         {framed(""), "cannot open a socket", noSocket, false},
 		"a path":            {framed("/tmp/handover-1000/s"), "hexadecimal digits", noSocket, false},
 		"another's name":    {framed("\x00/org/kernel/linux/storage/multipathd"[:37]), "hexadecimal digits", noSocket, false},
 		"nobody listens":    {framed(epmdproto.NewSocketName()), "connection refused", noSocket, false},
@@ -98,13 +98,13 @@ func TestForeignSocket(t *testing.T) {
 	const app = 65533
 	for _, listener := range []uint32{65534, 0} {
 		ts := start(t, Options{}, func(s *Server) {
-			s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return app, nil }
+			s.users.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return app, nil }
 		})
 		n := ts.node(t, "n")
 		n.socket = listenAs(t, listener)
 		c1 := ts.initiate(t, "n")
 		n.asked()
-		n.offer()
+		n.sendSocketName()
 		refused(t, c1, epmdproto.CannotPass)
 		ts.log.says(t, fmt.Sprintf("uid %d listens", listener))
 	}
@@ -114,14 +114,14 @@ func TestForeignSocket(t *testing.T) {
 // nothing, and the log says what to change.
 func TestOwnerUnavailable(t *testing.T) {
 	ts := start(t, Options{}, func(s *Server) {
-		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) {
+		s.users.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) {
 			return 0, fmt.Errorf("peercred: %w (no sock_diag)", peercred.ErrUnavailable)
 		}
 	})
 	n := ts.node(t, "n")
 	c := ts.initiate(t, "n")
 	n.asked()
-	n.offer()
+	n.sendSocketName()
 	refused(t, c, epmdproto.CannotPass)
 	ts.log.says(t, "load the module tcp_diag")
 	ts.log.says(t, `"uid":"unknown"`)

@@ -29,14 +29,14 @@ type State struct {
 	Clients   []ClientState
 }
 
-// NodeState is a registered node.
+// NodeState is a registered node. The field names are part of the state's format.
 type NodeState struct {
 	registry.Record
 	FD    int
 	Peer  netip.AddrPort
 	UID   *int64 `json:",omitempty"` // the node's user, if it is known
 	Asked bool   // an 'h' is unanswered
-	Said  []byte // the beginning of the answer, if it was read already
+	Said  []byte // node.partial: the part of the answer to 'h' that was read already
 }
 
 // OldState is a name that was unregistered. FD is only a number that DUMP shows.
@@ -46,14 +46,14 @@ type OldState struct {
 }
 
 // ClientState is a connection without an answer. If Answer is not empty, the
-// connection only waits for that.
+// connection only waits for that. The field names are part of the state's format.
 type ClientState struct {
 	FD       int
 	Peer     netip.AddrPort
-	Patience time.Duration // until its deadline
+	Patience time.Duration // the time left until conn.deadline
 	Header   []byte        // the part of Length and the opcode that was read
-	Body     []byte        // what was read behind it
-	Split    bool
+	Body     []byte        // conn.body: what was read after it
+	Split    bool          // conn.split
 	Answer   []byte
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"handover/go/internal/epmdproto"
+	"handover/go/internal/policy"
 	"handover/go/internal/status"
 )
 
@@ -47,20 +48,23 @@ var outcomeNames = [outcomes]string{"ok", "not_found", "refused", "bad", "failed
 type refusal uint8
 
 const (
-	refusedSource refusal = iota // this and the next three are in policy.Reason's order
+	refusedSource refusal = iota // this and the next three are in policy.Reason's order, see refusalOf
 	refusedRate
 	refusedHidden
 	refusedNode
-	refusedRemote  // only local peers may ask
-	refusedClients // Options.MaxClients
-	refusedWaiting // Options.MaxWaiting
-	refusedUntaken // Options.MaxUntaken
-	refusedNames   // Options.MaxNodeFiles
-	refusedHeld    // Options.MaxHeld
+	refusedRemote     // only local peers may ask
+	refusedClients    // Options.MaxClients
+	refusedWaiting    // Options.MaxWaiting
+	refusedUntaken    // Options.MaxUntaken
+	refusedNames      // Options.MaxNodeFiles
+	refusedInProgress // Options.MaxInProgress
 	refusals
 )
 
 var refusalNames = [refusals]string{"source", "rate", "hidden", "node", "remote", "clients", "waiting", "untaken", "names", "handovers"}
+
+// refusalOf returns how a refusal by policy is counted. reason must not be policy.Allowed.
+func refusalOf(reason policy.Reason) refusal { return refusedSource + refusal(reason-policy.Source) }
 
 // handoverBounds are in seconds. A local handover takes a tenth of a millisecond.
 var handoverBounds = [...]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}
@@ -69,7 +73,7 @@ var handoverBounds = [...]float64{.0001, .00025, .0005, .001, .0025, .005, .01, 
 type stats struct {
 	start     time.Time
 	accepted  atomic.Uint64
-	silent    atomic.Uint64 // connections that ended without a complete request
+	silent    atomic.Uint64 // connections that ended before their request was complete, or with one of invalid length
 	requests  [kinds][outcomes]atomic.Uint64
 	handovers [epmdproto.CannotPass + 1]atomic.Uint64
 	refusals  [refusals]atomic.Uint64

@@ -62,7 +62,7 @@ func TestChannelStates(t *testing.T) {
 	ts.initiate(t, "n")
 	n.asked()
 	state(status.Channels{Opening: 1, Passing: 1})
-	n.offer()
+	n.sendSocketName()
 	ch := n.accept()
 	p, _ := ch.take()
 	state(status.Channels{Open: 1, Passing: 1})

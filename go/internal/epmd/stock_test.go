@@ -44,7 +44,7 @@ func TestNamesAndDump(t *testing.T) {
 		t.Errorf("NAMES: %q, want %q", got, want)
 	}
 	_ = first.Close()
-	ts.log.says(t, `"node":"first","why":"EOF"`)
+	ts.log.says(t, `"node":"first","reason":"EOF"`)
 	fd := func(name string) (fd int) {
 		for _, n := range append(ts.names.Live(), ts.names.Old()...) {
 			if n.Name == name {
@@ -115,10 +115,10 @@ func TestHungUpUnseen(t *testing.T) {
 			ts := start(t, Options{})
 			heartbeat, peer := remotePair(t, ts.Server)
 			t.Cleanup(heartbeat.close)
-			if err := heartbeat.park(); err != nil {
+			if err := heartbeat.startPolling(); err != nil {
 				t.Fatal(err)
 			}
-			before := newNode(ts.nodes, heartbeat, plainNode("n"), firstOf(ts.owners.openAccount(1, 1)))
+			before := newNode(ts.nodes, heartbeat, plainNode("n"), firstOf(ts.users.addUsage(1, 1)))
 			if err := ts.names.Register(before.entry); err != nil {
 				t.Fatal(err)
 			}

@@ -15,7 +15,7 @@ import (
 )
 
 // Calls on non-blocking sockets return at once, so they bypass the scheduler
-// (RawSyscall), which need not find another thread for the goroutines meanwhile.
+// (RawSyscall): it need not find another thread for the goroutines during the call.
 
 // acceptNow returns the next connection, non-blocking and close-on-exec, or EAGAIN.
 // The listener must be non-blocking.

@@ -11,7 +11,7 @@ type tasks struct {
 	end chan struct{} // closed when the server is to end
 }
 
-// sleep waits for d. It returns false if the server ended meanwhile.
+// sleep waits for d. It returns false if the server ended before that.
 func (t *tasks) sleep(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

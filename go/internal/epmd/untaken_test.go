@@ -141,7 +141,7 @@ func TestNamesOfAUser(t *testing.T) {
 	var uid atomic.Uint32
 	uid.Store(1001)
 	ts := start(t, Options{MaxNodeFiles: 2 * most}, func(s *Server) {
-		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
+		s.users.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return uid.Load(), nil }
 	})
 	first, _ := ts.register(t, plainNode("n0"))
 	for i := 1; i < most; i++ {
@@ -157,16 +157,16 @@ func TestNamesOfAUser(t *testing.T) {
 		}
 		_ = c.Close()
 	}
-	for range 5 * ownerLines {
+	for range 5 * userLines {
 		refuse("more")
 		refuse("n0")
 	}
-	if n := strings.Count(ts.log.String(), "registration refused"); n != ownerLines {
+	if n := strings.Count(ts.log.String(), "registration refused"); n != userLines {
 		t.Errorf("%d lines", n)
 	}
 	ts.log.says(t, `"uid":"1001"`)
-	ts.log.says(t, "as many names as there are open files for")
-	if n := ts.stats.refusals[refusedNames].Load(); n < 5*ownerLines {
+	ts.log.says(t, "no open files left for another node")
+	if n := ts.stats.refusals[refusedNames].Load(); n < 5*userLines {
 		t.Errorf("%d counted", n)
 	}
 	uid.Store(1002)
@@ -183,13 +183,13 @@ func TestNamesOfAUser(t *testing.T) {
 // TestUsersAreForgotten: users without a node are remembered, but not too many.
 func TestUsersAreForgotten(t *testing.T) {
 	s := New(Options{})
-	stays := firstOf(s.owners.openAccount(7, 1)).owner.Load()
-	for uid := range int64(3 * keptOwners) {
-		if a, _ := s.owners.openAccount(uid, 1); a.owner.Load() != stays {
-			s.owners.closeAccount(a)
+	stays := firstOf(s.users.addUsage(7, 1)).user.Load()
+	for uid := range int64(3 * keptUsers) {
+		if a, _ := s.users.addUsage(uid, 1); a.user.Load() != stays {
+			s.users.removeUsage(a)
 		}
 	}
-	if n := len(s.owners.byUID); n > keptOwners || s.owners.byUID[7] != stays {
+	if n := len(s.users.byUID); n > keptUsers || s.users.byUID[7] != stays {
 		t.Errorf("%d users", n)
 	}
 }

@@ -64,7 +64,7 @@ func (u *upgrade) endHandover() {
 }
 
 // drain refuses new handovers and waits until the others have ended, or for the
-// timeout. It returns false if the server ended meanwhile.
+// timeout. It returns false if the server ended before that.
 func (u *upgrade) drain(timeout time.Duration, end <-chan struct{}) bool {
 	u.draining.Store(true)
 	timer := time.NewTimer(timeout)
@@ -120,7 +120,7 @@ func (u *upgrade) takeHeartbeat(entry *registry.Node) (fd int, kept bool) {
 }
 
 // publish completes st with the kept clients and makes it available to takeState. It
-// closes the heartbeats of nodes that have unregistered meanwhile, or all files of st
+// closes the heartbeats of nodes that have unregistered since, or all files of st
 // if the server was closed.
 func (u *upgrade) publish(st *State) {
 	u.mu.Lock()

@@ -242,7 +242,7 @@ func TestUpgradeRequest(t *testing.T) {
 	ts := upgradable(t, Options{})
 	ts.ask(t, request(epmdproto.OpNames, "")) // it runs, all of it, before the next one counts what runs
 	other := start(t, ts.o, func(s *Server) {
-		s.owners.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, nil }
+		s.users.tcpOwner = func(_, _ netip.AddrPort) (uint32, error) { return 4242, nil }
 	})
 	if got := other.ask(t, request(epmdproto.OpUpgrade, "")); !strings.HasPrefix(got, "NO") || !strings.Contains(got, "own user") {
 		t.Errorf("from another user: %q", got)

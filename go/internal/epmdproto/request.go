@@ -46,7 +46,7 @@ func (r Alive2Req) appendBody(b []byte) []byte {
 }
 
 // ParseAlive2 reads a request without its Length: the opcode, then the body.
-// Bytes behind Extra are ignored, as by the stock EPMD. It makes the checks after which the
+// Bytes after Extra are ignored, as by the stock EPMD. It makes the checks after which the
 // stock EPMD closes without an answer; CanRegister makes those after which it refuses. The
 // error wraps ErrAlive2.
 func ParseAlive2(req []byte) (Alive2Req, error) {

@@ -36,9 +36,9 @@ var (
 	ErrEmpty = errors.New("fdpass: file descriptor in an empty message")
 )
 
-// Send sends msg (at least one byte) and fd as one message. If there is no room it waits until
-// the deadline, which becomes c's write deadline. The caller owns fd and must keep it open
-// during the call.
+// Send sends msg (at least one byte) and fd as one message. If there is no room it waits, until
+// the deadline at most, and sets c's write deadline for that. The caller owns fd and must keep
+// it open during the call.
 func Send(c *net.UnixConn, msg []byte, fd int, deadline time.Time) error {
 	// Usually there is room, and setting a deadline would cost more than the send.
 	err := SendNow(c, msg, fd)
@@ -72,9 +72,9 @@ func SendNow(c *net.UnixConn, msg []byte, fd int) error {
 }
 
 // Receive reads one message into buf, and returns its length and the one descriptor that came
-// with it, which is close-on-exec. The deadline is c's read deadline. The error is io.EOF if
-// the peer has closed. After any error fd is -1, but n is the number of bytes in buf, so that
-// the caller can refuse the message by its ID.
+// with it, which is close-on-exec. It waits until c's read deadline. The error is io.EOF if the
+// peer has closed. After any error fd is -1, but n is the number of bytes in buf, so that the
+// caller can refuse the message by its ID.
 func Receive(c *net.UnixConn, buf []byte) (n, fd int, err error) {
 	// CmsgLen and not CmsgSpace, whose padding has room for a second descriptor, which the
 	// kernel would install silently.
@@ -136,21 +136,23 @@ func closeAll(fds []int) {
 	}
 }
 
-// VetError describes a descriptor that is not a TCP connection to adopt.
+// VetError describes a descriptor that is not a TCP connection that a node can adopt.
 type VetError struct {
-	// Is describes what it is, for a log line: "a UDP socket", "a listening TCP socket".
-	Is string
-	// TCP is set if it is a TCP connection nevertheless, so that its far end can be told.
+	// What describes the descriptor, for a log line: "a UDP socket", "a listening TCP socket".
+	What string
+	// TCP is true if the descriptor is a TCP connection after all, but one that no node can
+	// adopt. Then the caller can send its far end a refusal.
 	TCP bool
 	// Err is the error of the system call that failed, or nil.
 	Err error
 }
 
 func (e *VetError) Error() string {
+	text := "fdpass: not a TCP connection that a node can adopt: " + e.What
 	if e.Err != nil {
-		return fmt.Sprintf("fdpass: not a TCP connection: %s: %v", e.Is, e.Err)
+		return fmt.Sprintf("%s: %v", text, e.Err)
 	}
-	return "fdpass: not a TCP connection to adopt: " + e.Is
+	return text
 }
 
 func (e *VetError) Unwrap() error { return e.Err }

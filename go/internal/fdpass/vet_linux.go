@@ -38,13 +38,13 @@ func vetSlowly(fd int) (netip.AddrPort, error) {
 	sa, err := syscall.Getpeername(fd)
 	switch {
 	case errors.Is(err, unix.ENOTCONN):
-		return none, &VetError{Is: "a TCP socket that is not connected", Err: unix.ENOTCONN}
+		return none, &VetError{What: "a TCP socket that is not connected", Err: unix.ENOTCONN}
 	case err != nil:
 		return none, sysError("getpeername", err)
 	}
 	peer := AddrPort(sa)
 	if domain == unix.AF_INET6 && peer.Addr().Is4In6() {
-		return none, &VetError{Is: fmt.Sprintf("an IPv6 socket with the IPv4 peer %v (accepted by a dual-stack listener)", peer), TCP: true}
+		return none, &VetError{What: fmt.Sprintf("an IPv6 socket with the IPv4 peer %v (accepted by a dual-stack listener)", peer), TCP: true}
 	}
 	return peer, nil
 }
@@ -54,7 +54,7 @@ func vetSlowly(fd int) (netip.AddrPort, error) {
 func vetKind(fd int) (domain int, err error) {
 	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if errors.Is(err, unix.ENOTSOCK) {
-		return 0, &VetError{Is: fileKind(fd)}
+		return 0, &VetError{What: fileKind(fd)}
 	}
 	domain, err2 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	proto, err3 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
@@ -66,15 +66,15 @@ func vetKind(fd int) (domain int, err error) {
 		(domain == unix.AF_INET || domain == unix.AF_INET6)
 	switch {
 	case !tcp:
-		return 0, &VetError{Is: socketKind(domain, typ, proto)}
+		return 0, &VetError{What: socketKind(domain, typ, proto)}
 	case listens != 0:
-		return 0, &VetError{Is: "a listening TCP socket"}
+		return 0, &VetError{What: "a listening TCP socket"}
 	}
 	return domain, nil
 }
 
 func sysError(call string, err error) error {
-	return &VetError{Is: "unknown", Err: os.NewSyscallError(call, err)}
+	return &VetError{What: "a descriptor of unknown kind", Err: os.NewSyscallError(call, err)}
 }
 
 func fileKind(fd int) string {

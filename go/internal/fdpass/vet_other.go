@@ -9,5 +9,5 @@ import (
 
 // VetTCP needs SO_DOMAIN and SO_PROTOCOL, which only Linux has in this form.
 func VetTCP(int) (netip.AddrPort, error) {
-	return netip.AddrPort{}, &VetError{Is: "unknown on this system", Err: errors.ErrUnsupported}
+	return netip.AddrPort{}, &VetError{What: "a descriptor that cannot be checked on this system", Err: errors.ErrUnsupported}
 }

@@ -18,7 +18,7 @@ var (
 	openDesc            = newDesc("connections_open", "Open client connections.")
 	waitingDesc         = newDesc("connections_waiting", "Open client connections without a request yet.")
 	acceptedDesc        = newDesc("connections_accepted_total", "Accepted connections.")
-	silentDesc          = newDesc("connections_silent_total", "Connections that ended without a complete request.")
+	silentDesc          = newDesc("connections_silent_total", "Connections that ended before their request was complete, or with a request of invalid length.")
 	channelsDesc        = newDesc("channels", "Nodes that take handovers, by the state of the channel to them.", "state")
 	passingDesc         = newDesc("handovers_passing", "Connections passed to nodes and not acknowledged.")
 	queuedDesc          = newDesc("handovers_queued", "Initiators that wait for a slot.")

@@ -37,11 +37,11 @@ func (e *NotFoundError) Error() string {
 
 func (e *NotFoundError) Unwrap() error { return ErrNotFound }
 
-// IsPassing reports whether another attempt may succeed: the process or the kernel was short
-// of resources.
-func IsPassing(err error) bool {
-	for _, passing := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, os.ErrDeadlineExceeded} {
-		if errors.Is(err, passing) {
+// IsTransient reports whether another attempt may succeed: the process or the kernel was short
+// of resources, or the kernel did not answer in time.
+func IsTransient(err error) bool {
+	for _, transient := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, os.ErrDeadlineExceeded} {
+		if errors.Is(err, transient) {
 			return true
 		}
 	}

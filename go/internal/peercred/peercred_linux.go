@@ -43,7 +43,7 @@ func Unix(c *net.UnixConn) (Cred, error) {
 const (
 	diagReqLen = 56
 	diagMsgLen = 72
-	offID      = 4 // in the message; 8 in the request, behind the states
+	offID      = 4 // in the message; 8 in the request, after the states
 	offUID     = 64
 	offInode   = 68
 
@@ -80,19 +80,19 @@ func tcpOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	switch {
 	case err == nil || !errors.Is(err, errNoDiag):
 		return uid, err
-	case errors.Is(err, unix.ENOENT) && diagAnswers():
+	case errors.Is(err, unix.ENOENT) && diagAnswers(): // sock_diag knows TCP, but not this socket
 		return 0, &NotFoundError{local, remote}
 	}
 	uid, procErr := procOwner(local, remote)
-	if procErr == nil || errors.Is(procErr, ErrNotFound) || IsPassing(procErr) {
+	if procErr == nil || errors.Is(procErr, ErrNotFound) || IsTransient(procErr) {
 		return uid, procErr
 	}
 	return 0, fmt.Errorf("peercred: %w (%w; %w)", ErrUnavailable, err, procErr)
 }
 
-// Available returns nil if [TCPOwner] can tell who owns a connection on this host,
-// and else an error that wraps [ErrUnavailable]. It tries with a connection of its
-// own.
+// Available returns nil if [TCPOwner] can find the owner of a connection on this host, or an
+// error that wraps [ErrUnavailable] if it cannot. It tries with a connection of its own. Any
+// other error means that the attempt failed for another reason.
 func Available() error {
 	local, remote, end, err := ownPair()
 	if err != nil {
@@ -103,8 +103,9 @@ func Available() error {
 	return err
 }
 
-// errNoDiag: sock_diag cannot be used or, if it wraps ENOENT, it has no such socket or does
-// not know TCP.
+// errNoDiag: sock_diag did not report the socket. If the error also wraps ENOENT, there is
+// either no such socket or no module tcp_diag; diagAnswers tells which. Otherwise sock_diag
+// cannot be used at all.
 var errNoDiag = errors.New("no sock_diag")
 
 // diagWorks is set after sock_diag has answered for a TCP socket.
@@ -118,7 +119,7 @@ func diagOwner(local, remote netip.AddrPort) (uid uint32, err error) {
 	}
 	answer, err := exchangeDiag(req)
 	switch {
-	case IsPassing(err):
+	case IsTransient(err): // not errNoDiag: /proc would be slow, and the next attempt may succeed
 		return 0, fmt.Errorf("peercred: sock_diag: %w", err)
 	case err != nil:
 		return 0, fmt.Errorf("%w: %w", errNoDiag, err)
@@ -180,7 +181,8 @@ func isHeldMatch(msg, req []byte) bool {
 }
 
 // exchangeDiag sends one request to sock_diag and returns the body of the one answer. It is a
-// variable for tests. A netlink package would use more memory for it than a registered node.
+// variable for tests. It uses no netlink package, because one such call of a package takes more
+// memory than a registered node takes in all.
 var exchangeDiag = func(req []byte) (answer []byte, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
@@ -217,10 +219,11 @@ var exchangeDiag = func(req []byte) (answer []byte, err error) {
 }
 
 // diagAnswerMax has room for an answer about one TCP socket; attributes that follow may be cut
-// off. The buffer is on the stack of a goroutine that lives long.
+// off. It is small because the buffer is on the stack of a goroutine that lives long.
 const diagAnswerMax = 512
 
-// receiveFromKernel reads the next message from the kernel. It skips those of other senders.
+// receiveFromKernel reads the next message from the kernel. It skips messages that other
+// processes have sent to the same socket.
 func receiveFromKernel(fd int, b []byte) (n int, err error) {
 	for {
 		n, from, err := unix.Recvfrom(fd, b, 0)

@@ -56,7 +56,8 @@ type Connections struct {
 	Open     int64  `json:"open"`
 	Waiting  int    `json:"waiting"` // have not sent their request yet
 	Accepted uint64 `json:"accepted"`
-	// Silent counts those that ended without a complete request.
+	// Silent counts those that ended before their request was complete, or with a request of
+	// invalid length.
 	Silent uint64 `json:"silent"`
 }
 

@@ -12,9 +12,9 @@ import (
 	"handover/go/internal/testkit"
 )
 
-// TestOfferEnds: each channel socket has a new name, and is closed when it was used or when
+// TestChannelSocketEnds: each channel socket has a new name, and is closed when it was used or when
 // its time is over.
-func TestOfferEnds(t *testing.T) {
+func TestChannelSocketEnds(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{AcceptTimeout: 50 * time.Millisecond})
 	first, second := askSocket(t, heartbeat), askSocket(t, heartbeat)
 	if first == second {
@@ -23,22 +23,22 @@ func TestOfferEnds(t *testing.T) {
 	b.expectLog("EPMD did not connect to the channel socket in time")
 	b.expectLog("EPMD did not connect to the channel socket in time")
 	if isListening(first) || isListening(second) {
-		t.Error("an offer outlives its time")
+		t.Error("a channel socket outlives its time")
 	}
 	dialled := askSocket(t, heartbeat)
 	dialChannel(t, dialled)
-	testkit.WaitFor(t, "the offer to end", func() bool { return !isListening(dialled) })
+	testkit.WaitFor(t, "the channel socket to end", func() bool { return !isListening(dialled) })
 }
 
-func TestTooManyOffers(t *testing.T) {
+func TestTooManyChannelSockets(t *testing.T) {
 	b, _, heartbeat := registered(t, Options{MaxChannels: 2})
 	names := []string{askSocket(t, heartbeat), askSocket(t, heartbeat)}
 	if p := askSocket(t, heartbeat); p != "" {
-		t.Errorf("%q; want none to offer", p)
+		t.Errorf("%q; want no socket", p)
 	}
 	b.expectLog("cannot create the channel socket")
 	dialChannel(t, names[0])
-	testkit.WaitFor(t, "an offer to be free again", func() bool { return askSocket(t, heartbeat) != "" })
+	testkit.WaitFor(t, "room for a channel socket", func() bool { return askSocket(t, heartbeat) != "" })
 }
 
 func TestTooManyChannels(t *testing.T) {
