@@ -71,7 +71,7 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
     {Send, Recv} = send_and_recv(Via, Driver, Abort),
     Up = maps:get(f_up, O),
     Node = maps:get(node, O),
-    Context = {handover_socket:peer(Socket), nodes(connected), maps:get(may_redial, O)},
+    Context = {handover_socket:peer(Socket), maps:get(may_redial, O)},
     dist_util:handshake_we_started(
       (hs_data(Socket, Via, out, []))#hs_data{
         kernel_pid = maps:get(kernel, O), other_node = Node, this_node = maps:get(my_node, O),
@@ -165,8 +165,8 @@ skip_version({error, Reason}) -> {error, Reason}.
 %% The status `nok' means that the node is connecting to this node at the same time. dist_util would then wait until
 %% net_kernel ends this process in favour of that connection. But if the node connects under its true name, net_kernel
 %% does not do so. So this function waits instead and checks from time to time: a node with the same alive name that has
-%% connected from the address that was dialled must be the node. The alive name alone does not suffice, because in many
-%% clusters all nodes have the same.
+%% connected from the address that was dialled must be the node. That link may be up here before this handshake begins.
+%% The alive name alone does not suffice, because in many clusters all nodes have the same.
 check_packet({ok, [$N, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, L1, L0 | Rest]} = Packet, Node, Abort, _) ->
     check_name(lists:sublist(Rest, L1 * 256 + L0), Node, Packet, Abort);
 check_packet({ok, [$n, _, _, _, _, _, _, _, _, _, _ | Name]} = Packet, Node, Abort, _) ->
@@ -187,10 +187,10 @@ check_packet(Other, _, _, _) ->
 %% If MayRedial, the setup connects again after a pause: this node dialled the node by another name a moment ago, so
 %% `nok' may only mean that the node has not noticed the end of that connection yet. Otherwise, or when no redials are
 %% left, checks until the setup timer ends this process.
-after_nok(Node, Abort, {Peer, Before, MayRedial} = Context) ->
+after_nok(Node, Abort, {Peer, MayRedial} = Context) ->
     receive after ?NOK_WAIT_MS -> ok end,
     MayRedial andalso Abort(redial),
-    case [N || N <- nodes(connected) -- Before, has_same_alive_name(Node, N), has_link_from(N, Peer)] of
+    case [N || N <- nodes(connected), has_same_alive_name(Node, N), has_link_from(N, Peer)] of
         [Name] -> Abort({other_name, atom_to_list(Name)});
         _ -> after_nok(Node, Abort, Context)
     end.
