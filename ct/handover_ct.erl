@@ -276,9 +276,12 @@ connect(Peer, Other) ->
 
 %% Disconnects Peer from the node Other, and waits until neither lists the other.
 disconnect(Peer, Other) ->
+    Ends = [{Peer, Other}, {Other, Peer}],
+    IsConnected = fun(P, Q) -> lists:member(name(Q), call(P, erlang, nodes, [connected])) end,
+    %% The end that took the connection is connected a moment later.
+    [until(fun() -> IsConnected(P, Q) end) || {P, Q} <- Ends],
     true = call(Peer, erlang, disconnect_node, [name(Other)]),
-    [until(fun() -> not lists:member(name(Q), call(P, erlang, nodes, [connected])) end)
-     || {P, Q} <- [{Peer, Other}, {Other, Peer}]],
+    [until(fun() -> not IsConnected(P, Q) end) || {P, Q} <- Ends],
     ok.
 
 %% The Erlang port of the link from Peer to Node.
