@@ -411,11 +411,12 @@ fds(OsPid) ->
     {ok, Numbers} = file:list_dir(Dir),
     lists:sort([fd_kind(Link) || N <- Numbers, {ok, Link} <- [file:read_link(filename:join(Dir, N))]]).
 
-fd_kind("/proc/" ++ _) ->
-    "proc";                          % its path has the pid of a process, which may differ at the next call
+%% A path in /proc has the pid of a process, which may differ at the next call. In a chroot it is not at the beginning.
 fd_kind(Link) ->
-    [Kind | _] = string:split(Link, ":["),
-    Kind.
+    case re:run(Link, "/proc/[0-9]+/") of
+        {match, _} -> "proc";
+        nomatch -> hd(string:split(Link, ":["))
+    end.
 
 %% Waits until a process has no descriptor that is not in Fds. Fewer are accepted: a descriptor that was about to be
 %% closed when Fds was read is no leak.
