@@ -23,7 +23,8 @@
              carrier = none :: none | {pid(), FdSocket :: socket:socket()},
              lifeline = none :: none | port()}).
 
-%% After this time without a message the process hibernates, so that it holds no old code.
+%% After this time without a message the process hibernates, so that it holds no old code. Also the pause before a held
+%% descriptor is closed, and before a replacement is tried again.
 -define(IDLE_MS, 1000).
 %% Pause after a start that failed because of the process limit.
 -define(RETRY_MS, 20).
@@ -61,7 +62,7 @@ attach_carrier(Carrier, FdSocket, Name) ->
     send_to_closer({attach_carrier, Carrier, FdSocket, Name}),
     monitor(process, ?MODULE).
 
-%% @doc Closes Fd if Keeper ends before it has called watch/4 or close/2. Must be called before Keeper can do that.
+%% @doc Closes Fd if Keeper ends before it has called watch/4 or close/2. Must be called before Keeper can call them.
 -spec hold(pid(), fd(), connection()) -> ok.
 hold(Keeper, Fd, Connection) ->
     send_to_closer({hold, Keeper, Fd, Connection}).
@@ -156,8 +157,8 @@ close_now(Fd, Connection) ->
     end,
     handover_fd:close(Fd).
 
-%% At the process limit, tries again later. A held descriptor is closed later, when a port that the keeper may have opened
-%% with it has ended.
+%% At the process limit, tries again later. A held descriptor is closed after a pause: by then a port that the
+%% dead keeper had opened with it has ended too.
 keeper_died(Keeper, Watched) ->
     case maps:take(Keeper, Watched) of
         {{_, none, Fd, Connection, none}, Rest} ->

@@ -83,7 +83,7 @@ start(#{socket := Socket, driver := Driver, via := Via} = O) ->
 
 %% internal
 
-%% ExtraOptions are set after nodeup: OTP sets binary mode on accepted connections only.
+%% ExtraOptions are set after nodeup. As in OTP, they are [binary] for accepted connections and [] for others.
 hs_data(Socket, Via, Direction, ExtraOptions) ->
     #hs_data{socket = Socket,
              this_flags = 0,

@@ -62,6 +62,7 @@ replace(Socket, Fd, Connection) ->
 
 %% the new process
 
+%% handover_carrier has called handover_closer:hold/3 for this process when Dial returns a descriptor.
 %% @private
 -spec init_dial(pid(), fun(() -> {ok, fd(), connection()} | failure())) -> ok.
 init_dial(Caller, Dial) ->
