@@ -23,9 +23,10 @@
              carrier = none :: none | {pid(), FdSocket :: socket:socket()},
              lifeline = none :: none | port()}).
 
-%% After this time without a message the process hibernates, so that it holds no old code. Also the pause before a held
-%% descriptor is closed, and before a replacement is tried again.
+%% After this time without a message the process hibernates, so that it holds no old code.
 -define(IDLE_MS, 1000).
+%% Pause before a held descriptor is closed, and before a replacement is tried again.
+-define(LATER_MS, 1000).
 %% Pause after a start that failed because of the process limit.
 -define(RETRY_MS, 20).
 
@@ -162,14 +163,14 @@ close_now(Fd, Connection) ->
 keeper_died(Keeper, Watched) ->
     case maps:take(Keeper, Watched) of
         {{_, none, Fd, Connection, none}, Rest} ->
-            _ = erlang:send_after(?IDLE_MS, self(), {close, Keeper, Fd, Connection}),
+            _ = erlang:send_after(?LATER_MS, self(), {close, Keeper, Fd, Connection}),
             Rest;
         {{_, Socket, Fd, Connection, StartKeeper}, Rest} ->
             try StartKeeper(Socket, Fd, Connection) of
                 ok -> Rest
             catch
                 error:system_limit ->
-                    _ = erlang:send_after(?IDLE_MS, self(), {'DOWN', none, process, Keeper, system_limit}),
+                    _ = erlang:send_after(?LATER_MS, self(), {'DOWN', none, process, Keeper, system_limit}),
                     Watched
             end;
         error ->
