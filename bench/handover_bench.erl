@@ -528,7 +528,7 @@ at_rest() ->
     A = handover_ct:start_node(a, #{epmd_port => Port}),
     try
         Rows = [begin
-                    timer:sleep(3000), % until the background work of Go's runtime ends
+                    await_rest(OsPid, 10),
                     Before = context_switches(OsPid),
                     timer:sleep(10000),
                     [row_without_rival(list_to_atom(Name ++ "_rss"), Name ++ " at rest, RSS", "MB", [rss_mb(OsPid)],
@@ -541,6 +541,18 @@ at_rest() ->
     after
         handover_ct:stop_node(A),
         handover_ct:stop_epmd(Epmd)
+    end.
+
+%% Waits until a second passes without a context switch, at most so many seconds: at first Go's runtime works in the
+%% background.
+await_rest(_, 0) ->
+    ok;
+await_rest(OsPid, Seconds) ->
+    Before = context_switches(OsPid),
+    timer:sleep(1000),
+    case context_switches(OsPid) of
+        Before -> ok;
+        _ -> await_rest(OsPid, Seconds - 1)
     end.
 
 rss_mb(OsPid) -> sum_matches(["/proc/" ++ integer_to_list(OsPid) ++ "/status"], "VmRSS:\\s+([0-9]+)") / 1024.

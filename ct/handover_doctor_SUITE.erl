@@ -120,9 +120,9 @@ not_allowed(Config) ->
                  assert_finds({error, handshake}, ["its status is not_allowed", "net_kernel:allow/1"], A, name(B))
          end).
 
-%% The doctor does not need the carrier of its own node. If the carrier of the other node is stopped, the doctor reports that: the
-%% first time while EPMD asks for a socket, the second time, when EPMD has a channel, because the acknowledgement is
-%% missing.
+%% The doctor does not need the carrier of its own node. If the carrier of the other node is stopped, the doctor reports
+%% that: the first time while EPMD asks for a socket, the second time, when EPMD has a channel, because the
+%% acknowledgement is missing.
 carrier_stopped(Config) ->
     with_cluster(handover, [a, b], Config,
          fun(A, B) ->
